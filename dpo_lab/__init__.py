@@ -1,0 +1,1 @@
+"""DPO Lab: understand and steer Direct Preference Optimization."""

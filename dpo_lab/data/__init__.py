@@ -1,0 +1,1 @@
+"""What goes in: preference pairs, tokens, batches."""

@@ -1,0 +1,146 @@
+"""Batches: which pairs make a step, and how their tokens lie in memory.
+
+A `Batch` names, for every scored token, the place whose hidden state predicts it. So the scorer
+needs no mask and no shift, and does not care how the tokens are laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dpo_lab.data.tokenization import Ids
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences laid out for one forward pass.
+
+    Attributes:
+        input_ids: `(rows, length)`, padded on the right. Causal attention never looks to the right,
+            so no real token sees the padding and no mask is needed.
+        source: `(tokens,)`, place in the flattened `rows x length` of the hidden state that predicts
+            each scored token: the one before it.
+        targets: `(tokens,)`, ids of the scored tokens, response by response.
+        response: `(tokens,)`, which response each scored token belongs to.
+        responses: How many responses there are.
+        real_tokens: Tokens that are not padding.
+    """
+
+    input_ids: Tensor
+    source: Tensor
+    targets: Tensor
+    response: Tensor
+    responses: int
+    real_tokens: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("input_ids", "source", "targets", "response")
+        }
+        return replace(self, **moved)
+
+    def sums(self, token_values: Tensor) -> Tensor:
+        """Sum of a per-token value over each response, `(responses,)`, in a fixed order."""
+        return token_values.new_zeros(self.responses).index_add(0, self.response, token_values)
+
+
+def collate(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> Batch:
+    """Lay out `(prompt, response)` sequences, one a row, padded on the right.
+
+    Args:
+        sequences: Ids; prompts and responses hold at least one token each.
+        pad_id: What fills the rows.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    length = max(len(prompt) + len(response) for prompt, response in sequences)
+    rows = [
+        [*prompt, *response, *([pad_id] * (length - len(prompt) - len(response)))]
+        for prompt, response in sequences
+    ]
+    source = [
+        torch.arange(len(response)) + (row * length + len(prompt) - 1)
+        for row, (prompt, response) in enumerate(sequences)
+    ]
+    targets = [token for _, response in sequences for token in response]
+    lengths = torch.tensor([len(response) for _, response in sequences])
+    return Batch(
+        input_ids=torch.tensor(rows),
+        source=torch.cat(source),
+        targets=torch.tensor(targets),
+        response=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
+        responses=len(sequences),
+        real_tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
+    )
+
+
+def token_budget_batches(lengths: Sequence[int], budget: int, rows: int = 1) -> Iterator[list[int]]:
+    """Group items by length so that no group's padded size exceeds a budget of tokens.
+
+    Args:
+        lengths: Tokens of each item's longest row.
+        budget: Most `rows x items x longest` in a group; an item longer than it stands alone.
+        rows: Rows that one item takes (two for a pair).
+
+    Yields:
+        Indices into `lengths`, longest first. A function of the lengths alone, so that the same
+        data is always grouped the same way.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    group: list[int] = []
+    for index in order:
+        if group and rows * (len(group) + 1) * lengths[group[0]] > budget:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+@dataclass(frozen=True)
+class PairOrder:
+    """Which pairs make each step: an endless seeded shuffle cut into batches of one size.
+
+    A function of the step, so that a resumed run needs no state. Every epoch is a new permutation;
+    a batch may hold the end of one epoch and the beginning of the next.
+
+    Attributes:
+        pairs: How many pairs there are.
+        batch_pairs: How many make a batch.
+        seed: Seed of the shuffle.
+    """
+
+    pairs: int
+    batch_pairs: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_pairs <= self.pairs:
+            raise ValueError(
+                f"batch_pairs={self.batch_pairs}: must be between 1 and the {self.pairs} training "
+                "pairs. Give fewer pairs a batch, or more data."
+            )
+
+    def batch(self, step: int) -> list[int]:
+        """Indices of the pairs of a step, counted from 0."""
+        start = step * self.batch_pairs
+        picked = []
+        for epoch in range(start // self.pairs, (start + self.batch_pairs - 1) // self.pairs + 1):
+            offset = epoch * self.pairs
+            order = _permutation(self.pairs, self.seed, epoch)
+            picked += order[max(0, start - offset) : start + self.batch_pairs - offset]
+        return picked
+
+
+@lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(size, generator=generator).tolist()

@@ -1,0 +1,45 @@
+"""The data sets that come with the lab, each with a ground-truth score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_lab.data import places, reviews
+from dpo_lab.data.assets import asset_path
+from dpo_lab.data.preferences import Score
+
+
+@dataclass(frozen=True)
+class BuiltinData:
+    """A data set in `assets/data`, in the files `train.jsonl` and `test.jsonl`.
+
+    Attributes:
+        title: One line on what it is.
+        score: Ground-truth score of `(prompt, response)`.
+        score_meaning: What the score says.
+    """
+
+    title: str
+    score: Score
+    score_meaning: str
+
+
+BUILTIN: dict[str, BuiltinData] = {
+    "reviews": BuiltinData(
+        "verdicts on films of one to three words; labels drawn from Bradley-Terry",
+        reviews.score,
+        "reward of the words: valence x intensity x negation",
+    ),
+    "places": BuiltinData(
+        "where is this city? right country against a wrong one or a denial",
+        places.score,
+        "1 if the first country named is the right one",
+    ),
+}
+"""Every built-in data set by its name."""
+
+
+def builtin_path(name: str) -> Path:
+    """Folder of a built-in data set's files."""
+    return asset_path(f"data/{name}")

@@ -1,0 +1,1 @@
+"""Who speaks: loading, scoring, sampling, the reference and its cache."""

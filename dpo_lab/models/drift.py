@@ -1,0 +1,73 @@
+"""KL(policy || reference), measured on the policy's own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dpo_lab.data.batching import Batch, collate, token_budget_batches
+from dpo_lab.models.reference import Reference
+from dpo_lab.models.sampling import Completion
+from dpo_lab.models.scoring import Scorer
+from dpo_lab.objective.kl import Estimate, token_kl_and_log_ratio
+
+
+@dataclass(frozen=True)
+class MeasuredKL:
+    """Two estimates of KL(policy || reference) of whole responses, in nats, on the same samples.
+
+    Attributes:
+        exact: Sum over steps of the exact per-token KL over the vocabulary.
+        log_ratio: Plain log-ratio of the samples.
+    """
+
+    exact: Estimate
+    log_ratio: Estimate
+
+
+@torch.no_grad()
+def measure_kl(
+    policy: Scorer,
+    reference: Reference,
+    completions: Sequence[Completion],
+    token_budget: int = 4096,
+) -> MeasuredKL:
+    """Estimate KL(policy || reference) from samples of the policy at temperature 1, without top-p.
+
+    Answers that reached the length limit count up to the limit: the KL is that of the answers as
+    they are drawn.
+
+    Args:
+        policy: Scores with the policy.
+        reference: The reference.
+        completions: Answers drawn from the policy.
+        token_budget: Most padded tokens in a forward pass.
+
+    Returns:
+        Both estimates, n being the number of answers.
+    """
+    sequences = [(completion.prompt, completion.ids) for completion in completions]
+    lengths = [len(prompt) + len(ids) for prompt, ids in sequences]
+    model = policy.language_model
+    exact, log_ratio = torch.zeros(len(sequences)), torch.zeros(len(sequences))
+    for group in token_budget_batches(lengths, token_budget):
+        batch = collate([sequences[index] for index in group], model.encoder.pad_id)
+        exact[group], log_ratio[group] = _compare(policy, reference, batch.to(model.device))
+    return MeasuredKL(Estimate.of(exact), Estimate.of(log_ratio))
+
+
+def _compare(policy: Scorer, reference: Reference, batch: Batch):
+    states = policy.states(batch)
+    with reference.active() as scorer:
+        reference_states = scorer.states(batch)
+
+    def reference_logits(rows: slice) -> torch.Tensor:
+        with reference.active() as scorer:
+            return scorer.logits(reference_states[rows])
+
+    kls, ratios = token_kl_and_log_ratio(
+        lambda rows: policy.logits(states[rows]), reference_logits, batch.targets, policy.vocabulary
+    )
+    return batch.sums(kls).cpu(), batch.sums(ratios).cpu()

@@ -1,0 +1,93 @@
+"""Every response of a small policy with its probability: what estimates are checked against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpo_lab.data.tokenization import Ids
+from dpo_lab.models.loading import LanguageModel
+
+
+@dataclass(frozen=True)
+class Enumeration:
+    """The distribution of a policy over all its responses to one prompt.
+
+    Response i is `words[i]` (padded with -1) and then the end token.
+
+    Attributes:
+        words: `(responses, max_words)`, ids of the words; -1 after the last.
+        logps: `(responses,)`, `log pi(y|x)`, nats, float64, end token included.
+    """
+
+    words: Tensor
+    logps: Tensor
+
+    def text(self, language_model: LanguageModel, index: int) -> str:
+        """The response as text."""
+        ids = [token for token in self.words[index].tolist() if token >= 0]
+        return language_model.tokenizer.decode(ids)
+
+
+@torch.no_grad()
+def enumerate_responses(
+    language_model: LanguageModel, prompt: Ids, *, max_words: int = 3, chunk: int = 8192
+) -> Enumeration:
+    """Every response of at most `max_words` tokens, ended by the end token.
+
+    The probabilities sum to one exactly when the policy never says more than `max_words` words,
+    as `micro` does.
+
+    Args:
+        language_model: A policy with a small vocabulary and one end token.
+        prompt: Ids of the prompt.
+        max_words: Most tokens before the end token.
+        chunk: Prefixes in one forward pass.
+
+    Returns:
+        `vocabulary^0 + ... + vocabulary^max_words` responses, less those with the end token inside.
+    """
+    end = language_model.encoder.end_ids[0]
+    device = language_model.device
+    vocabulary = language_model.base.config.get_text_config().vocab_size
+    others = torch.tensor([token for token in range(vocabulary) if token != end], device=device)
+    prefixes = torch.zeros(1, 0, dtype=torch.long, device=device)
+    weight = torch.zeros(1, dtype=torch.float64, device=device)
+    all_words, all_logps = [], []
+    for length in range(max_words + 1):
+        log_probs = _next_token(language_model, prompt, prefixes, chunk)
+        all_words.append(torch.nn.functional.pad(prefixes, (0, max_words - length), value=-1))
+        all_logps.append(weight + log_probs[:, end])
+        if length < max_words:
+            weight = (weight[:, None] + log_probs[:, others]).flatten()
+            prefixes = torch.cat(
+                [
+                    prefixes.repeat_interleave(len(others), dim=0),
+                    others.repeat(len(prefixes))[:, None],
+                ],
+                dim=1,
+            )
+    return Enumeration(torch.cat(all_words), torch.cat(all_logps))
+
+
+def exact_kl(policy: Enumeration, reference: Enumeration) -> float:
+    """KL(policy || reference) over the enumerated responses, nats.
+
+    Args:
+        policy: All responses of the policy.
+        reference: All responses of the reference to the same prompt, in the same order.
+    """
+    return (policy.logps.exp() * (policy.logps - reference.logps)).sum().item()
+
+
+def _next_token(language_model: LanguageModel, prompt: Ids, prefixes: Tensor, chunk: int) -> Tensor:
+    """Float64 log-probabilities of the token after each prefix, `(prefixes, vocabulary)`."""
+    start = torch.tensor(prompt, device=prefixes.device)
+    rows = []
+    for some in prefixes.split(chunk):
+        ids = torch.cat([start.expand(len(some), -1), some], dim=1)
+        logits = language_model.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        rows.append(logits[:, -1].double().log_softmax(-1))
+    return torch.cat(rows)

@@ -1,0 +1,274 @@
+"""Models by name: `micro`, `smollm2`, a hub id or a folder; plain or with LoRA."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from dpo_lab.data.tokenization import Encoder
+from dpo_lab.models.builtin import builtin_model
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: The model; a `PeftModel` under LoRA.
+        tokenizer: Its tokenizer.
+        name: The name it was asked for by.
+        origin: Where its weights came from.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    origin: str
+
+    def __post_init__(self) -> None:
+        self.encoder = Encoder(self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def lora(self) -> bool:
+        """Whether it carries a LoRA adapter."""
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def base(self) -> nn.Module:
+        """The `transformers` model, under any adapter."""
+        return self.model.get_base_model() if self.lora else self.model
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: Device = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a model in float32 with dropout off, and its tokenizer.
+
+    Args:
+        name: `micro`, `smollm2`, a hub id, or a folder (a checkpoint of a run, plain or adapter, too;
+            an adapter is merged into its base).
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Returns:
+        The model, on its device.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If it is no causal language model with safetensors weights.
+    """
+    path, origin = builtin_model(str(name))
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        with _no_bars():
+            if (Path(path) / "adapter_config.json").exists():
+                model = _load_adapter(path)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(
+                    path, dtype=torch.float32, use_safetensors=True, **options
+                )
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise _load_error(str(name), error) from error
+    disable_dropout(model)
+    model.to(resolve_device(device))
+    return LanguageModel(model, tokenizer, str(name), origin)
+
+
+def _load_adapter(path: str | Path) -> nn.Module:
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained(path, dtype=torch.float32).merge_and_unload()
+
+
+def _load_error(name: str, error: Exception) -> Exception:
+    reason = " ".join(str(error).split())
+    if Path(name).is_dir():
+        return ValueError(
+            f"model {name!r}: the folder cannot be loaded ({reason}). It must hold config.json, "
+            "*.safetensors and a tokenizer of a causal language model."
+        )
+    return FileNotFoundError(
+        f"model {name!r}: no such folder, and the hub does not give it ({reason[:200]}). "
+        "Give micro, smollm2, a folder or a hub id (owner/name)."
+    )
+
+
+def add_lora(
+    language_model: LanguageModel,
+    rank: int,
+    *,
+    alpha: float | None = None,
+    targets: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> LanguageModel:
+    """The same model with a new LoRA adapter; the reference is the adapter switched off.
+
+    Args:
+        language_model: A plain model; it is changed in place.
+        rank: Rank of the adapter, at least 1.
+        alpha: Scale of the adapter; twice the rank by default.
+        targets: Names of the modules to adapt; every linear layer but the head by default.
+        seed: Seed of the adapter's first weights (the other half is zero, so it changes nothing
+            until it is trained).
+
+    Raises:
+        ValueError: If the rank or the targets do not fit the model.
+
+    Source:
+        Hu et al. 2021 (arXiv 2106.09685).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if rank < 1:
+        raise ValueError(
+            f"lora_rank={rank}: must be at least 1. Leave it out to train all weights."
+        )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        target_modules=list(targets) if targets else "all-linear",
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(language_model.model, config)
+    return LanguageModel(
+        model, language_model.tokenizer, language_model.name, language_model.origin
+    )
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout to zero, so that policy and reference differ by their weights alone.
+
+    Modules are set to probability zero, and so are the float attributes that attention functions
+    read (`attention_dropout` and its like), since those act without any module.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device meant by a name; `auto` is the fastest there is.
+
+    Raises:
+        ValueError: If the machine has no such device.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available.get(device.split(":")[0], False):
+        there = ", ".join(name for name, there in available.items() if there)
+        raise ValueError(
+            f"device={device!r}: this machine has {there}. Use 'auto' or one of these."
+        )
+    return torch.device(device)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The arithmetic meant by a name; `auto` is bfloat16 autocast on CUDA that has it, else float32.
+
+    Weights, the head, log-softmax, sums and losses are float32 either way. On a CPU, bfloat16 is
+    hundreds of times slower than float32 unless it has instructions for it, so `auto` never picks it.
+    """
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bfloat16" if fast else "float32"
+    return precision
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Hash of a model's weights and of the configuration that gives them meaning.
+
+    Two models with equal fingerprints compute the same function; a model changed in memory has
+    another one than the name it was loaded by.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    config = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        config.pop(volatile, None)
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def save_model(language_model: LanguageModel, folder: Path) -> None:
+    """Write model (or adapter) and tokenizer as `from_pretrained` loads them, in safetensors."""
+    with _no_bars():
+        language_model.model.save_pretrained(folder)
+    language_model.tokenizer.save_pretrained(folder)
+
+
+def load_weights(language_model: LanguageModel, folder: Path) -> None:
+    """Put the weights that `save_model` wrote into a model of the same shape.
+
+    Raises:
+        ValueError: If they are not of such a model.
+    """
+    try:
+        if language_model.lora:
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            weights = load_peft_weights(str(folder), device=str(language_model.device))
+            set_peft_model_state_dict(language_model.model, weights)
+        else:
+            with _no_bars():
+                saved = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=torch.float32, use_safetensors=True
+                )
+            language_model.model.load_state_dict(saved.state_dict())
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder}: its weights do not fit {language_model.name!r} "
+            f"({' '.join(str(error).split())[:200]}). The checkpoint belongs to another model."
+        ) from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars out of the terminal and the notebook."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

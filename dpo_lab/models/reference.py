@@ -1,0 +1,199 @@
+"""The reference: the policy as it was when training began, and its log-probabilities, kept on disk."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dpo_lab.data.assets import cache_path
+from dpo_lab.data.batching import token_budget_batches
+from dpo_lab.data.tokenization import Ids
+from dpo_lab.models.scoring import Scorer, score_sequences
+
+SUM_RULE = "sum over response tokens, end token included"
+PROBES = 4
+PROBE_TOLERANCE = 1e-3
+"""Largest difference in nats per token between a cached value and the live model's."""
+
+Progress = Callable[[int, int], None]
+
+
+class Reference:
+    """The frozen reference of a policy.
+
+    Under LoRA it is the policy with its adapter switched off. Under full fine-tuning it is a copy,
+    made when first asked for, which must be before the policy is trained.
+
+    Args:
+        policy: Scores with the policy as it is when training begins.
+    """
+
+    def __init__(self, policy: Scorer):
+        self.policy = policy
+        self._copy: Scorer | None = None
+
+    def keep(self) -> None:
+        """Copy the policy's weights now, if they are to be trained themselves."""
+        model = self.policy.language_model
+        if not model.lora and self._copy is None:
+            frozen = copy.deepcopy(model.model).requires_grad_(False)
+            self._copy = self.policy.like(replace(model, model=frozen))
+
+    @contextmanager
+    def active(self) -> Iterator[Scorer]:
+        """The reference as a scorer, whose `language_model` also samples."""
+        model = self.policy.language_model
+        if model.lora:
+            with model.model.disable_adapter():
+                yield self.policy
+        else:
+            self.keep()
+            yield self._copy
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """How reference log-probabilities were come by.
+
+    Attributes:
+        computed: Values computed by the model.
+        cached: Values read from the cache.
+        probed: Cached values checked against the live model.
+    """
+
+    computed: int
+    cached: int
+    probed: int
+
+
+class ReferenceCache:
+    """Sequence log-probabilities on disk, keyed by what they depend on and nothing else.
+
+    The key is a hash of the token ids, the split into prompt and response (the mask), the weights'
+    fingerprint, the precision and the sum rule. So a sweep over beta, loss, learning rate or seed
+    finds every value, and a changed model finds none. Several processes may use one cache.
+
+    Args:
+        path: The SQLite file; by default in the lab's cache folder.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path or cache_path("reference.sqlite")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._open() as database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, logp REAL) WITHOUT ROWID"
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            database = sqlite3.connect(self.path, timeout=60)
+            with database:
+                yield database
+            database.close()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{self.path}: the reference cache cannot be used ({error}). Remove the file; its "
+                "values are computed again."
+            ) from None
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """The values that are there, by key."""
+        with self._open() as database:
+            rows = {}
+            for start in range(0, len(keys), 500):
+                some = keys[start : start + 500]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, logp FROM logps WHERE key IN ({marks})"
+                rows.update(database.execute(query, some))
+            return rows
+
+    def write(self, values: dict[bytes, float]) -> None:
+        """Add values; one that is there already stays as it is."""
+        with self._open() as database:
+            database.executemany("INSERT OR IGNORE INTO logps VALUES (?, ?)", values.items())
+
+
+def reference_logps(
+    scorer: Scorer,
+    fingerprint: str,
+    sequences: Sequence[tuple[Ids, Ids]],
+    *,
+    cache: ReferenceCache | None = None,
+    token_budget: int = 4096,
+    progress: Progress | None = None,
+) -> tuple[Tensor, CacheUse]:
+    """`log pi_ref(y|x)` of every sequence, computed once and kept.
+
+    Must be called while the scorer's model is the reference. Sequences are grouped by length over
+    the whole list, and a group with any value missing is computed whole, so that a value does not
+    depend on what an interrupted call had already stored.
+
+    Args:
+        scorer: Scores with the reference.
+        fingerprint: The reference weights' fingerprint.
+        sequences: `(prompt, response)` ids.
+        cache: Where values are kept; none computes them all.
+        token_budget: Most padded tokens in a forward pass.
+        progress: Called with `(done, total)` different sequences.
+
+    Returns:
+        `(sequences,)` nats, float32, on the CPU; and what was computed and what was read.
+
+    Raises:
+        ValueError: If cached values are not what the live model gives.
+    """
+    rule = f"{fingerprint} {'bfloat16' if scorer.autocast else 'float32'} {SUM_RULE}".encode()
+    keys = [_key(rule, prompt, response) for prompt, response in sequences]
+    values = cache.read(list(dict.fromkeys(keys))) if cache else {}
+    before = dict(values)
+    firsts = list({key: index for index, key in reversed(list(enumerate(keys)))}.values())[::-1]
+    lengths = [sum(map(len, sequences[index])) for index in firsts]
+    done = 0
+    for group in token_budget_batches(lengths, token_budget):
+        chosen = [firsts[position] for position in group]
+        if any(keys[index] not in before for index in chosen):
+            scores = score_sequences(scorer, [sequences[index] for index in chosen], token_budget)
+            fresh = dict(zip((keys[index] for index in chosen), scores.tolist(), strict=True))
+            values.update({key: value for key, value in fresh.items() if key not in before})
+            if cache:
+                cache.write(fresh)
+        done += len(group)
+        if progress:
+            progress(done, len(firsts))
+    computed = len(values) - len(before)
+    probed = _probe(scorer, sequences, keys, before)
+    result = torch.tensor([values[key] for key in keys], dtype=torch.float32)
+    return result, CacheUse(computed, len(before), probed)
+
+
+def _probe(scorer, sequences, keys, cached) -> int:
+    """Score a few cached sequences again; a cache that disagrees is refused."""
+    known = [index for index, key in enumerate(keys) if key in cached]
+    picked = known[:: max(1, len(known) // PROBES)][:PROBES]
+    if not picked:
+        return 0
+    live = score_sequences(scorer, [sequences[index] for index in picked]).tolist()
+    for index, value in zip(picked, live, strict=True):
+        allowed = PROBE_TOLERANCE * len(sequences[index][1])
+        if not abs(value - cached[keys[index]]) <= allowed:
+            raise ValueError(
+                f"reference cache: holds {cached[keys[index]]:.4f} nats where the model gives "
+                f"{value:.4f}. It is damaged; remove it, and the values are computed again."
+            )
+    return len(picked)
+
+
+def _key(rule: bytes, prompt: Ids, response: Ids) -> bytes:
+    digest = hashlib.blake2b(rule, digest_size=16)
+    digest.update(repr((tuple(prompt), tuple(response))).encode())
+    return digest.digest()

@@ -1,0 +1,113 @@
+"""Answers: batched completions of policy and reference, from the same prompts and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig
+
+from dpo_lab.data.tokenization import Ids
+from dpo_lab.models.loading import LanguageModel
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer of a model.
+
+    Attributes:
+        prompt: Ids of the prompt.
+        ids: Ids of the answer, with its end token if it ended.
+        text: The answer as text, without special tokens and outer white space.
+        ended: Whether the model ended it, rather than the limit.
+    """
+
+    prompt: Ids
+    ids: Ids
+    text: str
+    ended: bool
+
+
+@torch.no_grad()
+def sample(
+    language_model: LanguageModel,
+    prompts: Sequence[Ids],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Completion]:
+    """Complete every prompt, by sampling from the model itself or greedily.
+
+    No top-p, no top-k, no repetition penalty: at temperature 1 the answers are draws from
+    `pi(y|x)`, which is what a KL needs. Whatever the model's own generation defaults say is not used.
+
+    Args:
+        language_model: The model that answers.
+        prompts: Ids of the prompts.
+        max_new_tokens: Most tokens of an answer, end token included.
+        temperature: 1 samples from the model; 0 is greedy.
+        seed: Seed of the draw; two models that agree draw the same answers.
+        batch_size: Prompts answered at a time.
+        progress: Called with `(done, total)` prompts.
+
+    Returns:
+        One completion a prompt, in order.
+
+    Raises:
+        ValueError: If temperature or max_new_tokens is out of range.
+    """
+    if temperature < 0:
+        raise ValueError(
+            f"temperature={temperature}: must be >= 0. 0 is greedy, 1 the model itself."
+        )
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
+    # Prompts of one length need no padding: sort, and put the answers back in order.
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    answers: dict[int, Completion] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            some = [prompts[index] for index in chosen]
+            done = _complete(language_model, some, max_new_tokens, temperature)
+            answers.update(zip(chosen, done, strict=True))
+            if progress:
+                progress(len(answers), len(prompts))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _complete(
+    language_model: LanguageModel, prompts: list[Ids], max_new_tokens: int, temperature: float
+) -> list[Completion]:
+    encoder, device = language_model.encoder, language_model.device
+    width = max(map(len, prompts))
+    padded = [[encoder.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+        eos_token_id=list(encoder.end_ids),
+        pad_token_id=encoder.pad_id,
+    )
+    output = language_model.model.generate(
+        input_ids=torch.tensor(padded, device=device),
+        attention_mask=torch.tensor(mask, device=device),
+        generation_config=settings,
+    )
+    return [
+        _completion(language_model, prompt, row[width:].tolist())
+        for prompt, row in zip(prompts, output, strict=True)
+    ]
+
+
+def _completion(language_model: LanguageModel, prompt: Ids, row: list[int]) -> Completion:
+    ends = [at for at, token in enumerate(row) if token in language_model.encoder.end_ids]
+    ids = tuple(row[: ends[0] + 1] if ends else row)
+    text = language_model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return Completion(tuple(prompt), ids, text, bool(ends))

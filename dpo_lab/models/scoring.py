@@ -1,0 +1,175 @@
+"""Model and batch to log-probabilities, through the head that never holds the logits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dpo_lab.data.batching import Batch, collate, token_budget_batches
+from dpo_lab.data.tokenization import Ids
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.objective.logprobs import head_logits, linear_token_logps, module_token_logps
+
+logger = logging.getLogger(__name__)
+
+PROBE_TOKENS = 8
+PROBE_TOLERANCE = 1e-3
+"""Largest difference of logits, relative to their spread, for the split of trunk and head to hold."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns hidden states into logits.
+
+    Attributes:
+        module: The model's output layer.
+        scale: Factor on its output.
+        softcap: Bound of the soft cap on its output, if any.
+    """
+
+    module: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is one plain linear layer: no adapter, no trainable copy."""
+        return type(self.module) is nn.Linear
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits, `(tokens, vocabulary)`."""
+        if self.linear:
+            weight, bias = self.module.weight, self.module.bias
+            return head_logits(hidden, weight, bias, self.scale, self.softcap)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = self.module(hidden.to(self.module.weight.dtype)).float() * self.scale
+            return (
+                logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+            )
+
+    def token_logps(self, hidden: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+        """Log-probability of each target, `(tokens,)`, nats."""
+        if self.linear:
+            return linear_token_logps(
+                hidden,
+                self.module.weight,
+                targets,
+                bias=self.module.bias,
+                scale=self.scale,
+                softcap=self.softcap,
+            )
+        return module_token_logps(hidden, self.logits, targets, vocabulary=vocabulary)
+
+
+class Scorer:
+    """Log-probabilities of the responses in a batch.
+
+    The trunk runs on every token; the head runs only on the hidden states that predict a response
+    token. A model whose logits are not a plain head on its last hidden states is found out by a
+    probe and scored through its full logits instead, more slowly and just as right.
+
+    Args:
+        language_model: The model to score with.
+        precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
+    """
+
+    def __init__(self, language_model: LanguageModel, precision: str = "float32"):
+        self.language_model = language_model
+        self.precision = precision
+        self.autocast = precision == "bfloat16"
+        config = language_model.base.config.get_text_config()
+        self.vocabulary = config.vocab_size
+        self.head = self._find_head(config)
+
+    def states(self, batch: Batch) -> Tensor:
+        """What `logits` needs of each scored token: the hidden state that predicts it.
+
+        Returns:
+            `(tokens, width)`; where trunk and head cannot be told apart, `(tokens, vocabulary)`.
+        """
+        base = self.language_model.base
+        module = base if self.head is None else getattr(base, base.base_model_prefix)
+        with torch.autocast(
+            self.language_model.device.type, dtype=torch.bfloat16, enabled=self.autocast
+        ):
+            output = module(input_ids=batch.input_ids, use_cache=False)
+        found = output.logits if self.head is None else output.last_hidden_state
+        return found.flatten(0, 1)[batch.source]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Float32 logits of states, `(tokens, vocabulary)`; the caller keeps `tokens` small."""
+        return states.float() if self.head is None else self.head.logits(states)
+
+    def token_logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each scored token, `(tokens,)`, nats, float32."""
+        states = self.states(batch)
+        if self.head is None:
+            log_probs = states.float().log_softmax(-1)
+            return log_probs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
+        return self.head.token_logps(states, batch.targets, self.vocabulary)
+
+    def logps(self, batch: Batch) -> Tensor:
+        """`log pi(y|x)` of each response, `(responses,)`, nats: the sum over its tokens."""
+        return batch.sums(self.token_logps(batch))
+
+    def like(self, language_model: LanguageModel) -> Scorer:
+        """A scorer of the same precision for another model."""
+        return Scorer(language_model, self.precision)
+
+    def _find_head(self, config) -> Head | None:
+        base = self.language_model.base
+        module = base.get_output_embeddings()
+        if module is None or not hasattr(base, base.base_model_prefix):
+            return self._no_head("it names no trunk or no output layer")
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale /= getattr(config, "logits_scaling", None) or 1.0
+        head = Head(module, scale, getattr(config, "final_logit_softcapping", None))
+        difference = self._probe(base, head)
+        if not difference <= PROBE_TOLERANCE:
+            return self._no_head(f"trunk and head give other logits, by {difference:.1e}")
+        return head
+
+    @torch.no_grad()
+    def _probe(self, base: nn.Module, head: Head) -> float:
+        """Relative difference between the model's own logits and the head on the trunk's states."""
+        ids = torch.arange(PROBE_TOKENS, device=self.language_model.device) % self.vocabulary
+        own = base(input_ids=ids[None], use_cache=False).logits[0].float()
+        trunk = getattr(base, base.base_model_prefix)
+        ours = head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])
+        if own.shape != ours.shape:
+            return float("inf")
+        return ((own - ours).abs().max() / own.std().clamp_min(1e-6)).item()
+
+    def _no_head(self, reason: str) -> None:
+        logger.warning(
+            "%s: %s; scoring through the full logits, which takes more memory.",
+            self.language_model.name,
+            reason,
+        )
+
+
+@torch.no_grad()
+def score_sequences(
+    scorer: Scorer, sequences: Sequence[tuple[Ids, Ids]], token_budget: int = 4096
+) -> Tensor:
+    """`log pi(y|x)` of many `(prompt, response)` sequences, without gradient.
+
+    Args:
+        scorer: The model's scorer.
+        sequences: Ids of prompts and responses.
+        token_budget: Most padded tokens in a forward pass.
+
+    Returns:
+        `(sequences,)`, nats, in order, on the CPU.
+    """
+    model = scorer.language_model
+    values = torch.zeros(len(sequences))
+    lengths = [len(prompt) + len(response) for prompt, response in sequences]
+    for group in token_budget_batches(lengths, token_budget):
+        batch = collate([sequences[index] for index in group], model.encoder.pad_id)
+        values[group] = scorer.logps(batch.to(model.device)).cpu()
+    return values

@@ -1,0 +1,39 @@
+"""What is optimised: pure tensor maths. Imports torch alone."""
+
+from dpo_lab.objective.kl import Estimate, token_kl, token_kl_and_log_ratio
+from dpo_lab.objective.logprobs import linear_token_logps, sequence_logps, token_logps
+from dpo_lab.objective.losses import (
+    LOSSES,
+    Loss,
+    PairLogps,
+    dpo_loss,
+    gradient_weight,
+    hinge_loss,
+    implicit_rewards,
+    ipo_loss,
+)
+from dpo_lab.objective.preference import (
+    preference_nll,
+    preference_probability,
+    sample_preferences,
+)
+
+__all__ = [
+    "LOSSES",
+    "Estimate",
+    "Loss",
+    "PairLogps",
+    "dpo_loss",
+    "gradient_weight",
+    "hinge_loss",
+    "implicit_rewards",
+    "ipo_loss",
+    "linear_token_logps",
+    "preference_nll",
+    "preference_probability",
+    "sample_preferences",
+    "sequence_logps",
+    "token_kl",
+    "token_kl_and_log_ratio",
+    "token_logps",
+]

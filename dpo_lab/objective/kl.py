@@ -1,0 +1,102 @@
+"""How far the policy has moved: estimators of KL(policy || reference), with standard errors.
+
+A KL of the policy is an expectation over the *policy's own* samples, at temperature 1 and with no
+top-p or top-k. The same arithmetic on the data set's responses is drift, and is called so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over independent samples.
+
+    Attributes:
+        mean: The estimate, nats for a KL.
+        stderr: Its standard error, `std / sqrt(n)`; NaN when n is 1.
+        n: Number of samples.
+    """
+
+    mean: float
+    stderr: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Tensor) -> Estimate:
+        """Estimate from one value per independent sample.
+
+        Args:
+            values: `(n,)`, n at least 1.
+
+        Raises:
+            ValueError: If there is no sample.
+        """
+        values = values.detach().double()
+        if values.numel() == 0:
+            raise ValueError("no samples: a mean needs at least one. Raise the number of samples.")
+        spread = values.std().item() if len(values) > 1 else math.nan
+        return cls(values.mean().item(), spread / math.sqrt(len(values)), len(values))
+
+
+def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """Exact KL(policy || reference) of the next token, summed over the vocabulary.
+
+    Summed over the steps of a response sampled from the policy, it estimates the KL of whole
+    responses: by the chain rule, `KL(pi || ref) = E_{y ~ pi}[sum_t KL(pi(.|y_<t) || ref(.|y_<t))]`.
+    Only the prefixes are sampled and each step's expectation is exact, so the estimate is unbiased,
+    never negative, and spreads less than the log-ratio.
+
+    Args:
+        policy_logits: `(tokens, vocabulary)`.
+        reference_logits: `(tokens, vocabulary)`.
+
+    Returns:
+        `(tokens,)`, nats, never negative but for rounding.
+
+    Source:
+        Rafailov et al. 2023, section 6.1, whose sequence KL is the sum of the per-timestep KLs.
+    """
+    policy = policy_logits.log_softmax(dim=-1)
+    reference = reference_logits.log_softmax(dim=-1)
+    return (policy.exp() * (policy - reference)).sum(dim=-1)
+
+
+@torch.no_grad()
+def token_kl_and_log_ratio(
+    policy_logits_of: Callable[[slice], Tensor],
+    reference_logits_of: Callable[[slice], Tensor],
+    targets: Tensor,
+    vocabulary: int,
+) -> tuple[Tensor, Tensor]:
+    """`token_kl` and the plain log-ratio of each token, chunk by chunk.
+
+    No `(tokens, vocabulary)` array outlives its chunk. The mean of a response's summed log-ratio,
+    over samples of the policy, estimates the same KL; a single one may be negative.
+
+    Args:
+        policy_logits_of: Given a slice of tokens, the policy's float32 logits there.
+        reference_logits_of: The same for the reference.
+        targets: `(tokens,)`, the sampled tokens.
+        vocabulary: Size of a row of logits; sets the chunk.
+
+    Returns:
+        KL of each step and `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)`, each `(tokens,)`, nats.
+    """
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    kls, ratios = [targets.new_zeros(0, dtype=torch.float32)], []
+    for start in range(0, len(targets), size):
+        rows = slice(start, min(start + size, len(targets)))
+        policy, reference = policy_logits_of(rows), reference_logits_of(rows)
+        kls.append(token_kl(policy, reference))
+        difference = policy.log_softmax(-1) - reference.log_softmax(-1)
+        ratios.append(difference.gather(-1, targets[rows, None]).squeeze(-1))
+    return torch.cat(kls), torch.cat([kls[0], *ratios])

@@ -1,0 +1,245 @@
+"""Log-probabilities of responses: the plain definition, and a head that never holds the logits.
+
+`token_logps` is the definition one would write on a blackboard. `linear_token_logps` is the same
+number at training time: it works on the hidden states that predict a response token, one chunk at a
+time, so that no `(tokens, vocabulary)` array outlives its chunk, in the forward or the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 24
+"""Most logits held at once by the chunked head: 16.8 million, 64 MiB in float32."""
+
+
+def token_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
+    """Log-probability of every response token: shift, float32 log-softmax, pick, mask.
+
+    `logits[:, t]` predicts `input_ids[:, t + 1]`, so the logits lose their last position and the
+    ids their first.
+
+    Args:
+        logits: `(sequences, length, vocabulary)`, any float dtype.
+        input_ids: `(sequences, length)`.
+        response_mask: `(sequences, length)`, true on the tokens to score.
+
+    Returns:
+        `(sequences, length - 1)`, nats, float32 (float64 for float64 logits), zero where the mask
+        is false.
+
+    Raises:
+        ValueError: If the shapes do not agree, or the mask scores a first token, which nothing
+            predicts.
+    """
+    if logits.shape[:-1] != input_ids.shape or input_ids.shape != response_mask.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, input_ids {tuple(input_ids.shape)} and response_mask "
+            f"{tuple(response_mask.shape)}: the first two dimensions must be equal. "
+            "Pass all three for the same padded batch."
+        )
+    if bool(response_mask[:, 0].any()):
+        raise ValueError(
+            "response_mask scores position 0: no logits predict the first token. "
+            "Put at least one prompt (or BOS) token before the response."
+        )
+    log_probs = _upcast(logits[:, :-1]).log_softmax(dim=-1)
+    targets = input_ids[:, 1:]
+    picked = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return picked.masked_fill(~response_mask[:, 1:].bool(), 0.0)
+
+
+def sequence_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
+    """Log-probability of every response, `log pi(y|x)`: the sum of its tokens', never the mean.
+
+    Args:
+        logits: `(sequences, length, vocabulary)`.
+        input_ids: `(sequences, length)`.
+        response_mask: `(sequences, length)`, true on the tokens to score.
+
+    Returns:
+        `(sequences,)`, nats, float32.
+
+    Raises:
+        ValueError: As `token_logps`.
+
+    Source:
+        Rafailov et al. 2023, Eq. 7, whose `log pi(y|x)` is that of the whole response.
+    """
+    return token_logps(logits, input_ids, response_mask).sum(dim=-1)
+
+
+def linear_token_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
+) -> Tensor:
+    """`log_softmax(head(hidden))[targets]` of a linear head, without the `(tokens, vocabulary)` array.
+
+    Each chunk's logits are computed in float32, used and dropped; the backward pass computes them
+    again. With `z = scale * (hidden @ weight.T + bias)`, capped by `softcap * tanh(z / softcap)`
+    where a model does so, and `p = softmax(z)`, the gradient to `z` is `g * (onehot(target) - p)`.
+
+    Args:
+        hidden: `(tokens, width)`, the states that predict `targets`.
+        weight: `(vocabulary, width)`.
+        targets: `(tokens,)`, token ids.
+        bias: `(vocabulary,)`, if the head has one.
+        scale: Factor on the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
+        softcap: Bound of Gemma 2's `final_logit_softcapping`, if any.
+        chunk_tokens: Tokens in a chunk; by default as many as hold `CHUNK_ELEMENTS` logits.
+
+    Returns:
+        `(tokens,)`, nats, float32 (float64 for float64 input).
+
+    Note:
+        A weight or bias that needs no gradient gets none: under LoRA the frozen head costs one
+        product in the backward pass instead of two.
+    """
+    chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // weight.shape[0])
+    return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, chunk)
+
+
+def module_token_logps(
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    *,
+    vocabulary: int,
+    chunk_tokens: int | None = None,
+) -> Tensor:
+    """The same for any head, called chunk by chunk and recomputed in the backward pass.
+
+    For heads that are more than one weight: an adapter on the head (LoRA), a trainable copy of it,
+    a head followed by anything. The module itself is called, so nothing in it is skipped.
+
+    Args:
+        hidden: `(tokens, width)`.
+        head: Maps `(n, width)` to `(n, vocabulary)` logits.
+        targets: `(tokens,)`.
+        vocabulary: Size of the head's output, which sets the chunk.
+        chunk_tokens: Tokens in a chunk; by default as many as hold `CHUNK_ELEMENTS` logits.
+
+    Returns:
+        `(tokens,)`, nats, float32.
+    """
+    chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // vocabulary)
+
+    def one_chunk(states: Tensor, ids: Tensor) -> Tensor:
+        return _upcast(head(states)).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+    return torch.cat(
+        [
+            checkpoint(one_chunk, states, ids, use_reentrant=False)
+            for states, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        ]
+        or [hidden.new_zeros(0, dtype=torch.float32)]
+    )
+
+
+class _LinearTokenLogps(torch.autograd.Function):
+    """Chunked `log_softmax(linear(hidden))[target]`, recomputed chunk by chunk in the backward."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, scale, softcap, chunk):
+        out = torch.empty(len(targets), dtype=_sum_dtype(hidden), device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = _upcast(weight)
+            for rows in _slices(len(targets), chunk):
+                logits, _ = _logits(_upcast(hidden[rows]), head, bias, scale, softcap)
+                picked = logits.gather(1, targets[rows, None]).squeeze(1)
+                out[rows] = picked - logits.logsumexp(dim=1)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.constants = scale, softcap, chunk
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight, bias, targets = ctx.saved_tensors
+        scale, softcap, chunk = ctx.constants
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        dtype = _sum_dtype(hidden)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = _upcast(weight)
+            for rows in _slices(len(targets), chunk):
+                states = _upcast(hidden[rows])
+                logits, slope = _logits(states, head, bias, scale, softcap)
+                # d logp / d logits = onehot(target) - softmax(logits), in the logits' own memory.
+                grad_logits = logits.softmax(dim=1).neg_()
+                grad_logits[torch.arange(len(states), device=hidden.device), targets[rows]] += 1.0
+                grad_logits.mul_(grad[rows, None])
+                if slope is not None:
+                    grad_logits.mul_(slope)
+                if scale != 1.0:
+                    grad_logits.mul_(scale)
+                if needs_hidden:
+                    grad_hidden[rows] = (grad_logits @ head).to(hidden.dtype)
+                if needs_weight:
+                    grad_weight.addmm_(grad_logits.T, states)
+                if needs_bias:
+                    grad_bias += grad_logits.sum(dim=0)
+        if needs_weight:
+            grad_weight = grad_weight.to(weight.dtype)
+        if needs_bias:
+            grad_bias = grad_bias.to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def head_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """Logits of a linear head in float32, `(tokens, vocabulary)`; the caller keeps `tokens` small.
+
+    Args:
+        hidden: `(tokens, width)`.
+        weight: `(vocabulary, width)`.
+        bias: `(vocabulary,)` or none.
+        scale: Factor on the logits.
+        softcap: Bound of the soft cap, if any.
+
+    Returns:
+        `(tokens, vocabulary)`, float32 (float64 for float64 input).
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _logits(_upcast(hidden), _upcast(weight), bias, scale, softcap)[0]
+
+
+def _logits(states, head, bias, scale, softcap):
+    """Float32 logits, and the derivative of the soft cap where there is one."""
+    logits = states @ head.T
+    if bias is not None:
+        logits += bias
+    if scale != 1.0:
+        logits *= scale
+    if softcap is None:
+        return logits, None
+    squashed = torch.tanh(logits / softcap)
+    return softcap * squashed, 1.0 - squashed.square()
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _upcast(tensor: Tensor) -> Tensor:
+    return tensor.to(_sum_dtype(tensor))
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]

@@ -1,0 +1,141 @@
+"""A run in the terminal: a live table and progress bar, and what changed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dpo_lab.training.callbacks import Callback, State
+from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.training.setup import Job
+
+ROWS = 12
+COLUMNS = (
+    ("step", "step", "d"),
+    ("loss", "loss", ".4f"),
+    ("held-out loss", "eval/loss", ".4f"),
+    ("margin", "rewards/margins", "+.3f"),
+    ("chosen", "drift/chosen", "+.2f"),
+    ("rejected", "drift/rejected", "+.2f"),
+    ("accuracy", "eval/rewards/accuracies", ".2f"),
+    ("KL", "kl/policy", ".3f"),
+    ("score", "score/policy", "+.2f"),
+)
+"""Heading, key and format of the table; `chosen` and `rejected` are log-ratios in nats."""
+
+
+class TerminalDisplay(Callback):
+    """Shows a run as it goes: live on a terminal, a line an evaluation elsewhere.
+
+    Args:
+        console: Where to show it.
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.rows: list[StepRecord] = []
+        self.last: StepRecord | None = None
+        self.bar = _bar()
+        self.live = Live(console=console, refresh_per_second=5, get_renderable=self._render)
+        self.task: TaskID | None = None
+
+    def waiting(self, what: str, done: int, total: int) -> None:
+        """Progress of a long step outside training, as `prepare` and `measure_outcome` report it."""
+        if not self.console.is_terminal:
+            return
+        if not self.live.is_started:
+            self.bar = _bar()
+            self.task = self.bar.add_task(what, total=total, note="")
+            self.live.start()
+        self.bar.update(self.task, description=what, completed=done, total=total)
+        if done >= total:
+            self.close()
+
+    def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
+        """Begin the table."""
+        self.bar = _bar()
+        self.task = self.bar.add_task("training", total=total_steps, completed=first_step, note="")
+        if self.console.is_terminal:
+            self.live.start()
+        else:
+            self.console.print(" ".join(f"{title:>13}" for title, _, _ in COLUMNS))
+
+    def on_step(self, record: StepRecord) -> None:
+        """Move the bar; add a row where there was an evaluation."""
+        speed = record.timing.get("pairs_per_second")
+        memory = record.timing.get("peak_memory_gb")
+        note = f"{speed:.1f} pairs/s  {memory:.1f} GB  beta {record.beta:g}" if speed else ""
+        self.bar.update(self.task, completed=record.step, note=note)
+        self.last = record
+        if record.get("eval/loss") is not None or record.get("kl/policy") is not None:
+            self.rows.append(record)
+            if not self.console.is_terminal:
+                cells = (_cell(record, key, form) for _, key, form in COLUMNS)
+                self.console.print(" ".join(f"{cell:>13}" for cell in cells))
+
+    def on_end(self, state: State, error: BaseException | None) -> None:
+        """Leave the table as it stands."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing; what was drawn stays."""
+        if self.live.is_started:
+            self.live.stop()
+            self.task = None
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title, _, _ in COLUMNS:
+            table.add_column(title, justify="right")
+        shown = self.rows[-ROWS:]
+        if self.last and self.last not in shown:
+            shown = [*shown, self.last]
+        for record in shown:
+            table.add_row(*(_cell(record, key, form) for _, key, form in COLUMNS))
+        return Group(table, self.bar) if shown else Group(self.bar)
+
+
+def print_outcome(
+    console: Console, summary: Mapping[str, Any], samples: Sequence[SampleRecord]
+) -> None:
+    """What changed: scores before and after with their 95 % interval, and the last answers.
+
+    Args:
+        console: Where to print.
+        summary: Of a run, as in `summary.json`.
+        samples: Answers of the last evaluation.
+    """
+    if samples:
+        table = Table("prompt", "reference", "policy", title="Answers before and after, greedy")
+        for sample in samples:
+            table.add_row(*map(escape, (sample.prompt, sample.reference, sample.policy)))
+        console.print(table)
+    if summary.get("outcome"):
+        console.print(f"[bold]Score[/bold], {summary['outcome']['what']}:")
+        for who in ("before", "after"):
+            score = summary["outcome"][who]
+            console.print(
+                f"  {who:<7}{score['mean']:.3f}  (95 % interval {score['low']:.3f} to "
+                f"{score['high']:.3f}, n = {score['n']})"
+            )
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+def _cell(record: StepRecord, key: str, form: str) -> str:
+    value = record.get(key)
+    return "" if value is None else format(value, form)

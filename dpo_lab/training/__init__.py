@@ -1,0 +1,1 @@
+"""How it learns: configuration, loop, callbacks, runs."""

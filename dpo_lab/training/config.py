@@ -1,0 +1,200 @@
+"""The configuration of a run: one frozen dataclass, checked where it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+
+from dpo_lab.data.preferences import OnBadRows
+from dpo_lab.models.loading import Precision
+from dpo_lab.objective.losses import LOSSES
+
+Optimizer = Literal["adamw", "rmsprop"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+DEFAULT_LEARNING_RATES = {"micro": 1e-3, "full": 2e-5, "lora": 2e-4}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a run computes. `None` means: not given, choose for me."""
+
+    model: str = "micro"
+    """Policy and reference: micro, smollm2, a folder or a hub id (owner/name)."""
+    data: str = "reviews"
+    """Preference pairs: reviews, places, a file (.jsonl, .json, .csv, .parquet), a folder or a hub
+    id."""
+    split: str = "train"
+    """Split of the data to train on."""
+    held_out: float = 0.1
+    """Share of the prompts to hold out, where the data has no test split of its own; 0 for none."""
+    loss: str = "sigmoid"
+    """Loss: sigmoid (DPO), ipo or hinge."""
+    beta: float = 0.1
+    """Larger keeps the policy closer to the reference; smaller lets it move further."""
+    label_smoothing: float = 0.0
+    """Share of labels taken to be flipped (conservative DPO; sigmoid only)."""
+    steps: int | None = None
+    """Optimiser steps; by default one epoch."""
+    epochs: float | None = None
+    """Passes over the pairs, instead of steps."""
+    batch_pairs: int = 16
+    """Pairs in an optimiser step."""
+    micro_batch_tokens: int = 4096
+    """Most tokens, padding included, in one forward and backward pass: less takes less memory."""
+    learning_rate: Annotated[float | None, tyro.conf.arg(aliases=("--lr",))] = None
+    """Peak learning rate; by default 1e-3 for micro, 2e-5 for full fine-tuning, 2e-4 for LoRA."""
+    optimizer: Optimizer = "adamw"
+    """AdamW, or RMSprop as in the paper."""
+    schedule: Schedule = "constant"
+    """Course of the learning rate after warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    lora_rank: int | None = None
+    """Rank of a LoRA adapter; by default all weights are trained."""
+    lora_alpha: float | None = None
+    """Scale of the adapter; twice the rank by default."""
+    lora_targets: tuple[str, ...] | None = None
+    """Modules to adapt; every linear layer but the head by default."""
+    max_length: int = 512
+    """Most tokens of prompt and response together."""
+    max_prompt_length: int | None = None
+    """Most tokens of a prompt; it loses its beginning. By default what the response leaves free."""
+    on_bad_rows: OnBadRows = "skip"
+    """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
+    columns: dict[str, str] | None = None
+    """Names of the columns prompt, chosen, rejected in the data, where they differ."""
+    limit: int | None = None
+    """Use only the first so many training pairs."""
+    seed: int = 0
+    """Seed of the order of pairs, the adapter and the samples."""
+    eval_every: int = 25
+    """Steps between evaluations on held-out pairs and prompts; 0 for none."""
+    eval_pairs: int | None = None
+    """Held-out pairs to evaluate on; by default 256 for micro, else 64; 0 for none."""
+    kl_samples: int | None = None
+    """Answers drawn from the policy to held-out prompts, to measure KL; by default 128 for micro,
+    else 32; 0 for none."""
+    sample_prompts: int = 6
+    """Held-out prompts whose answers are shown; 0 for none."""
+    max_new_tokens: int = 48
+    """Most tokens of an answer."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; 0 for one at the end alone."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Precision = "auto"
+    """auto, float32 or bfloat16 (autocast; head and sums are float32 either way)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    revision: str | None = None
+    """Revision of a model on the hub."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss={self.loss!r}: unknown. Use one of {', '.join(LOSSES)}.")
+        if self.label_smoothing and "label_smoothing" not in LOSSES[self.loss].options:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing}: the loss {self.loss!r} takes none. "
+                "Use loss='sigmoid', or leave it out."
+            )
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"steps={self.steps}, epochs={self.epochs}: give one of them, the other follows."
+            )
+        for name, low, strict in _RANGES:
+            check_range(name, getattr(self, name), low, strict)
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: must be in [0, 0.5).")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: unknown. Use one of {', '.join(allowed)}."
+                )
+
+    @property
+    def loss_options(self) -> dict[str, float]:
+        """The keyword options of the loss."""
+        return {name: getattr(self, name) for name in LOSSES[self.loss].options}
+
+    def resolved(self) -> TrainConfig:
+        """The same with a value for every default that depends on the model."""
+        micro = self.model == "micro"
+        kind = "lora" if self.lora_rank else "micro" if micro else "full"
+        defaults = {
+            "learning_rate": DEFAULT_LEARNING_RATES[kind],
+            "eval_pairs": 256 if micro else 64,
+            "kl_samples": 128 if micro else 32,
+        }
+        return replace(
+            self, **{name: v for name, v in defaults.items() if getattr(self, name) is None}
+        )
+
+    def total_steps(self, pairs: int) -> int:
+        """Optimiser steps of the run on so many training pairs."""
+        if self.steps is not None:
+            return self.steps
+        epochs = 1.0 if self.epochs is None else self.epochs
+        return max(1, round(epochs * pairs / self.batch_pairs))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in `config.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The configuration of a `config.json`.
+
+        Raises:
+            ValueError: If it names a field that does not exist.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(
+                f"config: unknown field {unknown[0]!r}. It was written by another version of the lab."
+            )
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**values)
+
+
+# (field, lowest value, whether it must be above it)
+_RANGES = (
+    ("beta", 0, True), ("steps", 1, False), ("epochs", 0, True), ("batch_pairs", 1, False),
+    ("micro_batch_tokens", 1, False), ("learning_rate", 0, True), ("warmup_steps", 0, False),
+    ("weight_decay", 0, False), ("max_grad_norm", 0, True), ("lora_rank", 1, False),
+    ("lora_alpha", 0, True), ("max_length", 2, False), ("max_prompt_length", 1, False),
+    ("limit", 1, False), ("seed", 0, False), ("eval_every", 0, False), ("eval_pairs", 0, False),
+    ("kl_samples", 0, False), ("sample_prompts", 0, False), ("max_new_tokens", 1, False),
+    ("checkpoint_every", 0, False),
+)  # fmt: skip
+
+_CHOICES = {
+    "optimizer": get_args(Optimizer),
+    "schedule": get_args(Schedule),
+    "on_bad_rows": get_args(OnBadRows),
+    "precision": get_args(Precision),
+}
+
+
+def check_range(name: str, value: float | None, low: float, strict: bool) -> None:
+    """Refuse a number out of its range; none passes.
+
+    Raises:
+        ValueError: If it is not finite, below `low`, or equal to it where `strict`.
+    """
+    if value is None:
+        return
+    if not math.isfinite(value) or value < low or (strict and value == low):
+        bound = f"> {low}" if strict else f">= {low}"
+        raise ValueError(f"{name}={value}: must be a finite number {bound}.")

@@ -1,0 +1,74 @@
+"""The levers of a running job, safe to pull from any thread."""
+
+from __future__ import annotations
+
+import threading
+
+from dpo_lab.training.config import check_range
+
+
+class RunControl:
+    """Pause, stop, and new values of beta and learning rate; all take effect between two steps."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._paused = False
+        self._stopped = False
+        self._steps_allowed = 0
+        self._changes: dict[str, float] = {}
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run waits between steps."""
+        return self._paused
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was told to stop."""
+        return self._stopped
+
+    def set(self, *, beta: float | None = None, learning_rate: float | None = None) -> None:
+        """Change beta or the peak learning rate from the next step on.
+
+        Raises:
+            ValueError: If a value is not a finite number > 0.
+        """
+        for name, value in (("beta", beta), ("learning_rate", learning_rate)):
+            check_range(name, value, 0, strict=True)
+            if value is not None:
+                with self._condition:
+                    self._changes[name] = value
+
+    def pause(self) -> None:
+        """Wait after the step in progress."""
+        with self._condition:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        with self._condition:
+            self._paused = False
+            self._condition.notify_all()
+
+    def step(self) -> None:
+        """Let a paused run take one step."""
+        with self._condition:
+            self._steps_allowed += 1
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        """End the run after the step in progress, also if it is paused."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def wait_for_turn(self) -> dict[str, float]:
+        """Called by the loop between steps: block while paused, then take the pending changes."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: not self._paused or self._stopped or self._steps_allowed > 0
+            )
+            if self._paused and self._steps_allowed:
+                self._steps_allowed -= 1
+            changes, self._changes = self._changes, {}
+            return changes

@@ -1,0 +1,107 @@
+"""What is measured between steps: held-out pairs, KL on the policy's own samples, answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+import torch
+
+from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.models.drift import measure_kl
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.sampling import Completion, sample
+from dpo_lab.models.scoring import score_sequences
+from dpo_lab.objective.kl import Estimate
+from dpo_lab.objective.losses import LOSSES, PairLogps
+from dpo_lab.training.metrics import pair_metrics
+from dpo_lab.training.records import SampleRecord
+from dpo_lab.training.setup import Job
+
+
+def evaluate(job: Job, beta: float, seed: int) -> dict[str, float]:
+    """Metrics of an evaluation.
+
+    Args:
+        job: The run's job.
+        beta: The beta in use.
+        seed: Seed of the policy's samples.
+
+    Returns:
+        `eval/...` as in `metrics.py` on held-out pairs; `kl/policy` (the sum of exact per-token
+        KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `score/policy`, `_stderr`: the
+        ground truth of the same samples, where there is one.
+    """
+    config, values = job.config, {}
+    if job.held_out is not None:
+        policy = score_sequences(
+            job.scorer, job.held_out.tokens.sequences(), config.micro_batch_tokens
+        ).split(len(job.held_out))
+        pairs = PairLogps(*policy, job.held_out.reference_chosen, job.held_out.reference_rejected)
+        loss, options = LOSSES[config.loss], config.loss_options
+        metrics = pair_metrics(loss(pairs, beta, **options), pairs, loss, beta, **options)
+        values |= {f"eval/{name}": value for name, value in metrics.items()}
+    if job.prompts and config.kl_samples:
+        prompts = list(islice(cycle(job.prompts), config.kl_samples))
+        completions = draw(job.policy, prompts, config.max_new_tokens, seed)
+        kl = measure_kl(job.scorer, job.reference, completions, config.micro_batch_tokens)
+        values |= {"kl/policy": kl.exact.mean, "kl/policy_stderr": kl.exact.stderr}
+        values |= {"kl/log_ratio": kl.log_ratio.mean, "kl/log_ratio_stderr": kl.log_ratio.stderr}
+        values |= {"kl/policy_n": kl.exact.n}
+        if job.score:
+            values |= _score_values("score/policy", job.score, prompts, completions)
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def reference_score(job: Job, seed: int) -> dict[str, float]:
+    """`score/reference`, `_stderr`: the ground truth of the reference's own samples, or nothing.
+
+    With the seed of the first evaluation they are the same answers, since policy equals reference.
+    """
+    if not (job.score and job.prompts and job.config.kl_samples):
+        return {}
+    prompts = list(islice(cycle(job.prompts), job.config.kl_samples))
+    with job.reference.active() as reference:
+        completions = draw(reference.language_model, prompts, job.config.max_new_tokens, seed)
+    return _score_values("score/reference", job.score, prompts, completions)
+
+
+def draw(
+    model: LanguageModel, prompts: Sequence[Text], max_new_tokens: int, seed: int
+) -> list[Completion]:
+    """One answer of a model to each prompt, at temperature 1."""
+    ids = model.encoder.prompts(prompts)
+    return sample(model, ids, max_new_tokens=max_new_tokens, seed=seed)
+
+
+def answers(job: Job, step: int) -> list[SampleRecord]:
+    """Greedy answers of reference and policy to the first held-out prompts."""
+    prompts = job.prompts[: job.config.sample_prompts]
+    if not prompts:
+        return []
+    ids = job.policy.encoder.prompts(prompts)
+    limit = job.config.max_new_tokens
+    policy = sample(job.policy, ids, max_new_tokens=limit, temperature=0)
+    with job.reference.active() as scorer:
+        reference = sample(scorer.language_model, ids, max_new_tokens=limit, temperature=0)
+    return [
+        SampleRecord(
+            step,
+            prompt_text(prompt),
+            before.text,
+            after.text,
+            job.score and job.score(prompt_text(prompt), before.text),
+            job.score and job.score(prompt_text(prompt), after.text),
+        )
+        for prompt, before, after in zip(prompts, reference, policy, strict=True)
+    ]
+
+
+def _score_values(name, score: Score, prompts, completions) -> dict[str, float]:
+    values = [
+        score(prompt_text(prompt), completion.text)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    estimate = Estimate.of(torch.tensor(values))
+    return {name: estimate.mean, f"{name}_stderr": estimate.stderr}

@@ -1,0 +1,56 @@
+"""Pairs' log-probabilities to the numbers that are logged, by TRL's keys and ours.
+
+| key | unit | what |
+|---|---|---|
+| `loss` | nats for `sigmoid` | mean over pairs |
+| `rewards/chosen`, `rewards/rejected` | | mean of beta x log-ratio |
+| `rewards/margins` | | mean of chosen minus rejected reward; `_p10`, `_p90`: over pairs |
+| `rewards/accuracies` | share | pairs with a margin strictly above 0: so 0, not 0.5, at the start |
+| `logps/chosen`, `logps/rejected` | nats | mean of `log pi(y|x)` |
+| `drift/chosen`, `drift/rejected` | nats | mean log-ratio on the data's responses (not a KL) |
+| `displacement/chosen_fell` | share | pairs whose chosen log-ratio is below 0 |
+| `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
+| `grad_norm` | | norm of the whole batch's gradient, before clipping |
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dpo_lab.objective.losses import Loss, PairLogps, gradient_weight, implicit_rewards
+
+
+def pair_metrics(
+    losses: Tensor, pairs: PairLogps, loss: Loss, beta: float, **options: float
+) -> dict[str, float]:
+    """Metrics of a whole batch (all its micro-batches together).
+
+    Args:
+        losses: `(pairs,)`.
+        pairs: Log-probabilities, each `(pairs,)`, without gradient.
+        loss: The loss in use.
+        beta: The beta in use.
+        **options: The loss's options in use.
+
+    Returns:
+        One float a key of the table above, but `grad_norm`.
+    """
+    chosen = implicit_rewards(pairs.policy_chosen, pairs.reference_chosen, beta)
+    rejected = implicit_rewards(pairs.policy_rejected, pairs.reference_rejected, beta)
+    margins = chosen - rejected
+    low, high = margins.quantile(margins.new_tensor([0.1, 0.9])).tolist()
+    means = {
+        "loss": losses,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": margins,
+        "rewards/accuracies": (margins > 0).float(),
+        "logps/chosen": pairs.policy_chosen,
+        "logps/rejected": pairs.policy_rejected,
+        "drift/chosen": pairs.chosen_logratios,
+        "drift/rejected": pairs.rejected_logratios,
+        "displacement/chosen_fell": (pairs.chosen_logratios < 0).float(),
+        "gradient_weight": gradient_weight(loss, pairs, beta, **options),
+    }
+    values = {name: value.mean().item() for name, value in means.items()}
+    return values | {"rewards/margins_p10": low, "rewards/margins_p90": high}

@@ -1,0 +1,121 @@
+"""What training changed: answers to held-out prompts, scored before and after, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from dpo_lab.data.preferences import prompt_text
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.sampling import sample
+from dpo_lab.objective.kl import Estimate
+from dpo_lab.training.setup import Job
+
+GREEDY_PROMPTS = 200
+SAMPLED_ANSWERS = 500
+Z95 = 1.959964
+"""Standard errors on either side of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean score with its 95 % interval.
+
+    Attributes:
+        mean: Mean over answers.
+        low: Lower end.
+        high: Upper end.
+        n: Number of answers.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Score:
+        """Wilson's interval where every value is 0 or 1, the normal one otherwise.
+
+        Source:
+            Wilson 1927; at shares near 0 and 1 it stays inside [0, 1].
+        """
+        estimate = Estimate.of(torch.tensor(values))
+        mean, n = estimate.mean, estimate.n
+        if set(values) <= {0.0, 1.0}:
+            scale = 1 + Z95**2 / n
+            centre = (mean + Z95**2 / (2 * n)) / scale
+            half = Z95 / scale * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n**2))
+            return cls(mean, centre - half, centre + half, n)
+        half = Z95 * estimate.stderr
+        return cls(mean, mean - half, mean + half, n)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Scores of reference and policy on the same held-out prompts.
+
+    Attributes:
+        what: How the answers were made, for people.
+        before: The reference's.
+        after: The policy's.
+    """
+
+    what: str
+    before: Score
+    after: Score
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in `summary.json`."""
+        return asdict(self)
+
+
+def measure_outcome(
+    job: Job, progress: Callable[[str, int, int], None] | None = None
+) -> Outcome | None:
+    """Score answers of reference and policy to held-out prompts.
+
+    Where there are many prompts, one greedy answer to each; where there are few (the micro world
+    has five), answers sampled at temperature 1, the same number to each.
+
+    Args:
+        job: A job whose policy has been trained.
+        progress: Called with what is being done, how much is done and how much there is.
+
+    Returns:
+        Both scores; none without a ground truth or without held-out prompts.
+    """
+    if job.score is None or not job.prompts:
+        return None
+    greedy = len(job.prompts) >= GREEDY_PROMPTS // 4
+    if greedy:
+        prompts = job.prompts[:GREEDY_PROMPTS]
+        what = f"greedy answers to {len(prompts)} held-out prompts"
+    else:
+        prompts = list(islice(cycle(job.prompts), SAMPLED_ANSWERS))
+        what = f"{len(prompts)} sampled answers to {len(job.prompts)} held-out prompts"
+
+    def score(model: LanguageModel, who: str) -> Score:
+        answers = sample(
+            model,
+            model.encoder.prompts(prompts),
+            max_new_tokens=job.config.max_new_tokens,
+            temperature=0.0 if greedy else 1.0,
+            seed=job.config.seed,
+            progress=progress and (lambda done, total: progress(who, done, total)),
+        )
+        return Score.of(
+            [
+                job.score(prompt_text(prompt), answer.text)
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ]
+        )
+
+    with job.reference.active() as reference:
+        before = score(reference.language_model, "answers of the reference")
+    return Outcome(what, before, score(job.policy, "answers of the policy"))

@@ -1,0 +1,252 @@
+"""A run is a folder: what it was asked, what it measured, and a checkpoint that survives a kill.
+
+config.json       the configuration
+environment.json  versions, origin and hash of the weights, what became of the data's rows
+metrics.jsonl     one line a step, flushed; the same bytes whenever the run is repeated
+timing.jsonl      seconds, rates and memory of each step, which are never the same twice
+samples.jsonl     answers to held-out prompts
+checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it) and trainer.pt
+summary.json      how it ended; missing while it runs and after a kill
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.records import SampleRecord, StepRecord
+
+PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
+
+
+class Run:
+    """A run's folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._lock = FileLock(self.path / ".lock")
+
+    @classmethod
+    def create(cls, path: str | Path, config: TrainConfig, environment: Mapping[str, Any]) -> Run:
+        """Begin a run in a folder that is new or empty.
+
+        Raises:
+            FileExistsError: If there is something in it.
+        """
+        run = cls(path)
+        if run.path.exists() and any(run.path.iterdir()):
+            raise FileExistsError(
+                f"{path}: exists already. Give another folder, or --resume to go on with the run "
+                "in it."
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.path / "environment.json", environment)
+        # Last, since a folder is a run once it has this.
+        write_json(run.path / "config.json", config.as_dict())
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            FileNotFoundError: If the folder is no run.
+        """
+        run = cls(path)
+        if not run.exists:
+            raise FileNotFoundError(
+                f"{path}: no run there (no config.json). 'dpo-lab runs list' shows the runs."
+            )
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / "config.json").exists()
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration it was begun with."""
+        return TrainConfig.from_dict(read_json(self.path / "config.json"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, origins, fingerprints and row counts."""
+        return read_json(self.path / "environment.json")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How it ended; `{"state": "unfinished"}` while it runs and after a kill."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.exists() else {"state": "unfinished"}
+
+    def records(self) -> list[StepRecord]:
+        """Every step so far; a line that a kill cut short is left out."""
+        timings = {line["step"]: line for line in _lines(self.path / "timing.jsonl")}
+        return [
+            StepRecord.from_dict(line, timings.get(line["step"]))
+            for line in _lines(self.path / "metrics.jsonl")
+        ]
+
+    def samples(self) -> list[SampleRecord]:
+        """Every answer so far."""
+        return [SampleRecord(**line) for line in _lines(self.path / "samples.jsonl")]
+
+    def lock(self) -> None:
+        """Take the folder for this process; released when the process ends, however it ends.
+
+        Raises:
+            FileExistsError: If another process is writing to it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FileExistsError(
+                f"{self.path}: another process is training in this folder. Wait for it, stop it, "
+                "or give another folder."
+            ) from None
+
+    def unlock(self) -> None:
+        """Give the folder back."""
+        self._lock.release()
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after a step (-1: everything), and how the run ended."""
+        for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [line for line in _lines(path) if line["step"] <= step]
+                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        (self.path / "summary.json").unlink(missing_ok=True)
+
+    def append(self, record: StepRecord) -> None:
+        """Add a step."""
+        self._append("metrics.jsonl", [record.as_dict()])
+        if record.timing:
+            self._append("timing.jsonl", [{"step": record.step, **record.timing}])
+
+    def append_samples(self, samples: Sequence[SampleRecord]) -> None:
+        """Add answers."""
+        self._append("samples.jsonl", [sample.as_dict() for sample in samples])
+
+    def _append(self, name: str, lines: Iterable[Mapping]) -> None:
+        with (self.path / name).open("a") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write how it ended, or add to it."""
+        old = self.summary if (self.path / "summary.json").exists() else {}
+        write_json(self.path / "summary.json", {**old, **summary})
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, if there is one; mends what a kill left half renamed."""
+        current = self.path / "checkpoint"
+        if not current.exists():
+            # A kill between the two renames: the new one was whole before the first of them.
+            for name in ("checkpoint.next", "checkpoint.previous"):
+                if (self.path / "checkpoint.previous").exists() and (self.path / name).exists():
+                    os.rename(self.path / name, current)
+                    break
+        return current if current.exists() else None
+
+    def save_checkpoint(self, write: Callable[[Path], None]) -> None:
+        """Replace the checkpoint; at every moment one whole checkpoint is on disk.
+
+        Args:
+            write: Writes the files of a checkpoint into the folder it is given.
+        """
+        current, fresh, previous = (
+            self.path / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
+        )
+        self.checkpoint  # noqa: B018  mends an interrupted replacement first
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+        fresh.mkdir()
+        write(fresh)
+        for file in [*fresh.rglob("*"), fresh]:
+            sync(file)
+        for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
+            if (self.path / name).exists():
+                sync(self.path / name)
+        if current.exists():
+            os.rename(current, previous)
+        os.rename(fresh, current)
+        sync(self.path)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def list_runs(folder: str | Path) -> list[Run]:
+    """The runs in a folder, oldest first."""
+    found = [Run(path.parent) for path in Path(folder).glob("*/config.json")]
+    return sorted(found, key=lambda run: (run.path / "config.json").stat().st_mtime)
+
+
+def describe_environment(**facts: Any) -> dict[str, Any]:
+    """Versions and machine, with the facts of the job beside them."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in PACKAGES},
+        **facts,
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file.
+
+    Raises:
+        ValueError: If it cannot be read as such.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: broken ({error}). It was changed by hand or by a fault."
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a kill leaves the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old file or the new one."""
+    scratch = path.with_name(path.name + ".next")
+    scratch.write_text(text)
+    sync(scratch)
+    os.replace(scratch, path)
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return  # cut short by a kill; nothing after it is whole

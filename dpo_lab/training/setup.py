@@ -1,0 +1,218 @@
+"""From a configuration to a job: model, reference, tokens and reference log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from dpo_lab.data.preferences import (
+    LoadReport,
+    Preferences,
+    Score,
+    Text,
+    load_train_and_held_out,
+    preferences_from_rows,
+    split_by_prompt,
+)
+from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.models.loading import (
+    LanguageModel,
+    add_lora,
+    load_model,
+    resolve_precision,
+    weights_fingerprint,
+)
+from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, reference_logps
+from dpo_lab.models.scoring import Scorer
+from dpo_lab.training.config import TrainConfig
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Tokenised pairs with what the reference gives them.
+
+    Attributes:
+        tokens: The pairs.
+        reference_chosen: `(pairs,)`, `log pi_ref(y_w|x)`, nats.
+        reference_rejected: `(pairs,)`, `log pi_ref(y_l|x)`, nats.
+    """
+
+    tokens: TokenizedPairs
+    reference_chosen: Tensor
+    reference_rejected: Tensor
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self.tokens)
+
+
+@dataclass
+class Job:
+    """A run made ready: nothing is trained yet, and the policy equals the reference.
+
+    Attributes:
+        config: The configuration, with every `None` that could be resolved resolved.
+        policy: The model that will be trained.
+        reference: The policy as it is now, frozen.
+        scorer: Log-probabilities of the policy.
+        fingerprint: Of the reference's weights.
+        train: Training pairs.
+        held_out: Held-out pairs; none if nothing is held out.
+        prompts: Held-out prompts, each once.
+        score: Ground-truth score of `(prompt, response)`, where there is one.
+        load_reports: What was read and skipped.
+        data_fingerprint: Hash of the training pairs' text.
+        cache_use: Reference values computed and read.
+    """
+
+    config: TrainConfig
+    policy: LanguageModel
+    reference: Reference
+    scorer: Scorer
+    fingerprint: str
+    train: ScoredPairs
+    held_out: ScoredPairs | None
+    prompts: list[Text]
+    score: Score | None
+    load_reports: list[LoadReport]
+    data_fingerprint: str
+    cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
+
+
+def prepare(
+    config: TrainConfig,
+    *,
+    model: LanguageModel | None = None,
+    data: Preferences | Sequence[dict] | None = None,
+    score: Score | None = None,
+    cache: ReferenceCache | None = None,
+    progress: Progress | None = None,
+) -> Job:
+    """Load, tokenise and score with the reference.
+
+    Args:
+        config: The configuration.
+        model: A model already loaded, instead of `config.model`; it is trained in place, and the
+            reference is what it is now.
+        data: Pairs or rows in memory, instead of `config.data`.
+        score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        cache: Where reference values are kept; by default the lab's cache on disk.
+        progress: Called with what is being done, how much is done and how much there is.
+
+    Returns:
+        The job; `dpo_lab.training.loop.train` runs it.
+
+    Raises:
+        FileNotFoundError: If model or data are not to be found.
+        ValueError: If data, model or configuration do not fit together.
+    """
+    train, held_out = _load_data(config, data)
+    if len(train) < config.batch_pairs:
+        raise ValueError(
+            f"batch_pairs={config.batch_pairs}: must be between 1 and the {len(train)} training "
+            "pairs. Give fewer pairs a batch, or more data."
+        )
+    policy = model or load_model(
+        config.model,
+        device=config.device,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    policy.model.requires_grad_(True)
+    config = replace(
+        config.resolved(), precision=resolve_precision(config.precision, policy.device)
+    )
+    tokens = [_tokenize(config, some, policy) for some in (train, held_out) if len(some)]
+    fingerprint = weights_fingerprint(policy.base)
+    # The reference is scored before any adapter is added: by the very weights that are hashed.
+    scored, use = _score_reference(
+        config, policy, fingerprint, tokens, cache or ReferenceCache(), progress
+    )
+    if config.lora_rank is not None:
+        policy = add_lora(
+            policy,
+            config.lora_rank,
+            alpha=config.lora_alpha,
+            targets=config.lora_targets,
+            seed=config.seed,
+        )
+    _set_checkpointing(policy, config)
+    scorer = Scorer(policy, config.precision)
+    return Job(
+        config=config,
+        policy=policy,
+        reference=Reference(scorer),
+        scorer=scorer,
+        fingerprint=fingerprint,
+        train=scored[0],
+        held_out=scored[1] if len(scored) > 1 else None,
+        prompts=held_out.prompts if len(held_out) else [],
+        score=score or train.score,
+        load_reports=[some.report for some in (train, held_out) if len(some)],
+        data_fingerprint=train.fingerprint(),
+        cache_use=use,
+    )
+
+
+def _load_data(config: TrainConfig, data) -> tuple[Preferences, Preferences]:
+    if data is None:
+        return load_train_and_held_out(
+            config.data,
+            split=config.split,
+            held_out=config.held_out,
+            seed=config.seed,
+            columns=config.columns,
+            on_bad_rows=config.on_bad_rows,
+            limit=config.limit,
+        )
+    if not isinstance(data, Preferences):
+        data = preferences_from_rows(data, columns=config.columns, on_bad_rows=config.on_bad_rows)
+    return split_by_prompt(data, config.held_out, config.seed)
+
+
+def _tokenize(config: TrainConfig, pairs: Preferences, policy: LanguageModel) -> TokenizedPairs:
+    return tokenize_pairs(
+        pairs,
+        policy.tokenizer,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        on_bad_rows=config.on_bad_rows,
+    )
+
+
+def _score_reference(
+    config: TrainConfig,
+    policy: LanguageModel,
+    fingerprint: str,
+    tokens: list[TokenizedPairs],
+    cache: ReferenceCache,
+    progress: Progress | None,
+) -> tuple[list[ScoredPairs], CacheUse]:
+    """Reference values of the pairs the run will use: all it trains on, some held-out ones."""
+    used = [replace(tokens[0], pairs=tokens[0].pairs)]
+    if len(tokens) > 1 and config.eval_pairs:
+        used.append(replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs]))
+    sequences = [sequence for some in used for sequence in some.sequences()]
+    values, use = reference_logps(
+        Scorer(policy, config.precision),
+        fingerprint,
+        sequences,
+        cache=cache,
+        token_budget=config.micro_batch_tokens,
+        progress=progress and (lambda done, total: progress("reference", done, total)),
+    )
+    sides = values.split([len(some) for some in used for _ in range(2)])
+    return [
+        ScoredPairs(some, sides[2 * index], sides[2 * index + 1]) for index, some in enumerate(used)
+    ], use
+
+
+def _set_checkpointing(policy: LanguageModel, config: TrainConfig) -> None:
+    # Dropout is zero, so training mode changes nothing but what checkpointing asks for.
+    policy.model.train()
+    if config.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})

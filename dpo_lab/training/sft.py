@@ -1,0 +1,60 @@
+"""Supervised fine-tuning: the stage before DPO, which makes a reference that speaks the language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from dpo_lab.data.batching import PairOrder, collate
+from dpo_lab.data.preferences import Text
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.scoring import Scorer
+
+
+def supervised_finetune(
+    language_model: LanguageModel,
+    examples: Sequence[tuple[Text, Text]],
+    *,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 0,
+    seed: int = 0,
+    penalty: Callable[[int], Tensor] | None = None,
+) -> Iterator[float]:
+    """Train a model to give the responses of examples, `-log pi(y|x)` a token.
+
+    Args:
+        language_model: The model; trained in place.
+        examples: `(prompt, response)`, text or messages.
+        steps: Optimiser steps.
+        batch_size: Examples a step.
+        learning_rate: Peak of AdamW's learning rate, which falls to 0 along a cosine.
+        warmup_steps: Steps over which it rises.
+        seed: Seed of the order.
+        penalty: Given the step, a scalar added to the loss.
+
+    Yields:
+        After each step, the mean loss of its response tokens, nats.
+    """
+    encoder, model = language_model.encoder, language_model.model
+    prompts = [prompt for prompt, _ in examples]
+    responses = encoder.responses(prompts, [response for _, response in examples])
+    sequences = list(zip(encoder.prompts(prompts), responses, strict=True))
+    order = PairOrder(len(sequences), batch_size, seed)
+    scorer = Scorer(language_model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    schedule = get_scheduler("cosine", optimizer, warmup_steps, steps)
+    for step in range(steps):
+        batch = collate([sequences[index] for index in order.batch(step)], encoder.pad_id)
+        loss = -scorer.token_logps(batch.to(language_model.device)).mean()
+        total = loss if penalty is None else loss + penalty(step)
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield loss.item()

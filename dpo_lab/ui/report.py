@@ -1,0 +1,287 @@
+"""One run as one web page: a single file that needs no network and runs no text of a model.
+
+Every string of a model, a data set or a config is escaped. As a second lock, the page's own policy
+lets only its two scripts run, known by their digests, and forbids every connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.ui.figures import CONFIG, HEIGHT, POLICY, REFERENCE, beta_changes, training_figure
+
+SHOWN_SAMPLES = 12
+"""Rows of the table of samples before the rest is folded away."""
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    config: Mapping,
+    records: Sequence[StepRecord],
+    samples: Sequence[SampleRecord],
+    summary: Mapping,
+    environment: Mapping,
+    start_loss: float | None,
+) -> Path:
+    """Write the page of one run, all of it or nothing.
+
+    Args:
+        path: The file to write; one that is there is replaced in one go.
+        title: Plain text.
+        config: The run's settings; `model`, `data`, `loss` and `beta` are named in the header.
+        records: Of one run, in order of steps.
+        samples: Of any steps; those of the last step are shown.
+        summary: Label to `{"before": float, "after": float, "text": str}`, a tile each; `text`
+            (a standard error, an interval, n, a unit) may be left out.
+        environment: Versions, origin of the weights, fingerprint of the data.
+        start_loss: The loss at margin 0, or none.
+
+    Returns:
+        `path`.
+    """
+    figure = training_figure(records, start_loss=start_loss)
+    body = [
+        _header(title, config, records),
+        _tiles(summary),
+        f"<section><h2>Training</h2><div id='training'></div><p class='note'>{_FIGURE_NOTE}</p>"
+        "<noscript><p>The curves need JavaScript, which is inside this file.</p></noscript>"
+        "</section>",
+        _samples(samples),
+        "<section>",
+        _fold("Config", config),
+        _fold("Environment", environment),
+        "</section>",
+    ]
+    # "<" as an escape, so that no text in the figure can end the script element.
+    data = json.dumps({"figure": json.loads(figure.to_json()), "config": CONFIG})
+    page = _page(title, "\n".join(body), data.replace("<", "\\u003c"))
+    _write_atomically(Path(path), page)
+    return Path(path)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A lone surrogate in a model's answer must not lose the whole report.
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _page(title: str, body: str, data: str) -> str:
+    scripts = (get_plotlyjs(), _SCRIPT)
+    digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}"
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{_text(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script type="application/json" id="figure">{data}</script>
+<script>{scripts[0]}</script>
+<script>{scripts[1]}</script>
+</body>
+</html>
+"""
+
+
+def _header(title: str, config: Mapping, records: Sequence[StepRecord]) -> str:
+    """Title and the sentence on what was run; what the config does not name is left out."""
+    parts = [
+        f"{name} <b>{_text(config[name])}</b>"
+        for name in ("model", "data", "loss")
+        if name in config
+    ]
+    beta = config.get("beta", records[0].beta if records else None)
+    if beta is not None:
+        changes = "".join(
+            f" → <b>{value:.3g}</b> at step {step}" for step, value in beta_changes(records)
+        )
+        parts.append(f"β <b>{_text(beta)}</b>{changes}")
+    if records:
+        last = records[-1]
+        pairs = f"<b>{last.pairs_seen:,}</b> pairs ({last.epoch:.2f} epochs)"
+        parts.append(f"<b>{last.step:,}</b> optimiser steps on {pairs}")
+    sentence = ", ".join(parts)
+    return (
+        f"<header><p class='eyebrow'>DPO Lab</p><h1>{_text(title)}</h1>"
+        f"<p class='lede'>{sentence[:1].upper()}{sentence[1:]}.</p></header>"
+    )
+
+
+def _tiles(summary: Mapping) -> str:
+    tiles = [
+        f"<li><h3>{_text(label)}</h3><p class='change'><span>{_number(tile['before'])}</span>"
+        f"<span class='arrow'>→</span><strong>{_number(tile['after'])}</strong></p>"
+        f"<p class='note'>{_text(tile.get('text') or '')}</p></li>"
+        for label, tile in summary.items()
+    ]
+    return f"<ul class='tiles'>{''.join(tiles)}</ul>" if tiles else ""
+
+
+def _samples(samples: Sequence[SampleRecord]) -> str:
+    """The last step's samples as a table, the first rows open and the rest folded."""
+    if not samples:
+        return ""
+    last = max(sample.step for sample in samples)
+    rows = [sample for sample in samples if sample.step == last]
+    scored = any(s.policy_score is not None or s.reference_score is not None for s in rows)
+    shown = _table(rows[:SHOWN_SAMPLES], scored)
+    more = rows[SHOWN_SAMPLES:]
+    if more:
+        shown += f"<details><summary>{len(more)} more</summary>{_table(more, scored)}</details>"
+    return (
+        f"<section><h2>Samples</h2><p class='note'>Greedy answers to {len(rows)} held-out prompts "
+        f"after step {last:,}.</p>{shown}</section>"
+    )
+
+
+def _table(samples: Iterable[SampleRecord], scored: bool) -> str:
+    head = (
+        "<th>Prompt</th><th><i class='reference'></i>Reference</th>"
+        "<th><i class='policy'></i>Policy</th>"
+    )
+    rows = []
+    for sample in samples:
+        texts = (sample.prompt, sample.reference, sample.policy)
+        cells = "".join(f"<td dir='auto'>{_answer(text)}</td>" for text in texts)
+        if scored:
+            before, after = _number(sample.reference_score), _number(sample.policy_score)
+            cells += f"<td class='score'>{before} → <b>{after}</b></td>"
+        rows.append(f"<tr>{cells}</tr>")
+    head += "<th class='score'>Score</th>" if scored else ""
+    body = f"<tbody>{''.join(rows)}</tbody>"
+    return f"<table class='samples'><thead><tr>{head}</tr></thead>{body}</table>"
+
+
+def _answer(text: str) -> str:
+    return _text(text) if text.strip() else "<em>(empty)</em>"
+
+
+def _fold(heading: str, values: Mapping) -> str:
+    rows = "".join(
+        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in _flat(values)
+    )
+    return f"<details><summary>{heading}</summary><table class='values'>{rows}</table></details>"
+
+
+def _flat(values: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
+    """Nested mappings as rows with dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _text(value: object) -> str:
+    """Any value as escaped text."""
+    return html.escape(str(value))
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits with a true minus; a dash for none and for what is not finite."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("-", "−")
+
+
+_FIGURE_NOTE = (
+    "Thin lines: the training batch of each step. Dashed with points: held-out pairs. Dotted "
+    "uprights: beta was changed. A click on a legend's entry hides its curves."
+)
+
+_SCRIPT = """
+const { figure, config } = JSON.parse(document.getElementById("figure").textContent);
+const style = getComputedStyle(document.documentElement);
+const ink = () => style.getPropertyValue("--muted").trim();
+figure.layout.font = { color: ink() };
+Plotly.newPlot("training", figure.data, figure.layout, config);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  Plotly.relayout("training", { "font.color": ink() }));
+"""
+
+_STYLE = f"""
+:root {{
+  color-scheme: light dark;
+  --page: #fbfbfa; --card: #ffffff; --ink: #1c1e21; --muted: #5c6269; --line: #e3e4e6;
+}}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #131518; --card: #1b1e22; --ink: #eceef0; --muted: #a3a9b0; --line: #31353b; }}
+}}
+* {{ box-sizing: border-box; }}
+body {{
+  margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+  font-variant-numeric: tabular-nums;
+}}
+main {{ max-width: 1360px; margin: 0 auto; padding: 48px 32px 72px; }}
+h1 {{ margin: 0; font-size: 38px; line-height: 1.15; letter-spacing: -0.02em; text-wrap: balance; }}
+h2 {{ margin: 0 0 4px; font-size: 21px; letter-spacing: -0.01em; }}
+h3 {{ margin: 0; font-size: 13px; font-weight: 600; color: var(--muted); }}
+section {{ margin-top: 44px; }}
+.eyebrow {{
+  margin: 0 0 8px; font-size: 13px; font-weight: 700; letter-spacing: 0.08em;
+  text-transform: uppercase; color: {POLICY};
+}}
+.lede {{ margin: 14px 0 0; max-width: 96ch; font-size: 18px; color: var(--muted); }}
+.lede b {{ color: var(--ink); font-weight: 600; }}
+.note {{ margin: 4px 0 0; font-size: 13px; color: var(--muted); }}
+.tiles {{
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 14px;
+  margin: 32px 0 0; padding: 0; list-style: none;
+}}
+.tiles li {{
+  padding: 16px 18px; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+}}
+.change {{ display: flex; align-items: baseline; gap: 10px; margin: 4px 0 0; color: var(--muted); }}
+.change span {{ font-size: 20px; }}
+.change strong {{ font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; color: var(--ink); }}
+#training {{ min-height: {HEIGHT}px; margin: 0 -8px; }}
+table {{ width: 100%; border-collapse: collapse; font-size: 15px; }}
+th {{ text-align: left; font-weight: 600; font-size: 13px; color: var(--muted); }}
+th, td {{ padding: 10px 16px 10px 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
+td {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+td em {{ color: var(--muted); }}
+.samples {{ margin-top: 14px; table-layout: fixed; }}
+.samples i {{
+  display: inline-block; width: 9px; height: 9px; margin-right: 7px; border-radius: 50%;
+}}
+.samples .reference {{ background: {REFERENCE}; }}
+.samples .policy {{ background: {POLICY}; }}
+.samples td:nth-child(2), .samples td.score {{ color: var(--muted); }}
+.samples td.score b {{ color: var(--ink); }}
+.samples .score {{ width: 132px; padding-right: 0; text-align: right; white-space: nowrap; }}
+details {{ border-bottom: 1px solid var(--line); }}
+summary {{ padding: 12px 0; font-weight: 600; cursor: pointer; }}
+.values {{ margin: 0 0 18px; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }}
+.values th {{ width: 300px; font-size: inherit; font-weight: 400; }}
+.values th, .values td {{ padding: 4px 16px 4px 0; border: 0; }}
+@media (max-width: 1050px) {{ #training {{ min-width: 1000px; }} section {{ overflow-x: auto; }} }}
+"""
