@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import logging
 import os
-import re
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -18,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from dpo_lab.arguments import parse_command
 from dpo_lab.data.preferences import OnBadRows
 from dpo_lab.training.config import TrainConfig
 
@@ -38,7 +36,7 @@ class Train:
 
     def __call__(self) -> None:
         """Train, and say what changed."""
-        train_and_report(self.config, self.out or new_folder(self.config), self.resume)
+        _train(self.config, self.out, self.resume)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Demo:
             beta=self.beta,
             steps=self.steps or (300 if micro else 25),
         )
-        train_and_report(config, self.out or new_folder(config), resume=False)
+        _train(config, self.out, resume=False)
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ class RunsShow:
         from dpo_lab.ui.summary import last_samples, run_row
 
         run = Run.open(self.run)
-        console = Console()
+        console = _console()
         for name, value in run_row(run).items():
             console.print(f"{name:<12} {value}", markup=False)
         print_outcome(console, run.summary, last_samples(run))
@@ -263,6 +261,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error that a user can cause is one line and exit code 2."""
+    # The libraries' own warnings and bars would bury the one line that says what is wrong.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         parse(sys.argv[1:] if arguments is None else list(arguments))()
     except (ValueError, OSError, RuntimeError) as error:
@@ -279,104 +279,15 @@ def parse(arguments: list[str]):
     commands = dict(COMMANDS)
     if arguments[:1] == ["train"] and "--resume" in arguments:
         commands["train"] = _resumed_train(arguments)
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.extras.subcommand_cli_from_dict(
-                commands,
-                prog=PROGRAM,
-                description="Understand and steer Direct Preference Optimization.",
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        _fail(_one_line(printed.getvalue()))
+    about = "Understand and steer Direct Preference Optimization."
+    return parse_command(commands, PROGRAM, about, arguments)
 
 
-def train_and_report(config: TrainConfig, out: Path, resume: bool) -> None:
-    """Prepare, train with a live table, measure what changed, write the report.
+def _train(config: TrainConfig, out: Path | None, resume: bool) -> None:
+    from dpo_lab.jobs import new_folder, train_and_report
 
-    Args:
-        config: What to run.
-        out: Folder of the run.
-        resume: Whether a run that is there goes on.
-    """
-    from dpo_lab.terminal import TerminalDisplay, print_outcome
-    from dpo_lab.training.control import RunControl
-    from dpo_lab.training.loop import train
-    from dpo_lab.training.outcome import measure_outcome
-    from dpo_lab.training.runs import Run
-    from dpo_lab.training.setup import prepare
-    from dpo_lab.ui.summary import last_samples, report_of
-
-    run, console = Run(out), Console()
-    if run.exists and not resume:
-        Run.create(out, config, {})  # refuses, in words
-    if run.exists and run.summary["state"] == "done" and "outcome" in run.summary:
-        console.print(f"{out}: this run is done.", markup=False)
-    else:
-        display = TerminalDisplay(console)
-        _fetch_if_needed(config.model)
-        job = prepare(config, progress=display.waiting)
-        for line in (*job.load_reports, job.train.tokens, job.cache_use):
-            console.print(str(line), markup=False, highlight=False)
-        run = _open_or_create(run, job)
-        control = RunControl()
-        with _stop_on_signal(control):
-            for _ in train(job, run=run, control=control, callbacks=[display]):
-                pass
-        if run.summary["state"] == "stopped":
-            console.print(
-                f"Stopped. Go on with: {PROGRAM} train --resume --out {out}", markup=False
-            )
-            return
-        outcome = measure_outcome(job, display.waiting)
-        run.finish({"outcome": outcome and outcome.as_dict()})
-    print_outcome(console, run.summary, last_samples(run))
-    console.print(f"Run     {out}", markup=False, soft_wrap=True)
-    console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)
-
-
-def new_folder(config: TrainConfig) -> Path:
-    """A folder under runs/ that does not exist yet, named after what the run does."""
-    model = Path(config.model).name
-    data = Path(config.data).name.split(".")[0]
-    name = f"{model}-{data}-{config.loss}-beta{config.beta:g}"
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number:03}").exists():
-        number += 1
-    return folder
-
-
-def _open_or_create(run, job):
-    from dpo_lab.training.runs import Run, describe_environment
-
-    if not run.exists:
-        return Run.create(
-            run.path,
-            job.config,
-            describe_environment(
-                device=str(job.policy.device),
-                weights_origin=job.policy.origin,
-                weights_fingerprint=job.fingerprint,
-                data_fingerprint=job.data_fingerprint,
-                data=[str(report) for report in job.load_reports],
-                tokens=str(job.train.tokens),
-                reference=str(job.cache_use),
-            ),
-        )
-    for name, now in (
-        ("weights_fingerprint", job.fingerprint),
-        ("data_fingerprint", job.data_fingerprint),
-    ):
-        if run.environment[name] != now:
-            raise ValueError(
-                f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
-                "it cannot go on as the same run. Restore them, or begin another run."
-            )
-    return run
+    folder = out or new_folder(config)
+    train_and_report(config, folder, resume=resume, console=_console(), say=_say)
 
 
 def _resumed_train(arguments: list[str]):
@@ -407,29 +318,6 @@ def _resumed_train(arguments: list[str]):
     return resumed
 
 
-@contextlib.contextmanager
-def _stop_on_signal(control):
-    """The first Ctrl-C or SIGTERM ends the run after its step; a second ends it at once."""
-
-    def stop(number, frame):
-        control.stop()
-        for other, old in before.items():
-            signal.signal(other, old)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def _fetch_if_needed(model: str) -> None:
-    from dpo_lab.models.builtin import builtin_model
-
-    builtin_model(model, report=_say)
-
-
 def _print_rows(rows: list[dict], as_json: bool) -> None:
     if as_json:
         for row in rows:
@@ -438,19 +326,15 @@ def _print_rows(rows: list[dict], as_json: bool) -> None:
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    _console().print(table, markup=False)
+
+
+def _console() -> Console:
+    """Standard output; wide where it is no terminal, so that no line is folded."""
     console = Console()
     if not console.is_terminal:
-        console.width = 200
-    console.print(table, markup=False)
-
-
-def _one_line(message: str) -> str:
-    """tyro's boxed message as one line: what was wrong, without the box and the help text."""
-    lines = [re.sub(r"^[│╭╰]\s?|\s*[│╮╯]$", "", line).strip() for line in message.splitlines()]
-    body = [line for line in lines if line and not set(line) <= set("─")]
-    titles = [line for line in lines if line.startswith("─")]
-    del titles
-    return " ".join(body)
+        console.width = 160
+    return console
 
 
 def _say(text: str) -> None:

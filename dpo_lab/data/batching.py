@@ -21,10 +21,10 @@ class Batch:
     """Sequences laid out for one forward pass.
 
     Attributes:
-        input_ids: `(rows, length)`, padded on the right. Causal attention never looks to the right,
-            so no real token sees the padding and no mask is needed.
-        source: `(tokens,)`, place in the flattened `rows x length` of the hidden state that predicts
-            each scored token: the one before it.
+        input_ids: `(rows, length)`, padded on the right. Causal attention never looks to the
+            right, so no real token sees the padding and no mask is needed.
+        source: `(tokens,)`, place in the flattened `rows x length` of the hidden state that
+            predicts each scored token: the one before it.
         targets: `(tokens,)`, ids of the scored tokens, response by response.
         response: `(tokens,)`, which response each scored token belongs to.
         responses: How many responses there are.
@@ -47,7 +47,11 @@ class Batch:
         return replace(self, **moved)
 
     def sums(self, token_values: Tensor) -> Tensor:
-        """Sum of a per-token value over each response, `(responses,)`, in a fixed order."""
+        """Sum of a per-token value over each response, `(responses,)`.
+
+        On CUDA the order of the additions, and so the last digit, may vary between calls, unless
+        `torch.use_deterministic_algorithms` is on.
+        """
         return token_values.new_zeros(self.responses).index_add(0, self.response, token_values)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_lab.data import places, reviews
 from dpo_lab.data.assets import asset_path
-from dpo_lab.data.preferences import Score
+
+Score = Callable[[str, str], float]
+"""Ground-truth score of a prompt's text and a response's text."""
 
 
 @dataclass(frozen=True)

@@ -9,84 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from dpo_lab.data.sources import RowProblem, find_split, read_rows
-
-Message = dict[str, str]
-Text = str | list[Message]
-Score = Callable[[str, str], float]
-OnBadRows = Literal["raise", "skip"]
-
-COLUMNS = ("prompt", "chosen", "rejected")
-ROLES = ("system", "user", "assistant", "tool")
-TURN = "\n\nAssistant:"
-"""Start of an answer in Anthropic's HH data: a shared prefix is cut after the last of these."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One preference: to `prompt`, people preferred `chosen` over `rejected`.
-
-    Attributes:
-        prompt: Text, or the messages before the answer.
-        chosen: Text, or one assistant message in a list.
-        rejected: The same.
-        row: Row number in the source, from 1 (in text files, the line).
-    """
-
-    prompt: Text
-    chosen: Text
-    rejected: Text
-    row: int
-
-    @property
-    def prompt_key(self) -> str:
-        """The prompt as one string: equal for equal prompts."""
-        return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt)
-
-
-class BadRows(ValueError):
-    """Rows of a data set that cannot be used, each with its number, column and reason."""
-
-    def __init__(self, source: str, rows: int, bad: int, problems: Sequence[RowProblem]):
-        self.problems = tuple(problems)
-        listed = "; ".join(str(problem) for problem in problems)
-        more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
-        super().__init__(
-            f"{source}: {bad} of {rows} rows cannot be used: {listed}{more}. "
-            "Mend them, or skip bad rows (on_bad_rows='skip')."
-        )
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of the rows of a source: `kept + skipped == rows`.
-
-    Attributes:
-        source: Name of the source and split.
-        rows: Rows read.
-        kept: Pairs made of them.
-        skipped: How many were left out, by reason.
-        problems: The first of them, with row numbers.
-    """
-
-    source: str
-    rows: int
-    kept: int
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    problems: tuple[RowProblem, ...] = ()
-
-    def __str__(self) -> str:
-        text = f"{self.source}: {self.kept} pairs from {self.rows} rows"
-        if self.skipped:
-            text += ", skipped: " + ", ".join(f"{n} {why}" for why, n in self.skipped.items())
-        return text
+from dpo_lab.data.builtin import BUILTIN, Score, builtin_path
+from dpo_lab.data.problems import (
+    BadRows,
+    LoadReport,
+    OnBadRows,
+    RowProblem,
+    check_bad_rows_options,
+)
+from dpo_lab.data.rows import COLUMNS, Pair, Text, row_to_pair
+from dpo_lab.data.sources import NumberedRow, find_split, read_rows
 
 
 @dataclass(frozen=True)
@@ -140,7 +78,8 @@ def load_preferences(
         split: Which split; of a folder, the file whose name begins so. A single file is its own
             only split and any name is accepted.
         columns: Names in the source of `prompt`, `chosen`, `rejected`, where they differ.
-        on_bad_rows: `raise` stops with every bad row listed; `skip` leaves them out and counts them.
+        on_bad_rows: `raise` stops with every bad row listed; `skip` leaves them out and counts
+            them.
         max_problems: How many bad rows are named; all are counted.
         limit: Keep the first so many pairs.
 
@@ -152,14 +91,8 @@ def load_preferences(
         FileNotFoundError: If there is no such source or split.
         ValueError: If nothing is left, or an argument is out of range.
     """
-    from dpo_lab.data.builtin import BUILTIN, builtin_path
-
     columns = _check_columns(columns)
-    if on_bad_rows not in ("raise", "skip"):
-        raise ValueError(
-            f"on_bad_rows={on_bad_rows!r}: must be 'raise' or 'skip'. "
-            "'skip' leaves bad rows out and counts them."
-        )
+    check_bad_rows_options(on_bad_rows, max_problems)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: must be at least 1. Leave it out to read every row.")
     name = str(source)
@@ -191,8 +124,10 @@ def preferences_from_rows(
         BadRows: As `load_preferences`.
         ValueError: As `load_preferences`.
     """
+    columns = _check_columns(columns)
+    check_bad_rows_options(on_bad_rows, max_problems)
     numbered = enumerate(rows, start=1)
-    return _collect(name, numbered, _check_columns(columns), on_bad_rows, max_problems, None, score)
+    return _collect(name, numbered, columns, on_bad_rows, max_problems, None, score)
 
 
 def load_train_and_held_out(
@@ -218,17 +153,32 @@ def load_train_and_held_out(
     Returns:
         Training pairs, held-out pairs; the latter may be empty if `held_out` is 0.
     """
-    from dpo_lab.data.builtin import BUILTIN, builtin_path
-
+    _check_held_out(held_out)
     train = load_preferences(source, split, **options)
+    if held_out == 0:
+        return split_by_prompt(train, 0)
     name = str(source)
     other = find_split(builtin_path(name) if name in BUILTIN else name, exclude=split)
-    if other is None or held_out == 0:
+    if other is None:
         return split_by_prompt(train, held_out, seed)
-    seen = {pair.prompt_key for pair in train}
     rest = load_preferences(source, other, **{**options, "limit": None})
-    unseen = tuple(pair for pair in rest if pair.prompt_key not in seen)
-    return train, replace(rest, pairs=unseen)
+    return train, _without_prompts(rest, {pair.prompt_key for pair in train})
+
+
+def _without_prompts(held_out: Preferences, seen: set[str]) -> Preferences:
+    """The pairs whose prompt is not trained on, the others counted as skipped."""
+    unseen = tuple(pair for pair in held_out if pair.prompt_key not in seen)
+    report, known = held_out.report, len(held_out) - len(unseen)
+    if not known:
+        return held_out
+    if not unseen:
+        raise ValueError(
+            f"{report.source}: every prompt is trained on, too, so nothing is held out. "
+            "Give a split with other prompts, or held_out=0 for none."
+        )
+    skipped = {**report.skipped, "prompt is trained on": known}
+    report = replace(report, kept=len(unseen), skipped=skipped)
+    return replace(held_out, pairs=unseen, report=report)
 
 
 def split_by_prompt(
@@ -247,13 +197,12 @@ def split_by_prompt(
     Raises:
         ValueError: If the share is out of range, or there is but one prompt to split.
     """
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out={held_out}: must be in [0, 1). 0 holds nothing out.")
+    _check_held_out(held_out)
     keys = sorted({pair.prompt_key for pair in preferences}, key=lambda key: _rank(key, seed))
     if held_out and len(keys) < 2:
         raise ValueError(
-            f"held_out={held_out}: all {len(preferences)} pairs share one prompt, and a split is by "
-            "prompt. Use more prompts, or held_out=0."
+            f"held_out={held_out}: all {len(preferences)} pairs share one prompt, and a split is "
+            "by prompt. Use more prompts, or held_out=0."
         )
     count = min(max(1, round(held_out * len(keys))), len(keys) - 1) if held_out else 0
     chosen = set(keys[:count])
@@ -276,6 +225,11 @@ def _rank(key: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
+def _check_held_out(held_out: float) -> None:
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out={held_out}: must be in [0, 1). 0 holds nothing out.")
+
+
 def _check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     unknown = sorted(set(columns or {}) - set(COLUMNS))
     if unknown:
@@ -286,165 +240,43 @@ def _check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     return {name: (columns or {}).get(name, name) for name in COLUMNS}
 
 
-def _collect(source, rows, columns, on_bad_rows, max_problems, limit, score) -> Preferences:
-    pairs: list[Pair] = []
+def _collect(
+    source: str,
+    rows: Iterable[NumberedRow],
+    columns: Mapping[str, str],
+    on_bad_rows: OnBadRows,
+    max_problems: int,
+    limit: int | None,
+    score: Score | None,
+) -> Preferences:
+    explicit: list[Pair] = []
+    implicit: list[Pair] = []
     problems: list[RowProblem] = []
-    reasons: Counter[str] = Counter()
     count = 0
     for number, row in rows:
         count += 1
         try:
-            pairs.append(row_to_pair(number, row, columns))
+            pair = row_to_pair(number, row, columns)
+            (explicit if columns["prompt"] in row else implicit).append(pair)
         except RowProblem as problem:
-            reasons[problem.reason] += 1
             problems.append(problem)
-        if limit is not None and len(pairs) == limit:
+        if limit is not None and len(explicit) + len(implicit) == limit:
             break
+    if explicit and implicit:
+        # Two answers to different questions may begin alike, so here no prompt is made of that.
+        problems += [
+            RowProblem(pair.row, columns["prompt"], "missing, though other rows have it")
+            for pair in implicit
+        ]
+        problems.sort(key=lambda problem: problem.row)
+    pairs = tuple(explicit or implicit)
     if problems and on_bad_rows == "raise":
         raise BadRows(source, count, len(problems), problems[:max_problems])
     if not pairs:
         found = f"none of its {count} rows can be used ({problems[0]})" if count else "it is empty"
-        raise ValueError(f"{source}: {found}. A data set needs at least one pair.")
-    report = LoadReport(source, count, len(pairs), dict(reasons), tuple(problems[:max_problems]))
-    return Preferences(tuple(pairs), report, score)
-
-
-def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
-    """One row in the lab's shape.
-
-    Args:
-        number: Its row number.
-        row: The row, or the problem met in reading it.
-        columns: Names of the three columns in the row.
-
-    Raises:
-        RowProblem: If it cannot be used.
-    """
-    if isinstance(row, RowProblem):
-        raise row
-    if not isinstance(row, Mapping):
-        raise RowProblem(number, None, f"is a {type(row).__name__}, not an object with columns")
-    chosen = _field(number, row, columns["chosen"])
-    rejected = _field(number, row, columns["rejected"])
-    if type(chosen) is not type(rejected):
-        raise RowProblem(
-            number,
-            columns["rejected"],
-            f"wrong type: {_kind(rejected)}, but chosen is {_kind(chosen)}",
+        raise ValueError(
+            f"{source}: {found}. A data set needs at least one pair; mend its rows or add some."
         )
-    prompt = row.get(columns["prompt"])
-    if prompt is not None:
-        prompt = _field(number, row, columns["prompt"])
-    if chosen == rejected:
-        raise RowProblem(number, columns["rejected"], "equal to chosen")
-    shape = _text_pair if isinstance(chosen, str) else _conversation_pair
-    prompt, chosen, rejected = shape(number, prompt, chosen, rejected, columns)
-    for side, response in (("chosen", chosen), ("rejected", rejected)):
-        if not response_text(response).strip():
-            raise RowProblem(number, columns[side], "empty response")
-    return Pair(prompt, chosen, rejected, number)
-
-
-def _text_pair(number, prompt, chosen, rejected, columns):
-    if prompt is None:
-        shared = os.path.commonprefix([chosen, rejected])
-        at = shared.rfind(TURN)
-        end = at + len(TURN) if at >= 0 else _word_boundary(shared)
-        prompt, chosen, rejected = chosen[:end], chosen[end:], rejected[end:]
-        if not prompt.strip():
-            raise RowProblem(
-                number, columns["prompt"], "missing, and chosen and rejected share no prompt"
-            )
-    if not isinstance(prompt, str):
-        raise RowProblem(
-            number, columns["prompt"], "wrong type: messages, but chosen and rejected are text"
-        )
-    return prompt, chosen, rejected
-
-
-def _word_boundary(shared: str) -> int:
-    """End of the last whole word of a shared prefix, so that no response begins inside a word."""
-    while shared and not shared[-1].isspace():
-        shared = shared[:-1]
-    return len(shared.rstrip())
-
-
-def _conversation_pair(number, prompt, chosen, rejected, columns):
-    if not isinstance(prompt, list):
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        if shared:
-            prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        elif prompt is not None:
-            prompt = [{"role": "user", "content": prompt}]
-        else:
-            raise RowProblem(
-                number, columns["prompt"], "missing, and chosen and rejected share no prompt"
-            )
-    _check_roles(number, columns["prompt"], prompt)
-    for side, response in (("chosen", chosen), ("rejected", rejected)):
-        roles = [message["role"] for message in response]
-        if roles != ["assistant"]:
-            raise RowProblem(
-                number,
-                columns[side],
-                f"roles out of order: {' '.join(roles) or 'no message'} after the prompt, "
-                "not one assistant message",
-            )
-    return prompt, chosen, rejected
-
-
-def _check_roles(number: int, column: str, prompt: list[Message]) -> None:
-    roles = [message["role"] for message in prompt]
-    turns = roles[1:] if roles[0] == "system" else roles
-    repeated = any(
-        a == b and a in ("user", "system") for a, b in zip(turns, turns[1:], strict=False)
-    )
-    if not turns or turns[0] != "user" or turns[-1] not in ("user", "tool") or repeated:
-        raise RowProblem(
-            number, column, f"roles out of order: {' '.join(roles)}; a prompt ends with the user"
-        )
-
-
-def _messages(number: int, column: str, value: Sequence) -> list[Message]:
-    if not value:
-        raise RowProblem(number, column, "empty list of messages")
-    for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise RowProblem(number, column, "a message is no object with role and content")
-        if not isinstance(message["content"], str):
-            kind = type(message["content"]).__name__
-            raise RowProblem(number, column, f"wrong type: a message's content is {kind}, not text")
-        if message["role"] not in ROLES:
-            raise RowProblem(number, column, f"unknown role {message['role']!r}")
-        _check_text(number, column, message["content"])
-    return [{"role": m["role"], "content": m["content"]} for m in value]
-
-
-def _field(number: int, row: Mapping, column: str):
-    """A column's value: text that can be encoded, or a list of messages."""
-    if column not in row:
-        raise RowProblem(number, column, "missing")
-    value = row[column]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise RowProblem(number, column, "missing (null)")
-    if isinstance(value, str):
-        _check_text(number, column, value)
-        if not value.strip():
-            raise RowProblem(number, column, "empty")
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return _messages(number, column, value)
-    raise RowProblem(number, column, f"wrong type: {type(value).__name__}, not text or messages")
-
-
-def _check_text(number: int, column: str, text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowProblem(number, column, "undecodable bytes (not UTF-8)") from None
-
-
-def _kind(value: Text) -> str:
-    return "text" if isinstance(value, str) else "messages"
+    skipped = dict(Counter(problem.reason for problem in problems))
+    report = LoadReport(source, count, len(pairs), skipped, tuple(problems[:max_problems]))
+    return Preferences(pairs, report, score)

@@ -50,7 +50,7 @@ def score(prompt: str, response: str) -> float:
         response: Any words, separated by white space.
 
     Returns:
-        The reward, between about -6 and 6.
+        The reward; of at most three words, between -6 and 6.
     """
     total, factor = 0.0, 1.0
     for word in response.split():

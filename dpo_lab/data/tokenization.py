@@ -1,18 +1,17 @@
-"""Text to token ids: prompt and response apart, one end token, cuts that keep what matters."""
+"""Pairs to token ids: checks that need tokens, and cuts that keep what matters."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.preferences import BadRows, OnBadRows, Pair, Preferences, Text
-from dpo_lab.data.sources import RowProblem
-
-Ids = tuple[int, ...]
+from dpo_lab.data.encoding import Encoder, Ids, TemplateProblem
+from dpo_lab.data.preferences import Preferences
+from dpo_lab.data.problems import BadRows, OnBadRows, RowProblem, check_bad_rows_options
+from dpo_lab.data.rows import Pair
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,14 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         truncated_prompts: Pairs whose prompt lost its beginning.
         truncated_responses: Pairs of which a response lost its end, and so its end token.
         dropped: Pairs left out, by reason.
+        problems: The first of them, with row numbers.
     """
 
     pairs: tuple[TokenizedPair, ...]
     truncated_prompts: int = 0
     truncated_responses: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[RowProblem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -74,132 +75,6 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         return ", ".join(parts)
 
 
-class Encoder:
-    """Turns prompts and responses into ids for one tokenizer.
-
-    Prompt and response are tokenised apart and their ids joined, so that no token spans the
-    boundary and the mask is exact. A plain response ends with the tokenizer's `eos_token`; in a
-    conversation, the chat template writes the end of turn. Either is one token, and is scored.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-
-    Raises:
-        ValueError: If it has no end token.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        if tokenizer.eos_token_id is None:
-            raise ValueError(
-                f"tokenizer of {tokenizer.name_or_path!r}: has no eos_token, so no response could "
-                "end. Set tokenizer.eos_token."
-            )
-        self.tokenizer = tokenizer
-        self.pad_id = (
-            tokenizer.eos_token_id if tokenizer.pad_token_id is None else (tokenizer.pad_token_id)
-        )
-
-    @property
-    def chat(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return bool(self.tokenizer.chat_template)
-
-    @cached_property
-    def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end a response: `eos_token`, and the chat template's end of turn."""
-        ends = [self.tokenizer.eos_token_id]
-        if self.chat:
-            prompt = [{"role": "user", "content": "a"}]
-            ends.append(self.responses([prompt], [[{"role": "assistant", "content": "a"}]])[0][-1])
-        return tuple(dict.fromkeys(ends))
-
-    def as_prompt(self, text: str) -> Text:
-        """A user's text as this model expects a prompt: a message if it has a chat template."""
-        return [{"role": "user", "content": text}] if self.chat else text
-
-    def prompts(self, prompts: Sequence[Text]) -> list[Ids]:
-        """Ids of prompts, up to where the response begins.
-
-        Args:
-            prompts: Texts, or lists of messages.
-
-        Returns:
-            One tuple a prompt, with BOS in front if the tokenizer adds one to text.
-        """
-        texts = [prompt if isinstance(prompt, str) else self._render(prompt) for prompt in prompts]
-        return [
-            ids
-            if not isinstance(prompt, str) or ids[: len(self._bos)] == self._bos
-            else self._bos + ids
-            for prompt, ids in zip(prompts, self._ids(texts), strict=True)
-        ]
-
-    def responses(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Ids]:
-        """Ids of responses to prompts, ending with exactly one end token.
-
-        Args:
-            prompts: Texts, or lists of messages.
-            responses: Texts, or lists of one assistant message, in the same order.
-
-        Returns:
-            One tuple a response.
-        """
-        texts = [
-            response if isinstance(response, str) else self._turn(prompt, response)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-        return [
-            self._end_text(ids) if isinstance(response, str) else self._end_turn(ids)
-            for response, ids in zip(responses, self._ids(texts), strict=True)
-        ]
-
-    @cached_property
-    def _bos(self) -> Ids:
-        plain = self._ids(["a"])[0]
-        ids = tuple(self.tokenizer("a").input_ids)
-        bos = self.tokenizer.bos_token_id
-        return (bos,) if bos is not None and ids[:1] == (bos,) and plain[:1] != (bos,) else ()
-
-    def _ids(self, texts: list[str]) -> list[Ids]:
-        if not texts:
-            return []
-        ids = self.tokenizer(texts, add_special_tokens=False).input_ids
-        return [tuple(row) for row in ids]
-
-    def _end_text(self, ids: Ids) -> Ids:
-        end = self.tokenizer.eos_token_id
-        while ids[-1:] == (end,):
-            ids = ids[:-1]
-        return ids + (end,)
-
-    def _end_turn(self, ids: Ids) -> Ids:
-        """Cut what a template writes after the end of turn (often a newline)."""
-        special = set(self.tokenizer.all_special_ids)
-        last = max((at for at, token in enumerate(ids) if token in special), default=None)
-        return self._end_text(ids) if last is None else ids[: last + 1]
-
-    def _render(self, messages: list, answered: bool = False) -> str:
-        if not self.chat:
-            raise ValueError(
-                f"tokenizer of {self.tokenizer.name_or_path!r}: has no chat template, and the data "
-                "is conversational. Use plain-text rows, or a model with a chat template."
-            )
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not answered
-        )
-
-    def _turn(self, prompt: list, response: list) -> str:
-        """What the template writes for the answer, after the prompt as it stands in generation."""
-        start, whole = self._render(prompt), self._render(prompt + response, answered=True)
-        if not whole.startswith(start):
-            raise ValueError(
-                f"chat template of {self.tokenizer.name_or_path!r}: an answered conversation does "
-                "not begin with its prompt, so the response cannot be told apart. "
-                "Use a template that keeps the prompt as it is."
-            )
-        return whole[len(start) :]
-
-
 def tokenize_pairs(
     preferences: Preferences,
     tokenizer: PreTrainedTokenizerBase,
@@ -221,8 +96,9 @@ def tokenize_pairs(
         max_length: Most tokens of prompt and response together.
         max_prompt_length: Most tokens of a prompt; by default, what the longer response leaves
             free, but half of `max_length` at the least.
-        on_bad_rows: What to do with pairs that cannot be used (a response with nothing left after
-            the cut, responses that became equal, an end token inside a response): `raise` or `skip`.
+        on_bad_rows: What to do with pairs that cannot be used (refused by the chat template, a
+            response with nothing left after the cut, responses that became equal, an end token
+            inside a response): `raise` or `skip`.
         max_problems: How many such pairs are named.
 
     Returns:
@@ -232,22 +108,14 @@ def tokenize_pairs(
         BadRows: With `on_bad_rows="raise"`, if a pair cannot be used.
         ValueError: If `max_length` leaves no room, or no pair is left.
     """
-    if max_length < 2:
-        raise ValueError(
-            f"max_length={max_length}: must be at least 2, one token of prompt and one of response."
-        )
+    check_bad_rows_options(on_bad_rows, max_problems)
+    _check_lengths(max_length, max_prompt_length)
     encoder = Encoder(tokenizer)
-    prompts = encoder.prompts([pair.prompt for pair in preferences])
-    sides = [
-        encoder.responses(
-            [pair.prompt for pair in preferences], [side(pair) for pair in preferences]
-        )
-        for side in (lambda pair: pair.chosen, lambda pair: pair.rejected)
-    ]
-    kept, problems, cut = [], [], Counter()
-    for pair, prompt, chosen, rejected in zip(preferences, prompts, *sides, strict=True):
+    encoded, problems = _encode(encoder, preferences)
+    kept, cut = [], Counter()
+    for pair, prompt, chosen, rejected in encoded:
         try:
-            _check_ids(pair, prompt, chosen, rejected, encoder.end_ids)
+            _check_ids(pair, prompt, chosen, rejected, encoder)
             longest = max(len(chosen), len(rejected))
             budget = max_prompt_length or max(max_length - longest, max_length // 2)
             short = _cut_prompt(prompt, budget, encoder.tokenizer.bos_token_id)
@@ -260,16 +128,55 @@ def tokenize_pairs(
         cut["prompts"] += len(short) < len(prompt)
         cut["responses"] += longest > room
         kept.append(done)
+    problems.sort(key=lambda problem: problem.row)
+    named = problems[:max_problems]
     source = preferences.report.source
     if problems and on_bad_rows == "raise":
-        raise BadRows(source, len(preferences), len(problems), problems[:max_problems])
+        raise BadRows(source, len(preferences), len(problems), named)
     if not kept:
         raise ValueError(
             f"{source}: no pair is left after tokenising with max_length={max_length} "
-            f"({problems[0] if problems else 'there was none'}). Raise max_length."
+            f"({problems[0] if problems else 'there was none'}). "
+            "Raise max_length, or mend the rows."
         )
-    dropped = Counter(problem.reason for problem in problems)
-    return TokenizedPairs(tuple(kept), cut["prompts"], cut["responses"], dict(dropped))
+    dropped = dict(Counter(problem.reason for problem in problems))
+    return TokenizedPairs(tuple(kept), cut["prompts"], cut["responses"], dropped, tuple(named))
+
+
+def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
+    if max_length < 2:
+        raise ValueError(
+            f"max_length={max_length}: must be at least 2, one token of prompt and one of response."
+            " Raise it."
+        )
+    if max_prompt_length is not None and max_prompt_length < 1:
+        raise ValueError(
+            f"max_prompt_length={max_prompt_length}: must be at least 1, since a response is "
+            "predicted from its prompt. Leave it out to have the prompt fit beside the response."
+        )
+
+
+def _encode(
+    encoder: Encoder, pairs: Sequence[Pair]
+) -> tuple[list[tuple[Pair, Ids, Ids, Ids]], list[RowProblem]]:
+    """Ids of all pairs at once, which is fast; one by one only to find those that are refused."""
+    prompts = [pair.prompt for pair in pairs]
+    try:
+        ids = (
+            encoder.prompts(prompts),
+            encoder.responses(prompts, [pair.chosen for pair in pairs]),
+            encoder.responses(prompts, [pair.rejected for pair in pairs]),
+        )
+        return list(zip(pairs, *ids, strict=True)), []
+    except TemplateProblem as error:
+        if len(pairs) == 1:
+            return [], [RowProblem(pairs[0].row, "prompt", error.reason, error.detail)]
+    encoded, problems = [], []
+    for pair in pairs:
+        one, refused = _encode(encoder, [pair])
+        encoded += one
+        problems += refused
+    return encoded, problems
 
 
 def _cut_prompt(prompt: Ids, budget: int, bos: int | None) -> Ids:
@@ -281,13 +188,13 @@ def _cut_prompt(prompt: Ids, budget: int, bos: int | None) -> Ids:
     return prompt[len(prompt) - budget :]
 
 
-def _check_ids(pair: Pair, prompt: Ids, chosen: Ids, rejected: Ids, ends: Ids) -> None:
-    if not prompt:
+def _check_ids(pair: Pair, prompt: Ids, chosen: Ids, rejected: Ids, encoder: Encoder) -> None:
+    if prompt in ((), encoder.bos):
         raise RowProblem(pair.row, "prompt", "no token in the prompt")
     for side, ids in (("chosen", chosen), ("rejected", rejected)):
         if len(ids) < 2:
             raise RowProblem(pair.row, side, "no token in the response")
-        if any(token in ends for token in ids[:-1]):
+        if any(token in encoder.end_ids for token in ids[:-1]):
             raise RowProblem(pair.row, side, "an end token inside the response")
     if chosen == rejected:
         raise RowProblem(pair.row, "rejected", "same tokens as chosen")
@@ -295,6 +202,6 @@ def _check_ids(pair: Pair, prompt: Ids, chosen: Ids, rejected: Ids, ends: Ids) -
 
 def _check_cut(pair: TokenizedPair) -> None:
     if not pair.chosen or not pair.rejected:
-        raise RowProblem(pair.row, None, "response empty after truncation")
+        raise RowProblem(pair.row, "chosen", "response empty after truncation")
     if pair.chosen == pair.rejected:
-        raise RowProblem(pair.row, None, "responses equal after truncation")
+        raise RowProblem(pair.row, "rejected", "responses equal after truncation")

@@ -10,6 +10,8 @@ from torch import Tensor
 from dpo_lab.data.tokenization import Ids
 from dpo_lab.models.loading import LanguageModel
 
+MAX_RESPONSES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Enumeration:
@@ -47,11 +49,20 @@ def enumerate_responses(
         chunk: Prefixes in one forward pass.
 
     Returns:
-        `vocabulary^0 + ... + vocabulary^max_words` responses, less those with the end token inside.
+        `n^0 + ... + n^max_words` responses, n being the vocabulary without the end token.
+
+    Raises:
+        ValueError: If there are too many, or several tokens end a response.
     """
-    end = language_model.encoder.end_ids[0]
+    end, *other_ends = language_model.encoder.end_ids
     device = language_model.device
     vocabulary = language_model.base.config.get_text_config().vocab_size
+    if other_ends or vocabulary**max_words > MAX_RESPONSES:
+        raise ValueError(
+            f"{language_model.name}: {vocabulary} tokens, {1 + len(other_ends)} of which end a "
+            f"response, and max_words={max_words}: its responses cannot all be enumerated. "
+            "Use a model like 'micro', or sample."
+        )
     others = torch.tensor([token for token in range(vocabulary) if token != end], device=device)
     prefixes = torch.zeros(1, 0, dtype=torch.long, device=device)
     weight = torch.zeros(1, dtype=torch.float64, device=device)

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from dpo_lab.data.tokenization import Encoder
+from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.builtin import builtin_model
 
 logger = logging.getLogger(__name__)
@@ -34,12 +36,15 @@ class LanguageModel:
         tokenizer: Its tokenizer.
         name: The name it was asked for by.
         origin: Where its weights came from.
+        merged: Whether an adapter was merged into its weights when it was loaded, so that no folder
+            holds them as they are.
     """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     name: str
     origin: str
+    merged: bool = False
 
     def __post_init__(self) -> None:
         self.encoder = Encoder(self.tokenizer)
@@ -70,8 +75,8 @@ def load_model(
     """Load a model in float32 with dropout off, and its tokenizer.
 
     Args:
-        name: `micro`, `smollm2`, a hub id, or a folder (a checkpoint of a run, plain or adapter, too;
-            an adapter is merged into its base).
+        name: `micro`, `smollm2`, a hub id, or a folder (a checkpoint of a run, plain or adapter,
+            too; an adapter is merged into its base).
         device: `auto` takes CUDA, then MPS, then the CPU.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether code that comes with the model may run.
@@ -81,37 +86,41 @@ def load_model(
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ValueError: If it is no causal language model with safetensors weights.
+        ValueError: If it is no causal language model with all its weights in safetensors.
     """
     path, origin = builtin_model(str(name))
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    adapter = (Path(path) / "adapter_config.json").exists()
+
+    def load(base: str, revision: str | None) -> nn.Module:
+        return _load_plain(base, revision=revision, trust_remote_code=trust_remote_code)
+
     try:
         with _no_bars():
-            if (Path(path) / "adapter_config.json").exists():
-                model = _load_adapter(path)
-            else:
-                model = AutoModelForCausalLM.from_pretrained(
-                    path, dtype=torch.float32, use_safetensors=True, **options
-                )
+            model = load_merged(path, load) if adapter else load(path, revision)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _load_error(str(name), error) from error
     disable_dropout(model)
     model.to(resolve_device(device))
-    return LanguageModel(model, tokenizer, str(name), origin)
+    return LanguageModel(model, tokenizer, str(name), origin, merged=adapter)
 
 
-def _load_adapter(path: str | Path) -> nn.Module:
-    from peft import AutoPeftModelForCausalLM
-
-    return AutoPeftModelForCausalLM.from_pretrained(path, dtype=torch.float32).merge_and_unload()
+def _load_plain(path: str, **options) -> nn.Module:
+    model, found = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+    )
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random ones.
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    return model
 
 
 def _load_error(name: str, error: Exception) -> Exception:
     reason = " ".join(str(error).split())
-    if Path(name).is_dir():
+    if Path(name).is_dir() or not isinstance(error, OSError):
         return ValueError(
-            f"model {name!r}: the folder cannot be loaded ({reason}). It must hold config.json, "
+            f"model {name!r}: cannot be loaded ({reason[:300]}). It must hold config.json, "
             "*.safetensors and a tokenizer of a causal language model."
         )
     return FileNotFoundError(
@@ -139,27 +148,20 @@ def add_lora(
             until it is trained).
 
     Raises:
-        ValueError: If the rank or the targets do not fit the model.
-
-    Source:
-        Hu et al. 2021 (arXiv 2106.09685).
+        ValueError: If the rank or the targets do not fit the model, or it has an adapter.
     """
-    from peft import LoraConfig, get_peft_model
-
     if rank < 1:
         raise ValueError(
             f"lora_rank={rank}: must be at least 1. Leave it out to train all weights."
         )
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank if alpha is None else alpha,
-        target_modules=list(targets) if targets else "all-linear",
-        lora_dropout=0.0,
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = get_peft_model(language_model.model, config)
+    if language_model.merged or language_model.lora:
+        raise ValueError(
+            f"model {language_model.name!r}: carries an adapter already, and a second one, saved "
+            "alone, would be loaded onto the base without the first. Load it with load_model, "
+            "which merges the adapter, save that with save_model, and start from that folder."
+        )
+    alpha = 2 * rank if alpha is None else alpha
+    model = new_adapter(language_model.model, rank, alpha, targets, seed)
     return LanguageModel(
         model, language_model.tokenizer, language_model.name, language_model.origin
     )
@@ -168,14 +170,14 @@ def add_lora(
 def disable_dropout(model: nn.Module) -> None:
     """Set every dropout to zero, so that policy and reference differ by their weights alone.
 
-    Modules are set to probability zero, and so are the float attributes that attention functions
-    read (`attention_dropout` and its like), since those act without any module.
+    Modules are set to probability zero, and so are the float attributes that act without any module
+    in training mode: `attention_dropout`, `layerdrop`, a router's `jitter_noise` and their like.
     """
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in list(vars(module).items()):
-            if "dropout" in name and isinstance(value, float):
+            if ("drop" in name or "jitter" in name) and isinstance(value, float):
                 setattr(module, name, 0.0)
 
 
@@ -201,11 +203,20 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The arithmetic meant by a name; `auto` is bfloat16 autocast on CUDA that has it, else float32.
+    """The arithmetic meant by a name.
 
-    Weights, the head, log-softmax, sums and losses are float32 either way. On a CPU, bfloat16 is
-    hundreds of times slower than float32 unless it has instructions for it, so `auto` never picks it.
+    `auto` is bfloat16 autocast on CUDA that has it, else float32. Weights, the head, log-softmax,
+    sums and losses are float32 either way. On a CPU, bfloat16 is hundreds of times slower than
+    float32 unless it has instructions for it, so `auto` never picks it there.
+
+    Raises:
+        ValueError: If there is no such precision.
     """
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"precision={precision!r}: the lab knows no such arithmetic. "
+            f"Use one of {', '.join(get_args(Precision))}."
+        )
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return "bfloat16" if fast else "float32"
@@ -244,22 +255,26 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
         ValueError: If they are not of such a model.
     """
     try:
-        if language_model.lora:
-            from peft import load_peft_weights, set_peft_model_state_dict
-
-            weights = load_peft_weights(str(folder), device=str(language_model.device))
-            set_peft_model_state_dict(language_model.model, weights)
-        else:
-            with _no_bars():
-                saved = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=torch.float32, use_safetensors=True
-                )
-            language_model.model.load_state_dict(saved.state_dict())
-    except (OSError, RuntimeError) as error:
+        with _no_bars():
+            load = load_adapter if language_model.lora else _load_full_weights
+            unmatched = load(language_model.model, Path(folder))
+        if unmatched:
+            raise ValueError(f"{len(unmatched)} of them are on one side only: {min(unmatched)}...")
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder}: its weights do not fit {language_model.name!r} "
             f"({' '.join(str(error).split())[:200]}). The checkpoint belongs to another model."
         ) from error
+
+
+def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
+    saved, found = type(model).from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    unmatched = found["missing_keys"] | found["unexpected_keys"]
+    if not unmatched:
+        model.load_state_dict(saved.state_dict())
+    return unmatched
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The reference: the policy as it was when training began, and its log-probabilities, kept on disk."""
+"""The reference: the policy as it was when training began, and its log-probabilities on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from dpo_lab.models.scoring import Scorer, score_sequences
 
 SUM_RULE = "sum over response tokens, end token included"
 PROBES = 4
-PROBE_TOLERANCE = 1e-3
-"""Largest difference in nats per token between a cached value and the live model's."""
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Largest difference in nats per token between a cached value and the live model's, by precision:
+in bfloat16, another grouping of the same sequences may round otherwise."""
 
 Progress = Callable[[int, int], None]
 
@@ -96,10 +97,8 @@ class ReferenceCache:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            database = sqlite3.connect(self.path, timeout=60)
-            with database:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 yield database
-            database.close()
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"{self.path}: the reference cache cannot be used ({error}). Remove the file; its "
@@ -150,19 +149,24 @@ def reference_logps(
         `(sequences,)` nats, float32, on the CPU; and what was computed and what was read.
 
     Raises:
-        ValueError: If cached values are not what the live model gives.
+        ValueError: If cached values are not what the live model gives, or it gives no number.
     """
-    rule = f"{fingerprint} {'bfloat16' if scorer.autocast else 'float32'} {SUM_RULE}".encode()
+    rule = f"{fingerprint} {scorer.precision} {SUM_RULE}".encode()
     keys = [_key(rule, prompt, response) for prompt, response in sequences]
     values = cache.read(list(dict.fromkeys(keys))) if cache else {}
     before = dict(values)
-    firsts = list({key: index for index, key in reversed(list(enumerate(keys)))}.values())[::-1]
+    probed = _probe(scorer, sequences, keys, before, token_budget)
+    first_index: dict[bytes, int] = {}
+    for index, key in enumerate(keys):
+        first_index.setdefault(key, index)
+    firsts = list(first_index.values())
     lengths = [sum(map(len, sequences[index])) for index in firsts]
     done = 0
     for group in token_budget_batches(lengths, token_budget):
         chosen = [firsts[position] for position in group]
         if any(keys[index] not in before for index in chosen):
             scores = score_sequences(scorer, [sequences[index] for index in chosen], token_budget)
+            _check_finite(scores)
             fresh = dict(zip((keys[index] for index in chosen), scores.tolist(), strict=True))
             values.update({key: value for key, value in fresh.items() if key not in before})
             if cache:
@@ -171,20 +175,28 @@ def reference_logps(
         if progress:
             progress(done, len(firsts))
     computed = len(values) - len(before)
-    probed = _probe(scorer, sequences, keys, before)
     result = torch.tensor([values[key] for key in keys], dtype=torch.float32)
     return result, CacheUse(computed, len(before), probed)
 
 
-def _probe(scorer, sequences, keys, cached) -> int:
+def _check_finite(scores: Tensor) -> None:
+    bad = scores[~scores.isfinite()]
+    if len(bad):
+        raise ValueError(
+            f"reference log-probability {bad[0].item()}: no loss can be computed from it. "
+            "The model's weights are broken, or overflow; load it anew, or try precision float32."
+        )
+
+
+def _probe(scorer, sequences, keys, cached, token_budget) -> int:
     """Score a few cached sequences again; a cache that disagrees is refused."""
     known = [index for index, key in enumerate(keys) if key in cached]
     picked = known[:: max(1, len(known) // PROBES)][:PROBES]
     if not picked:
         return 0
-    live = score_sequences(scorer, [sequences[index] for index in picked]).tolist()
+    live = score_sequences(scorer, [sequences[index] for index in picked], token_budget).tolist()
     for index, value in zip(picked, live, strict=True):
-        allowed = PROBE_TOLERANCE * len(sequences[index][1])
+        allowed = PROBE_TOLERANCE[scorer.precision] * len(sequences[index][1])
         if not abs(value - cached[keys[index]]) <= allowed:
             raise ValueError(
                 f"reference cache: holds {cached[keys[index]]:.4f} nats where the model gives "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 from dpo_lab.data.tokenization import Ids
+from dpo_lab.models.adapters import seeded
 from dpo_lab.models.loading import LanguageModel
 
 
@@ -43,7 +47,7 @@ def sample(
     """Complete every prompt, by sampling from the model itself or greedily.
 
     No top-p, no top-k, no repetition penalty: at temperature 1 the answers are draws from
-    `pi(y|x)`, which is what a KL needs. Whatever the model's own generation defaults say is not used.
+    `pi(y|x)`, which is what a KL needs. The model's own generation defaults are not used.
 
     Args:
         language_model: The model that answers.
@@ -60,17 +64,19 @@ def sample(
     Raises:
         ValueError: If temperature or max_new_tokens is out of range.
     """
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ValueError(
-            f"temperature={temperature}: must be >= 0. 0 is greedy, 1 the model itself."
+            f"temperature={temperature}: must be a number >= 0. 0 is greedy, 1 the model itself."
         )
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens}: an answer holds at least its end token. "
+            "Give at least 1."
+        )
     # Prompts of one length need no padding: sort, and put the answers back in order.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     answers: dict[int, Completion] = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(language_model.device, seed), _plain_generation(language_model.base):
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             some = [prompts[index] for index in chosen]
@@ -79,6 +85,23 @@ def sample(
             if progress:
                 progress(len(answers), len(prompts))
     return [answers[index] for index in range(len(prompts))]
+
+
+@contextmanager
+def _plain_generation(model: nn.Module) -> Iterator[None]:
+    """Generation by the model's distribution alone, with its cache.
+
+    `generate` takes what its caller leaves open (a repetition penalty, say) from the model's own
+    defaults; and in training mode, gradient checkpointing leaves the cache of past tokens empty.
+    """
+    defaults, training = model.generation_config, model.training
+    model.generation_config = GenerationConfig()
+    model.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = defaults
+        model.train(training)
 
 
 def _complete(
@@ -95,7 +118,7 @@ def _complete(
         eos_token_id=list(encoder.end_ids),
         pad_token_id=encoder.pad_id,
     )
-    output = language_model.model.generate(
+    output = language_model.base.generate(
         input_ids=torch.tensor(padded, device=device),
         attention_mask=torch.tensor(mask, device=device),
         generation_config=settings,

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
 from dpo_lab.data.tokenization import Ids
-from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
 from dpo_lab.objective.logprobs import head_logits, linear_token_logps, module_token_logps
 
 logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
-"""Largest difference of logits, relative to their spread, for the split of trunk and head to hold."""
+"""Largest difference of logits, in their standard deviations, between model and trunk with head."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Scorer:
         precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
     """
 
-    def __init__(self, language_model: LanguageModel, precision: str = "float32"):
+    def __init__(self, language_model: LanguageModel, precision: Precision = "float32"):
         self.language_model = language_model
-        self.precision = precision
-        self.autocast = precision == "bfloat16"
+        self.precision = resolve_precision(precision, language_model.device)
+        self.autocast = self.precision == "bfloat16"
         config = language_model.base.config.get_text_config()
         self.vocabulary = config.vocab_size
         self.head = self._find_head(config)
@@ -125,8 +125,7 @@ class Scorer:
         module = base.get_output_embeddings()
         if module is None or not hasattr(base, base.base_model_prefix):
             return self._no_head("it names no trunk or no output layer")
-        scale = getattr(config, "logit_scale", None) or 1.0
-        scale /= getattr(config, "logits_scaling", None) or 1.0
+        scale = _factor(config, "logit_scale") / _factor(config, "logits_scaling")
         head = Head(module, scale, getattr(config, "final_logit_softcapping", None))
         difference = self._probe(base, head)
         if not difference <= PROBE_TOLERANCE:
@@ -150,6 +149,12 @@ class Scorer:
             self.language_model.name,
             reason,
         )
+
+
+def _factor(config, name: str) -> float:
+    """A factor on the logits that a configuration names; 1 if it names none."""
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) and value else 1.0
 
 
 @torch.no_grad()

@@ -92,11 +92,12 @@ def token_kl_and_log_ratio(
         KL of each step and `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)`, each `(tokens,)`, nats.
     """
     size = max(1, CHUNK_ELEMENTS // vocabulary)
-    kls, ratios = [targets.new_zeros(0, dtype=torch.float32)], []
+    kls = targets.new_zeros(len(targets), dtype=torch.float32)
+    ratios = torch.zeros_like(kls)
     for start in range(0, len(targets), size):
         rows = slice(start, min(start + size, len(targets)))
         policy, reference = policy_logits_of(rows), reference_logits_of(rows)
-        kls.append(token_kl(policy, reference))
+        kls[rows] = token_kl(policy, reference)
         difference = policy.log_softmax(-1) - reference.log_softmax(-1)
-        ratios.append(difference.gather(-1, targets[rows, None]).squeeze(-1))
-    return torch.cat(kls), torch.cat([kls[0], *ratios])
+        ratios[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
+    return kls, ratios

@@ -1,8 +1,8 @@
 """Log-probabilities of responses: the plain definition, and a head that never holds the logits.
 
 `token_logps` is the definition one would write on a blackboard. `linear_token_logps` is the same
-number at training time: it works on the hidden states that predict a response token, one chunk at a
-time, so that no `(tokens, vocabulary)` array outlives its chunk, in the forward or the backward pass.
+number at training time: it works on the hidden states that predict a response token, one chunk at
+a time, so that no logits outlive their chunk, in the forward or the backward pass.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 24
@@ -83,7 +84,7 @@ def linear_token_logps(
     softcap: float | None = None,
     chunk_tokens: int | None = None,
 ) -> Tensor:
-    """`log_softmax(head(hidden))[targets]` of a linear head, without the `(tokens, vocabulary)` array.
+    """`log_softmax(head(hidden))[targets]` of a linear head, without holding all the logits.
 
     Each chunk's logits are computed in float32, used and dropped; the backward pass computes them
     again. With `z = scale * (hidden @ weight.T + bias)`, capped by `softcap * tanh(z / softcap)`
@@ -101,11 +102,14 @@ def linear_token_logps(
     Returns:
         `(tokens,)`, nats, float32 (float64 for float64 input).
 
+    Raises:
+        ValueError: If there is not one target a hidden state, or the chunk is empty.
+
     Note:
         A weight or bias that needs no gradient gets none: under LoRA the frozen head costs one
         product in the backward pass instead of two.
     """
-    chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // weight.shape[0])
+    chunk = _chunk_size(hidden, targets, weight.shape[0], chunk_tokens)
     return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, chunk)
 
 
@@ -131,8 +135,11 @@ def module_token_logps(
 
     Returns:
         `(tokens,)`, nats, float32.
+
+    Raises:
+        ValueError: As `linear_token_logps`.
     """
-    chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // vocabulary)
+    chunk = _chunk_size(hidden, targets, vocabulary, chunk_tokens)
 
     def one_chunk(states: Tensor, ids: Tensor) -> Tensor:
         return _upcast(head(states)).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
@@ -163,6 +170,7 @@ class _LinearTokenLogps(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         hidden, weight, bias, targets = ctx.saved_tensors
         scale, softcap, chunk = ctx.constants
@@ -231,6 +239,19 @@ def _logits(states, head, bias, scale, softcap):
         return logits, None
     squashed = torch.tanh(logits / softcap)
     return softcap * squashed, 1.0 - squashed.square()
+
+
+def _chunk_size(hidden: Tensor, targets: Tensor, vocabulary: int, asked: int | None) -> int:
+    if len(hidden) != len(targets):
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}: each hidden state "
+            "predicts one target. Pass the state before each scored token."
+        )
+    if asked is not None and asked < 1:
+        raise ValueError(
+            f"chunk_tokens={asked}: a chunk holds at least one token. Leave it out for the default."
+        )
+    return asked or max(1, CHUNK_ELEMENTS // vocabulary)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

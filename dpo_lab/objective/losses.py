@@ -25,12 +25,22 @@ class PairLogps:
         policy_rejected: `log pi(y_l|x)`.
         reference_chosen: `log pi_ref(y_w|x)`.
         reference_rejected: `log pi_ref(y_l|x)`.
+
+    Raises:
+        ValueError: If the shapes differ.
     """
 
     policy_chosen: Tensor
     policy_rejected: Tensor
     reference_chosen: Tensor
     reference_rejected: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = {name: tuple(values.shape) for name, values in vars(self).items()}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(
+                f"shapes {shapes}: broadcasting would mix the pairs. Pass one value a pair in each."
+            )
 
     @property
     def chosen_logratios(self) -> Tensor:
@@ -67,8 +77,8 @@ def dpo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
         ValueError: If beta or label_smoothing is out of range.
 
     Source:
-        Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. Smoothing: Mitchell 2023, "A note on DPO with
-        noisy preferences & relationship to IPO", Eq. 3.
+        Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. Smoothing: Mitchell 2023, "A note on DPO
+        with noisy preferences & relationship to IPO", Eq. 3.
     """
     _check(beta, label_smoothing)
     reward_margins = beta * pairs.margins
@@ -98,8 +108,8 @@ def ipo_loss(pairs: PairLogps, beta: float) -> Tensor:
         Azar et al. 2023 (arXiv 2310.12036), Eq. 17.
 
     Note:
-        Log-ratios are summed over tokens, as in the paper's Eq. 17 and Mitchell's code. TRL averages
-        them over tokens, so a tau of one is not a tau of the other.
+        Log-ratios are summed over tokens, as in the paper's Eq. 17 and Mitchell's code. TRL
+        averages them over tokens, so a tau of one is not a tau of the other.
     """
     _check(beta)
     return (pairs.margins - 1 / (2 * beta)).square()
@@ -121,8 +131,8 @@ def hinge_loss(pairs: PairLogps, beta: float) -> Tensor:
         ValueError: If beta is not positive.
 
     Source:
-        Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425), section 2.2; with a reference as in Liu et al.
-        2023 (RSO, arXiv 2309.06657), section 3.2 ("hinge-norm").
+        Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425); with a reference, the "hinge-norm" loss of Liu
+        et al. 2023 (RSO, arXiv 2309.06657).
     """
     _check(beta)
     return torch.relu(1 - beta * pairs.margins)
@@ -169,14 +179,14 @@ LOSSES: dict[str, Loss] = {
         "IPO",
         "(margin - 1 / (2 * beta))^2",
         "Azar et al. 2023, Eq. 17",
-        "beta x log-ratio; a scale to read margins on (the target is 1/2), not a Bradley-Terry reward",
+        "beta x log-ratio, to read margins by (the target is 1/2); not a Bradley-Terry reward",
     ),
     "hinge": Loss(
         hinge_loss,
         "Hinge",
         "max(0, 1 - beta * margin)",
-        "Liu et al. 2023, section 3.2",
-        "beta x log-ratio; a scale to read margins on (the target is 1), not a Bradley-Terry reward",
+        "Liu et al. 2023 (RSO), hinge-norm",
+        "beta x log-ratio, to read margins by (the target is 1); not a Bradley-Terry reward",
     ),
 }
 """Every loss by its name (TRL's, where TRL has it)."""

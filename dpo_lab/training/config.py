@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
@@ -61,7 +61,7 @@ class TrainConfig:
     """Rank of a LoRA adapter; by default all weights are trained."""
     lora_alpha: float | None = None
     """Scale of the adapter; twice the rank by default."""
-    lora_targets: tuple[str, ...] | None = None
+    lora_targets: tuple[str, ...] = ()
     """Modules to adapt; every linear layer but the head by default."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
@@ -69,8 +69,9 @@ class TrainConfig:
     """Most tokens of a prompt; it loses its beginning. By default what the response leaves free."""
     on_bad_rows: OnBadRows = "skip"
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
-    columns: dict[str, str] | None = None
-    """Names of the columns prompt, chosen, rejected in the data, where they differ."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question
+    chosen good ..."""
     limit: int | None = None
     """Use only the first so many training pairs."""
     seed: int = 0

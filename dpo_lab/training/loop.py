@@ -26,8 +26,8 @@ from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
 
-START_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Largest log-ratio at the start, nats per token, by precision."""
+START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Largest log-ratio at the start, nats per token of the longest response, by precision."""
 
 
 class NotTheReference(RuntimeError):
@@ -165,7 +165,7 @@ class Learner:
         losses, pairs, tokens = self._accumulate(self.order.batch(self.step))
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.step == 0:
-            self._check_start(pairs)
+            self._check_start(pairs, self.order.batch(0))
         options = self.config.loss_options
         values = pair_metrics(losses, pairs, self.loss, beta, **options)
         values["grad_norm"] = grad_norm.item()
@@ -209,8 +209,10 @@ class Learner:
             tokens += batch.real_tokens
         return losses, PairLogps(*logps, *reference), tokens
 
-    def _check_start(self, pairs: PairLogps) -> None:
-        allowed = START_TOLERANCE[self.config.precision] * self.config.max_length
+    def _check_start(self, pairs: PairLogps, indices: list[int]) -> None:
+        picked = [self.job.train.tokens[index] for index in indices]
+        longest = max(len(side) for pair in picked for side in (pair.chosen, pair.rejected))
+        allowed = START_TOLERANCE[self.config.precision] * longest
         worst = max(
             side.abs().max().item() for side in (pairs.chosen_logratios, pairs.rejected_logratios)
         )

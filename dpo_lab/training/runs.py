@@ -96,7 +96,7 @@ class Run:
 
     def records(self) -> list[StepRecord]:
         """Every step so far; a line that a kill cut short is left out."""
-        timings = {line["step"]: line for line in _lines(self.path / "timing.jsonl")}
+        timings = {line.pop("step"): line for line in _lines(self.path / "timing.jsonl")}
         return [
             StepRecord.from_dict(line, timings.get(line["step"]))
             for line in _lines(self.path / "metrics.jsonl")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
+from dpo_lab.data.batching import PairOrder
 from dpo_lab.data.preferences import (
     LoadReport,
     Preferences,
@@ -111,11 +113,7 @@ def prepare(
         ValueError: If data, model or configuration do not fit together.
     """
     train, held_out = _load_data(config, data)
-    if len(train) < config.batch_pairs:
-        raise ValueError(
-            f"batch_pairs={config.batch_pairs}: must be between 1 and the {len(train)} training "
-            "pairs. Give fewer pairs a batch, or more data."
-        )
+    PairOrder(len(train), config.batch_pairs, config.seed)  # refuses a batch that is too large
     policy = model or load_model(
         config.model,
         device=config.device,
@@ -192,11 +190,16 @@ def _score_reference(
     cache: ReferenceCache,
     progress: Progress | None,
 ) -> tuple[list[ScoredPairs], CacheUse]:
-    """Reference values of the pairs the run will use: all it trains on, some held-out ones."""
-    used = [replace(tokens[0], pairs=tokens[0].pairs)]
+    """Reference values of the pairs that the run will use; NaN for the others."""
+    used = [(tokens[0], _trained_on(config, len(tokens[0])))]
     if len(tokens) > 1 and config.eval_pairs:
-        used.append(replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs]))
-    sequences = [sequence for some in used for sequence in some.sequences()]
+        held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
+        used.append((held_out, list(range(len(held_out)))))
+    sequences = [
+        sequence
+        for some, indices in used
+        for sequence in replace(some, pairs=tuple(some[i] for i in indices)).sequences()
+    ]
     values, use = reference_logps(
         Scorer(policy, config.precision),
         fingerprint,
@@ -205,10 +208,22 @@ def _score_reference(
         token_budget=config.micro_batch_tokens,
         progress=progress and (lambda done, total: progress("reference", done, total)),
     )
-    sides = values.split([len(some) for some in used for _ in range(2)])
-    return [
-        ScoredPairs(some, sides[2 * index], sides[2 * index + 1]) for index, some in enumerate(used)
-    ], use
+    parts = values.split([len(indices) for _, indices in used for _ in range(2)])
+    scored = []
+    for number, (some, indices) in enumerate(used):
+        sides = torch.full((2, len(some)), torch.nan)
+        sides[:, indices] = torch.stack(parts[2 * number : 2 * number + 2])
+        scored.append(ScoredPairs(some, *sides))
+    return scored, use
+
+
+def _trained_on(config: TrainConfig, pairs: int) -> list[int]:
+    """Indices of the training pairs that some step of the run uses."""
+    steps = config.total_steps(pairs)
+    if steps * config.batch_pairs >= pairs:
+        return list(range(pairs))
+    order = PairOrder(pairs, config.batch_pairs, config.seed)
+    return sorted(index for step in range(steps) for index in order.batch(step))
 
 
 def _set_checkpointing(policy: LanguageModel, config: TrainConfig) -> None:

@@ -9,7 +9,6 @@ import pytest
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures import (
     CONFIG,
-    MAX_POINTS,
     beta_changes,
     series,
     thin,
@@ -120,7 +119,7 @@ def test_the_kl_panel_names_its_estimator_and_n() -> None:
 @pytest.mark.parametrize("n", [1, 2, 999, 1000, 1001, 5000, 98_765])
 def test_thinning_keeps_first_and_last_and_order(n: int) -> None:
     kept = thin(np.arange(n))
-    assert len(kept) == min(n, MAX_POINTS)
+    assert len(kept) == min(n, 1000)
     assert kept[0] == 0 and kept[-1] == n - 1
     assert (np.diff(kept) > 0).all()
 
@@ -129,7 +128,7 @@ def test_no_trace_is_longer_than_the_limit_and_all_are_float32() -> None:
     records = _run(5000, every=2)
     figure = training_figure(records, start_loss=math.log(2))
     for trace in figure.data:
-        assert 2 <= len(trace.x) == len(trace.y) <= MAX_POINTS
+        assert 2 <= len(trace.x) == len(trace.y) <= 1000
         assert trace.x.dtype == trace.y.dtype == np.float32
         assert trace.x[-1] == 5000
     assert _traces(figure)["loss"].x[0] == 1
@@ -212,7 +211,7 @@ def test_no_panel_legend_or_heading_lies_over_another_panel() -> None:
     height = layout.height - layout.margin.t - layout.margin.b
     names = [""] + [str(n) for n in range(2, 8)]
     for name in names:
-        (left, right), (bottom, top) = layout[f"xaxis{name}"].domain, layout[f"yaxis{name}"].domain
+        (left, right), top = layout[f"xaxis{name}"].domain, layout[f"yaxis{name}"].domain[1]
         legend = layout[f"legend{name}"]
         assert legend.y > top and legend.yanchor == "bottom" and legend.x == left
         for other in set(names) - {name}:

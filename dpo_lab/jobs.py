@@ -1,0 +1,116 @@
+"""Training from the command line: folder, resume, signals, what changed, report."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from dpo_lab.models.builtin import builtin_model
+from dpo_lab.terminal import TerminalDisplay, print_outcome
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.control import RunControl
+from dpo_lab.training.loop import train
+from dpo_lab.training.outcome import measure_outcome
+from dpo_lab.training.runs import Run, describe_environment
+from dpo_lab.training.setup import Job, prepare
+from dpo_lab.ui.summary import last_samples, report_of
+
+
+def train_and_report(
+    config: TrainConfig, out: Path, *, resume: bool, console: Console, say: Callable[[str], None]
+) -> None:
+    """Prepare, train with a live table, measure what changed, write the report.
+
+    Args:
+        config: What to run.
+        out: Folder of the run.
+        resume: Whether a run that is there goes on.
+        console: Where the run is shown.
+        say: Told what is being done before the run begins.
+    """
+    run = Run(out)
+    if run.exists and not resume:
+        Run.create(out, config, {})  # refuses, in words
+    if run.exists and run.summary["state"] == "done" and "outcome" in run.summary:
+        console.print(f"{out}: this run is done.", markup=False)
+    else:
+        display = TerminalDisplay(console)
+        builtin_model(config.model, report=say)
+        job = prepare(config, progress=display.waiting)
+        use = job.cache_use
+        reference = f"reference log-probabilities: {use.computed} computed, {use.cached} from cache"
+        for line in (*job.load_reports, job.train.tokens, reference):
+            console.print(str(line), markup=False, highlight=False)
+        run = _open_or_create(run, job)
+        control = RunControl()
+        with _stop_on_signal(control):
+            for _ in train(job, run=run, control=control, callbacks=[display]):
+                pass
+        if run.summary["state"] == "stopped":
+            console.print(f"Stopped. Go on with: dpo-lab train --resume --out {out}", markup=False)
+            return
+        outcome = measure_outcome(job, display.waiting)
+        run.finish({"outcome": outcome and outcome.as_dict()})
+    print_outcome(console, run.summary, last_samples(run))
+    console.print(f"Run     {out}", markup=False, soft_wrap=True)
+    console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)
+
+
+def new_folder(config: TrainConfig) -> Path:
+    """A folder under runs/ that does not exist yet, named after what the run does."""
+    model = Path(config.model).name
+    data = Path(config.data).name.split(".")[0]
+    name = f"{model}-{data}-{config.loss}-beta{config.beta:g}"
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number:03}").exists():
+        number += 1
+    return folder
+
+
+def _open_or_create(run: Run, job: Job) -> Run:
+    if not run.exists:
+        return Run.create(
+            run.path,
+            job.config,
+            describe_environment(
+                device=str(job.policy.device),
+                weights_origin=job.policy.origin,
+                weights_fingerprint=job.fingerprint,
+                data_fingerprint=job.data_fingerprint,
+                data=[str(report) for report in job.load_reports],
+                tokens=str(job.train.tokens),
+                reference=asdict(job.cache_use),
+            ),
+        )
+    for name, now in (
+        ("weights_fingerprint", job.fingerprint),
+        ("data_fingerprint", job.data_fingerprint),
+    ):
+        if run.environment[name] != now:
+            raise ValueError(
+                f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
+                "it cannot go on as the same run. Restore them, or begin another run."
+            )
+    return run
+
+
+@contextlib.contextmanager
+def _stop_on_signal(control: RunControl) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run after its step; a second ends it at once."""
+
+    def stop(number, frame):
+        control.stop()
+        for other, old in before.items():
+            signal.signal(other, old)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,93 @@
+"""LoRA adapters on `transformers` models: added, loaded, merged so that nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+# Importing peft takes more than a second: it is done where it is used.
+
+
+def new_adapter(
+    model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None, seed: int
+) -> nn.Module:
+    """The model with a new adapter, which changes nothing until it is trained.
+
+    Args:
+        model: A `transformers` model; it is changed in place.
+        rank: Rank of the adapter.
+        alpha: Scale of the adapter.
+        targets: Names of the modules to adapt; every linear layer but the head if none.
+        seed: Seed of the adapter's first weights.
+
+    Source:
+        Hu et al. 2021 (arXiv 2106.09685).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=list(targets) if targets else "all-linear",
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    # With the commit, the saved adapter names the very weights it was trained on.
+    commit = getattr(model.config, "_commit_hash", None)
+    with seeded(model.device, seed):
+        return get_peft_model(model, config, revision=commit)
+
+
+def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) -> nn.Module:
+    """The base that an adapter was trained on, with the adapter merged into it.
+
+    Args:
+        folder: Where the adapter lies.
+        load_base: Given name and revision, loads the base.
+    """
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(folder)
+    base = load_base(config.base_model_name_or_path, config.revision)
+    model = PeftModel.from_pretrained(base, folder)
+    _untie(model.get_base_model())
+    return model.merge_and_unload()
+
+
+def load_adapter(model: nn.Module, folder: Path) -> set[str]:
+    """Put saved weights into the model's adapter.
+
+    Returns:
+        Names of the adapter's weights that only one of the two has; none if they fit.
+    """
+    from peft import set_peft_model_state_dict
+
+    saved = load_file(folder / "adapter_model.safetensors")
+    result = set_peft_model_state_dict(model, saved)
+    return {name for name in result.missing_keys if "lora_" in name} | set(result.unexpected_keys)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Random numbers from a seed, on the CPU and a device; afterwards all goes on as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _untie(model: nn.Module) -> None:
+    """Give the head weights of its own if an adapter is on it or on the embedding it shares.
+
+    Merging writes into the adapted module's weights; while they are shared, it would change both.
+    """
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    inner, outer = (getattr(module, "base_layer", module) for module in ends)
+    if inner.weight is outer.weight and (inner, outer) != ends:
+        outer.weight = nn.Parameter(outer.weight.detach().clone())
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False

@@ -1,0 +1,13 @@
+import os
+
+# Before any test imports them: no test may reach for the hub, or draw progress bars.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Every test has a cache of its own."""
+    monkeypatch.setenv("DPO_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))

