@@ -6,7 +6,7 @@ MODEL ?= micro
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint clean
+.PHONY: help setup demo lab test lint pictures clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -35,6 +35,9 @@ test: $(READY)  ## every test, and every notebook run and compared
 lint: $(READY)  ## style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+pictures: $(READY)  ## draw the README's pictures anew (needs chromium)
+	$(BIN)/python assets/scripts/make_pictures.py
 
 clean:  ## remove .venv
 	rm -rf .venv

@@ -50,7 +50,7 @@ class TerminalDisplay(Callback):
         self.task: TaskID | None = None
 
     def waiting(self, what: str, done: int, total: int) -> None:
-        """Progress of a long step outside training, as `prepare` and `measure_outcome` report it."""
+        """Progress of a long step outside training, as `prepare` and `measure_outcome` tell it."""
         if not self.console.is_terminal:
             self._speak(f"{what}: {done}/{total}")
             return

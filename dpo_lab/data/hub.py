@@ -73,7 +73,7 @@ def _probe(name: str) -> None:
 
 
 def _not_found(name: str, error: Exception) -> FileNotFoundError:
-    reason = str(error).strip().splitlines()[0]
+    reason = str(error).strip().splitlines()[0].rstrip(".")
     return FileNotFoundError(
         f"{name}: no such file or folder here, and no data set of the hub that is open to you "
         f"({reason}). Built in are reviews and places; otherwise give a path, or a hub id "

@@ -163,7 +163,7 @@ class TrainConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(
-                f"config: unknown field {unknown[0]!r}. It was written by another version of the lab."
+                f"config: unknown field {unknown[0]!r}. Another version of the lab wrote it."
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)

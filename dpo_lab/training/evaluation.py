@@ -30,8 +30,8 @@ def evaluate(job: Job, beta: float, seed: int) -> dict[str, float]:
 
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs; `kl/policy` (the sum of exact per-token
-        KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `score/policy`, `_stderr`: the
-        ground truth of the same samples, where there is one.
+        KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `score/policy` and its
+        `_stderr`: the ground truth of the same samples, where there is one.
     """
     config, values = job.config, {}
     if job.held_out is not None:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the stage before DPO, which makes a reference that speaks the language."""
+"""Supervised fine-tuning: the stage before DPO, which makes a reference that speaks."""
 
 from __future__ import annotations
 

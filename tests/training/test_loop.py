@@ -52,7 +52,9 @@ def plain_dpo_trajectory(job, steps: int):
         total = 0.0
         for pair in batch:
             with torch.no_grad():
-                fixed = [logp(reference, pair.prompt, side) for side in (pair.chosen, pair.rejected)]
+                fixed = [
+                    logp(reference, pair.prompt, side) for side in (pair.chosen, pair.rejected)
+                ]
             chosen, rejected = (logp(policy, pair.prompt, s) for s in (pair.chosen, pair.rejected))
             margin = (chosen - fixed[0]) - (rejected - fixed[1])
             total = total - torch.nn.functional.logsigmoid(job.config.beta * margin)
@@ -76,9 +78,7 @@ def test_accumulation_gives_the_trajectory_of_one_batch():
     whole = losses(train(prepare(replace(QUICK, optimizer="rmsprop", learning_rate=1e-4))))
     pieces = losses(
         train(
-            prepare(
-                replace(QUICK, optimizer="rmsprop", learning_rate=1e-4, micro_batch_tokens=1)
-            )
+            prepare(replace(QUICK, optimizer="rmsprop", learning_rate=1e-4, micro_batch_tokens=1))
         )
     )
     assert pieces == pytest.approx(whole, abs=1e-6)

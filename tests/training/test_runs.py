@@ -56,7 +56,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_rewound(run):
 
 
 def disk_calls(run: Run, monkeypatch, dies_at: int | None) -> int:
-    """Replace a checkpoint, dying before the given call that changes the disk; how many there were."""
+    """Replace a checkpoint, dying before the given call that changes the disk; count the calls."""
     count = 0
 
     def counted(call):

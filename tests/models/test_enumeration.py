@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+from tiny import make_language_model, shake
+
+from dpo_lab.models.drift import measure_kl
+from dpo_lab.models.enumeration import enumerate_responses, exact_kl
+from dpo_lab.models.loading import load_model
+from dpo_lab.models.reference import Reference
+from dpo_lab.models.sampling import sample
+from dpo_lab.models.scoring import Scorer, score_sequences
+
+TEXTS = ["the acting felt", "the plot was"]
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Prompts, reference, and a policy moved away from it by seeded noise."""
+    policy = load_model("micro", device="cpu")
+    reference = Reference(Scorer(policy))
+    reference.keep()
+    shake(policy.model, 0.04, seed=0)
+    prompts = policy.encoder.prompts(TEXTS)
+    with reference.active() as scorer:
+        before = [enumerate_responses(scorer.language_model, prompt) for prompt in prompts]
+    after = [enumerate_responses(policy, prompt) for prompt in prompts]
+    return policy, reference, prompts, before, after
+
+
+def test_probabilities_sum_to_one(world):
+    """Micro speaks at most three words; so does the moved policy, which still ends in time."""
+    *_, before, after = world
+    for enumeration in before:
+        assert abs(enumeration.logps.exp().sum().item() - 1) < 1e-6
+    for enumeration in after:
+        assert abs(enumeration.logps.exp().sum().item() - 1) < 1e-4
+
+
+def test_every_response_comes_once(world):
+    """Of n words: one empty response, n of one word, n^2 of two, n^3 of three."""
+    policy, *_, before, _ = world
+    n = policy.model.config.vocab_size - 1
+    words = before[0].words
+    assert len(words) == len(words.unique(dim=0)) == 1 + n + n**2 + n**3
+    assert not (words == policy.tokenizer.eos_token_id).any()
+
+
+def test_values_are_the_scorer_s(world):
+    """The likeliest responses, the empty one, and some at random, end token included."""
+    policy, _, prompts, _, after = world
+    generator = torch.Generator().manual_seed(0)
+    for prompt, enumeration in zip(prompts, after, strict=True):
+        rare = torch.randint(len(enumeration.logps), (5,), generator=generator)
+        picked = [*enumeration.logps.topk(5).indices.tolist(), 0, *rare.tolist()]
+        end = policy.tokenizer.eos_token_id
+        words = [[token for token in enumeration.words[i].tolist() if token >= 0] for i in picked]
+        sequences = [(prompt, (*ids, end)) for ids in words]
+        torch.testing.assert_close(
+            score_sequences(Scorer(policy), sequences).double(),
+            enumeration.logps[picked],
+            rtol=0,
+            atol=1e-4,
+        )
+        assert enumeration.text(policy, picked[0]) == policy.tokenizer.decode(words[0])
+
+
+def test_chunks_change_nothing(world):
+    policy, _, prompts, _, after = world
+    chunked = enumerate_responses(policy, prompts[0], max_words=2, chunk=100)
+    short = len(chunked.logps)
+    assert torch.equal(chunked.words, after[0].words[:short, :2])
+    torch.testing.assert_close(chunked.logps, after[0].logps[:short], rtol=0, atol=1e-5)
+
+
+def test_sampled_kl_agrees_with_the_exact_one(world):
+    """2500 samples a prompt; each estimate within 3 standard errors of the exact mean over prompts.
+
+    The estimator with exact steps must be the sharper of the two.
+    """
+    policy, reference, prompts, before, after = world
+    each = [exact_kl(*both) for both in zip(after, before, strict=True)]
+    exact = sum(each) / len(each)
+    assert 0.1 < exact < 2
+    answers = sample(policy, prompts * 2500, max_new_tokens=4, seed=1, batch_size=5000)
+    measured = measure_kl(Scorer(policy), reference, answers, token_budget=4096)
+    for estimate in (measured.exact, measured.log_ratio):
+        assert estimate.n == 5000
+        assert abs(estimate.mean - exact) < 3 * estimate.stderr
+        assert estimate.stderr < 0.1 * exact
+    assert measured.exact.stderr < 0.8 * measured.log_ratio.stderr
+
+
+def test_the_policy_has_no_kl_to_itself(world):
+    _, reference, prompts, before, _ = world
+    assert exact_kl(before[0], before[0]) == 0
+    with reference.active() as scorer:
+        answers = sample(scorer.language_model, prompts, max_new_tokens=4)
+        measured = measure_kl(scorer, Reference(scorer), answers)
+    assert abs(measured.exact.mean) < 1e-6 and abs(measured.log_ratio.mean) < 1e-6
+
+
+def test_exact_kl_by_hand(world):
+    """Probabilities (1/4, 3/4) against (1/2, 1/2): 3/4 ln 3 - ln 2."""
+    *_, before, _ = world
+    kind, words = type(before[0]), torch.tensor([[-1], [3]])
+    policy = kind(words, torch.tensor([0.25, 0.75], dtype=torch.float64).log())
+    reference = kind(words, torch.tensor([0.5, 0.5], dtype=torch.float64).log())
+    assert exact_kl(policy, reference) == pytest.approx(0.75 * math.log(3) - math.log(2))
+
+
+def test_a_model_that_says_too_much_is_refused():
+    lm = make_language_model()
+    with pytest.raises(ValueError, match="320 tokens.*cannot all be enumerated. Use a model like"):
+        enumerate_responses(lm, (2, 3))

@@ -1,0 +1,211 @@
+import logging
+
+import pytest
+import torch
+from tiny import FAMILIES, make_language_model, make_model, plain_logp, shake, some_sequences
+from transformers import LlamaForCausalLM
+
+from dpo_lab.data.batching import collate
+from dpo_lab.models.loading import add_lora, disable_dropout
+from dpo_lab.models.reference import Reference
+from dpo_lab.models.scoring import Scorer, score_sequences
+
+NATS = 1e-4
+"""Largest difference per sequence, float32."""
+
+PROMPTS = ["the ans", "where is the answer", "is it ", "the answer is"]
+RESPONSES = ["wer is yes", " there", "there", " no"]
+
+
+def plain(model, sequences) -> torch.Tensor:
+    return torch.stack([plain_logp(model, *sequence) for sequence in sequences])
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_to_logps_is_the_plain_definition(family, bos):
+    """Text through the lab in one padded batch, against ids put together by hand, row by row."""
+    lm = make_language_model(family, bos)
+    encoder = lm.encoder
+    sequences = list(
+        zip(encoder.prompts(PROMPTS), encoder.responses(PROMPTS, RESPONSES), strict=True)
+    )
+    by_hand = []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        start, end = [lm.tokenizer.bos_token_id] * bos, [lm.tokenizer.eos_token_id]
+        ids = lm.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False).ids
+        answer = lm.tokenizer.backend_tokenizer.encode(response, add_special_tokens=False).ids
+        by_hand.append((tuple(start + ids), tuple(answer + end)))
+    with torch.no_grad():
+        expected = plain(lm.model, by_hand)
+    scorer = Scorer(lm)
+    assert scorer.head is not None, "no family here needs its full logits"
+    torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_no_token_spans_the_boundary(row):
+    """Joined as text, ` ans` and `wer` would be one token, and so would white space and `there`."""
+    lm, prompt, response = make_language_model(), PROMPTS[row], RESPONSES[row]
+    ours = lm.encoder.prompts([prompt])[0], lm.encoder.responses([prompt], [response])[0][:-1]
+    merged = tuple(lm.tokenizer(prompt + response).input_ids)
+    assert merged != ours[0] + ours[1], "the test must merge"
+    assert (lm.tokenizer.decode(ours[0]), lm.tokenizer.decode(ours[1])) == (prompt, response)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_the_plain_definition(family):
+    """Also that no weight is left out, the tied ones and the head's bias among them."""
+    lm, sequences = make_language_model(family), some_sequences(4)
+    weights = dict(lm.model.named_parameters())
+    upstream = torch.tensor([1.0, -1.0, 0.5, 2.0])
+    expected = torch.autograd.grad(
+        plain(lm.model, sequences) @ upstream, weights.values(), allow_unused=True
+    )
+    logps = Scorer(lm).logps(collate(sequences, pad_id=7))
+    found = torch.autograd.grad(logps @ upstream, weights.values(), allow_unused=True)
+    for name, ours, plainly in zip(weights, found, expected, strict=True):
+        assert (ours is None) == (plainly is None), name
+        if ours is not None:
+            torch.testing.assert_close(ours, plainly, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_is_off_in_training_mode_too(family):
+    lm = make_language_model(family)
+    batch = collate(some_sequences(4), pad_id=0)
+    scorer = Scorer(lm)
+    calm = scorer.logps(batch)
+    lm.model.train()
+    assert not torch.allclose(scorer.logps(batch), calm), "the test must have dropout to remove"
+    disable_dropout(lm.model)
+    torch.testing.assert_close(scorer.logps(batch), calm, rtol=0, atol=1e-5)
+    assert torch.equal(scorer.logps(batch), scorer.logps(batch))
+
+
+HEAD = {"Llama": "lm_head", "Qwen2": "lm_head", "Gemma2": "lm_head", "GPTNeoX": "embed_out"}
+
+
+@pytest.mark.parametrize("on_head", [False, True], ids=["trunk", "trunk-and-head"])
+@pytest.mark.parametrize("family", HEAD)
+def test_lora(family, on_head):
+    """The adapter is in the policy's values, on the head too; off, it leaves the base's."""
+    lm, sequences = make_language_model(family), some_sequences()
+    base = score_sequences(Scorer(lm), sequences)
+    linear = "attention.dense", "dense_h_to_4h", "query_key_value"
+    trunk = linear if family == "GPTNeoX" else ("q_proj", "v_proj", "up_proj")
+    lm = add_lora(lm, 4, targets=(*trunk, HEAD[family]) if on_head else None)
+    scorer = Scorer(lm)
+    torch.testing.assert_close(score_sequences(scorer, sequences), base, rtol=0, atol=1e-5)
+
+    shake(lm.model, 0.3, seed=1, only="lora_B")
+    with torch.no_grad():
+        expected = plain(lm.model, sequences)
+    found = score_sequences(scorer, sequences)
+    torch.testing.assert_close(found, expected, rtol=0, atol=NATS)
+    assert (found - base).abs().max() > 1
+    with Reference(scorer).active() as reference:
+        off = score_sequences(reference, sequences)
+    torch.testing.assert_close(off, base, rtol=0, atol=1e-5)
+    assert torch.equal(score_sequences(scorer, sequences), found)
+
+
+def test_lora_on_the_head_alone_is_not_skipped_and_is_trained():
+    lm = add_lora(make_language_model(), 4, targets=("lm_head",))
+    shake(lm.model, 0.3, seed=1, only="lora_B")
+    sequences = some_sequences(3)
+    weights = [weight for weight in lm.model.parameters() if weight.requires_grad]
+    assert len(weights) == 2
+    expected = torch.autograd.grad(plain(lm.model, sequences).sum(), weights)
+    found = torch.autograd.grad(Scorer(lm).logps(collate(sequences, 0)).sum(), weights)
+    for ours, plainly in zip(found, expected, strict=True):
+        assert plainly.any()
+        torch.testing.assert_close(ours, plainly, rtol=1e-3, atol=1e-4)
+
+
+class OddLlama(LlamaForCausalLM):
+    """Its logits are not the head on the trunk's states."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.3 + torch.arange(320) / 100
+        return output
+
+
+def test_an_odd_model_is_scored_through_its_full_logits(caplog):
+    lm = make_language_model()
+    lm.model.__class__ = OddLlama
+    sequences = some_sequences()
+    with caplog.at_level(logging.WARNING, logger="dpo_lab"):
+        scorer = Scorer(lm)
+        found = score_sequences(scorer, sequences)
+    assert scorer.head is None
+    assert len([record for record in caplog.records if "full logits" in record.message]) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(found, plain(lm.model, sequences), rtol=0, atol=NATS)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "GPT2", "Gemma2", "OPT"])
+def test_padding_changes_nothing(family):
+    """Alone, in one padded batch, in small groups, and with another padding token."""
+    lm, sequences = make_language_model(family), some_sequences()
+    scorer = Scorer(lm)
+    together = score_sequences(scorer, sequences)
+    alone = torch.cat([score_sequences(scorer, [sequence]) for sequence in sequences])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    grouped = score_sequences(scorer, sequences, token_budget=20)
+    torch.testing.assert_close(together, grouped, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        other = scorer.logps(collate(sequences, pad_id=42))
+    torch.testing.assert_close(together, other, rtol=0, atol=1e-5)
+
+
+def test_only_the_states_that_predict_a_response_reach_the_head():
+    lm, sequences = make_language_model(), some_sequences(3)
+    rows = []
+    lm.model.lm_head.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    scorer = Scorer(lm)
+    rows.clear()
+    batch = collate(sequences, 0)
+    scorer.logps(batch)
+    assert not rows, "the full head ran"
+    assert len(scorer.states(batch)) == sum(len(response) for _, response in sequences)
+
+
+def test_bfloat16_keeps_head_and_sums_in_float32():
+    """A trunk in bfloat16 is off by its rounding, and no more: well below a bfloat16 sum's step."""
+    lm, sequences = make_language_model(), some_sequences(4)
+    exact, scorer = score_sequences(Scorer(lm), sequences), Scorer(lm, "bfloat16")
+    rough = score_sequences(scorer, sequences)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 1.0
+    assert scorer.like(lm).autocast
+    with pytest.raises(ValueError, match="precision='bf16'.*Use one of"):
+        Scorer(lm, "bf16")
+
+
+def test_a_factor_that_is_no_number_is_left_to_the_probe():
+    """MPT allows words for `logit_scale`, and does not use it."""
+    lm, sequences = make_language_model(), some_sequences(2)
+    expected = score_sequences(Scorer(lm), sequences)
+    lm.model.config.logit_scale = "inv_sqrt_d_model"
+    assert torch.equal(score_sequences(Scorer(lm), sequences), expected)
+
+
+def test_the_kept_reference_stays_when_the_policy_moves():
+    lm, sequences = make_language_model(), some_sequences(3)
+    scorer = Scorer(lm)
+    reference = Reference(scorer)
+    reference.keep()
+    before = score_sequences(scorer, sequences)
+    shake(lm.model, 0.1, seed=3)
+    with reference.active() as kept:
+        assert torch.equal(score_sequences(kept, sequences), before)
+        assert not any(weight.requires_grad for weight in kept.language_model.model.parameters())
+    assert not torch.allclose(score_sequences(scorer, sequences), before)
+
+
+def test_models_of_a_family_differ_by_seed():
+    tokenizer = make_language_model().tokenizer
+    weights = [next(make_model("Llama", tokenizer, seed).parameters()) for seed in (0, 1)]
+    assert not torch.equal(*weights)
