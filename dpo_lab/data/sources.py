@@ -221,8 +221,7 @@ def _csv_rows(reader: csv.DictReader) -> Iterator[NumberedRow]:
             return
         except csv.Error as error:
             # The reader takes up again at the next line.
-            where = f"lines {start} to {reader.line_num}: {error}"
-            yield number, RowProblem(number, None, "malformed CSV", where)
+            yield number, RowProblem(number, None, "malformed CSV", f"from line {start}: {error}")
             continue
         if None in row:
             yield number, RowProblem(number, None, "more fields than the header has columns")

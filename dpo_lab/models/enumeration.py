@@ -35,7 +35,7 @@ class Enumeration:
 
 @torch.no_grad()
 def enumerate_responses(
-    language_model: LanguageModel, prompt: Ids, *, max_words: int = 3, chunk: int = 8192
+    language_model: LanguageModel, prompt: Ids, *, max_words: int = 3, chunk: int = 1024
 ) -> Enumeration:
     """Every response of at most `max_words` tokens, ended by the end token.
 

@@ -98,7 +98,7 @@ def load_model(
     try:
         with _no_bars():
             model = load_merged(path, load) if adapter else load(path, revision)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        tokenizer = _load_tokenizer(path, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _load_error(str(name), error) from error
     disable_dropout(model)
@@ -114,6 +114,14 @@ def _load_plain(path: str, **options) -> nn.Module:
         # transformers would go on with random ones.
         raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     return model
+
+
+def _load_tokenizer(path: str, **options) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # What transformers makes of a folder that has none.
+        raise ValueError("the tokenizer knows special tokens only")
+    return tokenizer
 
 
 def _load_error(name: str, error: Exception) -> Exception:

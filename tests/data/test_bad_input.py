@@ -108,7 +108,7 @@ def saved(split: str, without: str = "nothing"):
     return case
 
 
-# Writes the answers of a conversation into its prompt, as templates do that hide past thoughts.
+# Begins with the number of messages, so an answer changes what stands before it.
 REWRITES = "{{ messages | length }}{{ messages[-1].content }}<end>"
 REFUSES = "{{ raise_exception('no system message') }}"
 ABC = {"prompt": "Q", "chosen": "a b c", "rejected": "a b d"}
@@ -230,7 +230,7 @@ CASES = {
     "unknown kind of file": (load("a.xlsx", "x"), "a.xlsx: unknown kind of file"),
     # a source
     "no such file": (lambda _: load_preferences("nowhere.jsonl"), "nowhere.jsonl: no such file"),
-    "name of nothing": (lambda _: load_preferences("review"), "review: no such file or folder. Giv"),
+    "name of nothing": (lambda _: load_preferences("review"), "review: no such file or folder"),
     "no such path": (lambda _: load_preferences("./x/y"), "./x/y: no such file or folder"),
     "no such hub data set": (
         lambda _: load_preferences("nobody/nothing"), "nobody/nothing: no such file or folder here"

@@ -1,5 +1,4 @@
 import json
-import math
 import shutil
 
 import pytest
@@ -39,7 +38,7 @@ def base(tmp_path):
 def adapted(base, seed=1, **options) -> LanguageModel:
     """The model in a folder with a trained adapter."""
     lm = add_lora(load_model(base, device="cpu"), 4, **options)
-    shake(lm.model, 0.2, seed=seed, only="lora_B")
+    shake(lm.model, 0.2, seed=seed, only="lora_")
     return lm
 
 
@@ -69,8 +68,8 @@ def test_fingerprint_survives_saving(base, tmp_path):
 
 
 def test_round_trip_of_all_weights(base, tmp_path):
-    lm = shaken = load_model(base, device="cpu")
-    shake(shaken.model, 0.1, seed=1)
+    lm = load_model(base, device="cpu")
+    shake(lm.model, 0.1, seed=1)
     save_model(lm, tmp_path / "saved")
     expected = logps(lm)
     fresh = load_model(base, device="cpu")
@@ -208,7 +207,7 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def without_head_norm(folder):
+def without_a_weight(folder):
     path = folder / "model.safetensors"
     weights = load_file(path)
     del weights["model.norm.weight"]
@@ -234,8 +233,8 @@ def without_anything(folder):
     "damage, reason",
     [
         (cut, "deserializing"),
-        (without_head_norm, r"1 weights are missing, such as model\.norm\.weight"),
-        (without_tokenizer, ""),
+        (without_a_weight, r"1 weights are missing, such as model\.norm\.weight"),
+        (without_tokenizer, "special tokens only"),
         (of_another_task, "vit"),
         (without_anything, "config.json"),
     ],
@@ -273,7 +272,3 @@ def test_devices_and_precisions():
         resolve_device("tpu")
     with pytest.raises(ValueError, match="precision='half'.*Use one of auto, float32, bfloat16"):
         resolve_precision("half", cpu)
-
-
-def test_logps_are_finite(base):
-    assert all(math.isfinite(value) for value in logps(load_model(base, device="cpu")).tolist())
