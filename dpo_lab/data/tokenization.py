@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -113,21 +113,16 @@ def tokenize_pairs(
     encoder = Encoder(tokenizer)
     encoded, problems = _encode(encoder, preferences)
     kept, cut = [], Counter()
-    for pair, prompt, chosen, rejected in encoded:
+    for pair in encoded:
         try:
-            _check_ids(pair, prompt, chosen, rejected, encoder)
-            longest = max(len(chosen), len(rejected))
-            budget = max_prompt_length or max(max_length - longest, max_length // 2)
-            short = _cut_prompt(prompt, budget, encoder.tokenizer.bos_token_id)
-            room = max(0, max_length - len(short))
-            done = TokenizedPair(short, chosen[:room], rejected[:room], pair.row)
-            _check_cut(done)
+            _check_ids(pair, encoder)
+            short = _fit(pair, max_length, max_prompt_length, encoder.tokenizer.bos_token_id)
         except RowProblem as problem:
             problems.append(problem)
             continue
-        cut["prompts"] += len(short) < len(prompt)
-        cut["responses"] += longest > room
-        kept.append(done)
+        cut["prompts"] += short.prompt != pair.prompt
+        cut["responses"] += (short.chosen, short.rejected) != (pair.chosen, pair.rejected)
+        kept.append(short)
     problems.sort(key=lambda problem: problem.row)
     named = problems[:max_problems]
     source = preferences.report.source
@@ -158,16 +153,17 @@ def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
 
 def _encode(
     encoder: Encoder, pairs: Sequence[Pair]
-) -> tuple[list[tuple[Pair, Ids, Ids, Ids]], list[RowProblem]]:
+) -> tuple[list[TokenizedPair], list[RowProblem]]:
     """Ids of all pairs at once, which is fast; one by one only to find those that are refused."""
     prompts = [pair.prompt for pair in pairs]
     try:
-        ids = (
+        ids_and_rows = (
             encoder.prompts(prompts),
             encoder.responses(prompts, [pair.chosen for pair in pairs]),
             encoder.responses(prompts, [pair.rejected for pair in pairs]),
+            [pair.row for pair in pairs],
         )
-        return list(zip(pairs, *ids, strict=True)), []
+        return [TokenizedPair(*one) for one in zip(*ids_and_rows, strict=True)], []
     except TemplateProblem as error:
         if len(pairs) == 1:
             return [], [RowProblem(pairs[0].row, "prompt", error.reason, error.detail)]
@@ -179,6 +175,34 @@ def _encode(
     return encoded, problems
 
 
+def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
+    if pair.prompt in ((), encoder.bos):
+        raise RowProblem(pair.row, "prompt", "no token in the prompt")
+    for side, ids in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if len(ids) < 2:
+            raise RowProblem(pair.row, side, "no token in the response")
+        if any(token in encoder.end_ids for token in ids[:-1]):
+            raise RowProblem(pair.row, side, "an end token inside the response")
+    if pair.chosen == pair.rejected:
+        raise RowProblem(pair.row, "rejected", "same tokens as chosen")
+
+
+def _fit(
+    pair: TokenizedPair, max_length: int, max_prompt_length: int | None, bos: int | None
+) -> TokenizedPair:
+    """The pair, cut to its limits."""
+    longest = max(len(pair.chosen), len(pair.rejected))
+    budget = max_prompt_length or max(max_length - longest, max_length // 2)
+    prompt = _cut_prompt(pair.prompt, budget, bos)
+    room = max(0, max_length - len(prompt))
+    if not room:
+        raise RowProblem(pair.row, "chosen", "response empty after truncation")
+    short = replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room])
+    if short.chosen == short.rejected:
+        raise RowProblem(pair.row, "rejected", "responses equal after truncation")
+    return short
+
+
 def _cut_prompt(prompt: Ids, budget: int, bos: int | None) -> Ids:
     """The last `budget` tokens, BOS kept in front."""
     if len(prompt) <= budget:
@@ -186,22 +210,3 @@ def _cut_prompt(prompt: Ids, budget: int, bos: int | None) -> Ids:
     if prompt[0] == bos and budget > 1:
         return prompt[:1] + prompt[len(prompt) - budget + 1 :]
     return prompt[len(prompt) - budget :]
-
-
-def _check_ids(pair: Pair, prompt: Ids, chosen: Ids, rejected: Ids, encoder: Encoder) -> None:
-    if prompt in ((), encoder.bos):
-        raise RowProblem(pair.row, "prompt", "no token in the prompt")
-    for side, ids in (("chosen", chosen), ("rejected", rejected)):
-        if len(ids) < 2:
-            raise RowProblem(pair.row, side, "no token in the response")
-        if any(token in encoder.end_ids for token in ids[:-1]):
-            raise RowProblem(pair.row, side, "an end token inside the response")
-    if chosen == rejected:
-        raise RowProblem(pair.row, "rejected", "same tokens as chosen")
-
-
-def _check_cut(pair: TokenizedPair) -> None:
-    if not pair.chosen or not pair.rejected:
-        raise RowProblem(pair.row, "chosen", "response empty after truncation")
-    if pair.chosen == pair.rejected:
-        raise RowProblem(pair.row, "rejected", "responses equal after truncation")

@@ -25,11 +25,21 @@ def new_adapter(
         targets: Names of the modules to adapt; every linear layer but the head if none.
         seed: Seed of the adapter's first weights.
 
+    Raises:
+        ValueError: If a target names no module.
+
     Source:
         Hu et al. 2021 (arXiv 2106.09685).
     """
     from peft import LoraConfig, get_peft_model
 
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in targets or ():
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ValueError(
+                f"lora_targets: the model has no module {target!r}, so it would be left as it is. "
+                "Name modules as the model does, or leave targets out to adapt all linear layers."
+            )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

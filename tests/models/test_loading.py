@@ -137,7 +137,10 @@ def test_an_adapter_on_an_adapter_is_refused(base, tmp_path):
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"rank": 0}, "lora_rank=0"), ({"rank": 2, "targets": ("no_such_layer",)}, "no_such_layer")],
+    [
+        ({"rank": 0}, "lora_rank=0: must be at least 1"),
+        ({"rank": 2, "targets": ("q_proj", "lm_haed")}, "no module 'lm_haed'.*Name modules as"),
+    ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(base, options, message):
     with pytest.raises(ValueError, match=message):

@@ -83,7 +83,8 @@ def test_dropout_is_off_in_training_mode_too(family):
     assert torch.equal(scorer.logps(batch), scorer.logps(batch))
 
 
-HEAD = {"Llama": "lm_head", "Qwen2": "lm_head", "Gemma2": "lm_head", "GPTNeoX": "embed_out"}
+HEAD = {name: "lm_head" for name in ("Llama", "Qwen2", "Gemma2", "Granite", "Phi")}
+HEAD["GPTNeoX"] = HEADNAME
 
 
 @pytest.mark.parametrize("on_head", [False, True], ids=["trunk", "trunk-and-head"])
@@ -93,9 +94,10 @@ def test_lora(family, on_head):
     lm, sequences = make_language_model(family), some_sequences()
     base = score_sequences(Scorer(lm), sequences)
     linear = "attention.dense", "dense_h_to_4h", "query_key_value"
-    trunk = linear if family == "GPTNeoX" else ("q_proj", "v_proj", "up_proj")
+    trunk = linear if family == "GPTNeoX" else ("q_proj", "v_proj")
     lm = add_lora(lm, 4, targets=(*trunk, HEAD[family]) if on_head else None)
     scorer = Scorer(lm)
+    assert scorer.head is not None and scorer.head.linear == (not on_head)
     torch.testing.assert_close(score_sequences(scorer, sequences), base, rtol=0, atol=1e-5)
 
     shake(lm.model, 0.3, seed=1, only="lora_B")
