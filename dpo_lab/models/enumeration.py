@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lab.data.tokenization import Ids
+from dpo_lab.data.encoding import Ids
 from dpo_lab.models.loading import LanguageModel
 
 MAX_RESPONSES = 1 << 20

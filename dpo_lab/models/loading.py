@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from dpo_lab.data.tokenization import Encoder
+from dpo_lab.data.encoding import Encoder
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.builtin import builtin_model
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dpo_lab.data.assets import cache_path
 from dpo_lab.data.batching import token_budget_batches
-from dpo_lab.data.tokenization import Ids
+from dpo_lab.data.encoding import Ids
 from dpo_lab.models.scoring import Scorer, score_sequences
 
 SUM_RULE = "sum over response tokens, end token included"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from dpo_lab.data.tokenization import Ids
+from dpo_lab.data.encoding import Ids
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.loading import LanguageModel
 

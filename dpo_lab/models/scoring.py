@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
-from dpo_lab.data.tokenization import Ids
+from dpo_lab.data.encoding import Ids
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
 from dpo_lab.objective.logprobs import head_logits, linear_token_logps, module_token_logps
 
