@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dpo_lab.cli import main
+from dpo_lab.cli.commands import main
 from dpo_lab.training.runs import Run
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpo_lab.jobs import train_and_report
+from dpo_lab.cli.jobs import train_and_report
 from dpo_lab.training import TrainConfig
 
 PICTURES = Path(__file__).parents[1] / "pictures"

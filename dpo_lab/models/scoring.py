@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -159,7 +159,10 @@ def _factor(config, name: str) -> float:
 
 @torch.no_grad()
 def score_sequences(
-    scorer: Scorer, sequences: Sequence[tuple[Ids, Ids]], token_budget: int = 4096
+    scorer: Scorer,
+    sequences: Sequence[tuple[Ids, Ids]],
+    token_budget: int = 4096,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """`log pi(y|x)` of many `(prompt, response)` sequences, without gradient.
 
@@ -167,14 +170,18 @@ def score_sequences(
         scorer: The model's scorer.
         sequences: Ids of prompts and responses.
         token_budget: Most padded tokens in a forward pass.
+        progress: Called with `(done, total)` sequences.
 
     Returns:
         `(sequences,)`, nats, in order, on the CPU.
     """
     model = scorer.language_model
-    values = torch.zeros(len(sequences))
+    values, done = torch.zeros(len(sequences)), 0
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     for group in token_budget_batches(lengths, token_budget):
         batch = collate([sequences[index] for index in group], model.encoder.pad_id)
         values[group] = scorer.logps(batch.to(model.device)).cpu()
+        done += len(group)
+        if progress:
+            progress(done, len(sequences))
     return values

@@ -19,6 +19,9 @@ class Callback:
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
         """Before the first step; `first_step` is above 0 in a resumed run."""
 
+    def on_wait(self, what: str, done: int, total: int) -> None:
+        """Between steps, while an evaluation is at work: on what, and how far it is."""
+
     def on_step(self, record: StepRecord) -> None:
         """After every optimiser step, and for step 0 after its evaluation."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
 import torch
@@ -17,16 +17,19 @@ from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
-from dpo_lab.training.setup import Job
+from dpo_lab.training.setup import Job, Progress, naming
 
 
-def evaluate(job: Job, beta: float, seed: int) -> dict[str, float]:
+def evaluate(
+    job: Job, beta: float, seed: int, progress: Progress | None = None
+) -> dict[str, float]:
     """Metrics of an evaluation.
 
     Args:
         job: The run's job.
         beta: The beta in use.
         seed: Seed of the policy's samples.
+        progress: Called with what is being done, how much is done and how much there is.
 
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs; `kl/policy` (the sum of exact per-token
@@ -36,7 +39,10 @@ def evaluate(job: Job, beta: float, seed: int) -> dict[str, float]:
     config, values = job.config, {}
     if job.held_out is not None:
         policy = score_sequences(
-            job.scorer, job.held_out.tokens.sequences(), config.micro_batch_tokens
+            job.scorer,
+            job.held_out.tokens.sequences(),
+            config.micro_batch_tokens,
+            naming(progress, "held-out pairs"),
         ).split(len(job.held_out))
         pairs = PairLogps(*policy, job.held_out.reference_chosen, job.held_out.reference_rejected)
         loss, options = LOSSES[config.loss], config.loss_options
@@ -44,7 +50,8 @@ def evaluate(job: Job, beta: float, seed: int) -> dict[str, float]:
         values |= {f"eval/{name}": value for name, value in metrics.items()}
     if job.prompts and config.kl_samples:
         prompts = list(islice(cycle(job.prompts), config.kl_samples))
-        completions = draw(job.policy, prompts, config.max_new_tokens, seed)
+        answering = naming(progress, "answers for KL")
+        completions = draw(job.policy, prompts, config.max_new_tokens, seed, answering)
         kl = measure_kl(job.scorer, job.reference, completions, config.micro_batch_tokens)
         values |= {"kl/policy": kl.exact.mean, "kl/policy_stderr": kl.exact.stderr}
         values |= {"kl/log_ratio": kl.log_ratio.mean, "kl/log_ratio_stderr": kl.log_ratio.stderr}
@@ -68,11 +75,15 @@ def reference_score(job: Job, seed: int) -> dict[str, float]:
 
 
 def draw(
-    model: LanguageModel, prompts: Sequence[Text], max_new_tokens: int, seed: int
+    model: LanguageModel,
+    prompts: Sequence[Text],
+    max_new_tokens: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """One answer of a model to each prompt, at temperature 1."""
     ids = model.encoder.prompts(prompts)
-    return sample(model, ids, max_new_tokens=max_new_tokens, seed=seed)
+    return sample(model, ids, max_new_tokens=max_new_tokens, seed=seed, progress=progress)
 
 
 def answers(job: Job, step: int) -> list[SampleRecord]:

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import resource
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from transformers import get_scheduler
-
-from dpo_lab.data.batching import PairOrder, collate, token_budget_batches
-from dpo_lab.models.loading import load_weights, save_model
-from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training.callbacks import Callback, State
-from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.evaluation import answers, evaluate, reference_score
-from dpo_lab.training.metrics import pair_metrics
+from dpo_lab.training.learner import Learner
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
-
-START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Largest log-ratio at the start, nats per token of the longest response, by precision."""
-
-
-class NotTheReference(RuntimeError):
-    """The policy is not the reference when training begins."""
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient is not a finite number."""
 
 
 def train(
@@ -109,162 +85,6 @@ def train(
         _tell(callbacks, "on_end", state, error)
 
 
-class Learner:
-    """Policy, optimiser and schedule: what one step needs, and what a checkpoint must hold."""
-
-    def __init__(self, job: Job):
-        self.job = job
-        self.config = job.config
-        self.loss = LOSSES[job.config.loss]
-        self.beta = job.config.beta
-        self.step = 0
-        self.total_steps = job.config.total_steps(len(job.train))
-        self.order = PairOrder(len(job.train), job.config.batch_pairs, job.config.seed)
-        self.accelerator = Accelerator(cpu=job.policy.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise ValueError(
-                f"{self.accelerator.num_processes} processes: this loop runs in one for now. "
-                "Start it without 'accelerate launch'."
-            )
-        self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
-        self.optimizer = self.accelerator.prepare(_optimizer(self.config, self.parameters))
-        self.schedule = get_scheduler(
-            {"constant": "constant_with_warmup"}.get(self.config.schedule, self.config.schedule),
-            self.optimizer.optimizer,
-            num_warmup_steps=self.config.warmup_steps,
-            num_training_steps=self.total_steps,
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return self.optimizer.param_groups[0]["lr"]
-
-    def change(self, changes: dict[str, float]) -> None:
-        """Take new values of beta and the peak learning rate."""
-        self.beta = changes.get("beta", self.beta)
-        if "learning_rate" in changes:
-            peak = changes["learning_rate"]
-            self.schedule.base_lrs = [peak]
-            factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
-            self.optimizer.param_groups[0]["lr"] = peak * factor
-
-    def start_record(self) -> StepRecord:
-        """The record of step 0, before any metric."""
-        return StepRecord(0, 0.0, 0, self.beta, self.learning_rate, {})
-
-    def take_step(self) -> StepRecord:
-        """One optimiser step over exactly `batch_pairs` pairs.
-
-        Raises:
-            NotTheReference: In step 1, if a log-ratio is not zero.
-            NonFiniteLoss: Before the weights are touched.
-        """
-        started = time.perf_counter()
-        beta, learning_rate = self.beta, self.learning_rate
-        losses, pairs, tokens = self._accumulate(self.order.batch(self.step))
-        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        if self.step == 0:
-            self._check_start(pairs, self.order.batch(0))
-        options = self.config.loss_options
-        values = pair_metrics(losses, pairs, self.loss, beta, **options)
-        values["grad_norm"] = grad_norm.item()
-        self._check_finite(values)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        self.step += 1
-        seen = self.step * self.config.batch_pairs
-        seconds = time.perf_counter() - started
-        timing = {
-            "seconds": seconds,
-            "pairs_per_second": self.config.batch_pairs / seconds,
-            "tokens_per_second": tokens / seconds,
-            "peak_memory_gb": _peak_memory(self.job.policy.device),
-        }
-        epoch = seen / len(self.job.train)
-        return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
-
-    def _accumulate(self, indices: list[int]) -> tuple[torch.Tensor, PairLogps, int]:
-        """Gradient of the batch's mean loss, a micro-batch at a time; and every pair's numbers."""
-        train, model = self.job.train, self.job.policy
-        picked = [train.tokens[index] for index in indices]
-        reference = train.reference_chosen[indices], train.reference_rejected[indices]
-        losses, tokens = torch.zeros(len(indices)), 0
-        logps = torch.zeros(2, len(indices))
-        groups = token_budget_batches(
-            [len(pair) for pair in picked], self.config.micro_batch_tokens, rows=2
-        )
-        for group in groups:
-            pairs = [picked[position] for position in group]
-            sequences = [(pair.prompt, pair.chosen) for pair in pairs]
-            sequences += [(pair.prompt, pair.rejected) for pair in pairs]
-            batch = collate(sequences, model.encoder.pad_id).to(model.device)
-            policy = self.job.scorer.logps(batch).split(len(group))
-            fixed = [side[group].to(model.device) for side in reference]
-            loss = self.loss(PairLogps(*policy, *fixed), self.beta, **self.config.loss_options)
-            self.accelerator.backward(loss.sum() / len(indices))
-            losses[group] = loss.detach().cpu()
-            logps[0][group], logps[1][group] = (side.detach().cpu() for side in policy)
-            tokens += batch.real_tokens
-        return losses, PairLogps(*logps, *reference), tokens
-
-    def _check_start(self, pairs: PairLogps, indices: list[int]) -> None:
-        picked = [self.job.train.tokens[index] for index in indices]
-        longest = max(len(side) for pair in picked for side in (pair.chosen, pair.rejected))
-        allowed = START_TOLERANCE[self.config.precision] * longest
-        worst = max(
-            side.abs().max().item() for side in (pairs.chosen_logratios, pairs.rejected_logratios)
-        )
-        if not worst <= allowed:
-            raise NotTheReference(
-                f"log-ratio {worst:.4f} nats before the first step: the policy is not the "
-                "reference, so rewards would not start at 0. Prepare the job again."
-            )
-
-    def _check_finite(self, values: dict[str, float]) -> None:
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
-        if bad:
-            raise NonFiniteLoss(
-                f"step {self.step + 1}: {bad[0]} is {values[bad[0]]} at beta {self.beta:g} and "
-                f"learning rate {self.learning_rate:g}. The weights are those of step {self.step}; "
-                "go on from the last checkpoint with a lower learning rate."
-            )
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint's files."""
-        save_model(self.job.policy, folder)
-        state = {
-            "step": self.step,
-            "beta": self.beta,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch, "peak": self.schedule.base_lrs},
-            "random": torch.get_rng_state(),
-        }
-        torch.save(state, folder / "trainer.pt")
-
-    def load(self, folder: Path) -> None:
-        """Take up a checkpoint."""
-        load_weights(self.job.policy, folder)
-        state = torch.load(folder / "trainer.pt", weights_only=True)
-        self.step, self.beta = state["step"], state["beta"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]["last_epoch"]
-        self.schedule.base_lrs = state["schedule"]["peak"]
-        torch.set_rng_state(state["random"])
-
-
-def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=config.learning_rate)
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=parameters[0].device.type in ("cpu", "cuda"),
-    )
-
-
 def _restore(learner: Learner, run: Run) -> int:
     checkpoint = run.checkpoint
     if checkpoint is None:
@@ -279,7 +99,11 @@ def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepReco
     """The record with an evaluation in it; samples go out before it."""
     job = learner.job
     seed = job.config.seed * 1_000_003 + record.step
-    values = evaluate(job, learner.beta, seed)
+
+    def wait(what: str, done: int, total: int) -> None:
+        _tell(callbacks, "on_wait", what, done, total)
+
+    values = evaluate(job, learner.beta, seed, wait)
     if record.step == 0:
         values |= reference_score(job, seed)
     samples = answers(job, record.step)
@@ -311,11 +135,3 @@ def _due(step: int, every: int) -> bool:
 def _tell(callbacks: Sequence[Callback], name: str, *arguments) -> None:
     for callback in callbacks:
         getattr(callback, name)(*arguments)
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Most memory held so far, GB: of the device on CUDA, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -14,7 +14,7 @@ from dpo_lab.data.preferences import prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.training.setup import Job
+from dpo_lab.training.setup import Job, Progress, naming
 
 GREEDY_PROMPTS = 200
 SAMPLED_ANSWERS = 500
@@ -75,9 +75,7 @@ class Outcome:
         return asdict(self)
 
 
-def measure_outcome(
-    job: Job, progress: Callable[[str, int, int], None] | None = None
-) -> Outcome | None:
+def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | None:
     """Score answers of reference and policy to held-out prompts.
 
     Where there are many prompts, one greedy answer to each; where there are few (the micro world
@@ -107,7 +105,7 @@ def measure_outcome(
             max_new_tokens=job.config.max_new_tokens,
             temperature=0.0 if greedy else 1.0,
             seed=job.config.seed,
-            progress=progress and (lambda done, total: progress(who, done, total)),
+            progress=naming(progress, who),
         )
         return Score.of(
             [

@@ -31,6 +31,12 @@ from dpo_lab.models.scoring import Scorer
 from dpo_lab.training.config import TrainConfig
 
 Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done and how much there is."""
+
+
+def naming(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    """The same progress for a part of the work that does not know its name."""
+    return progress and (lambda done, total: progress(what, done, total))
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,7 @@ def _score_reference(
         sequences,
         cache=cache,
         token_budget=config.micro_batch_tokens,
-        progress=progress and (lambda done, total: progress("reference", done, total)),
+        progress=naming(progress, "reference"),
     )
     parts = values.split([len(indices) for _, indices in used for _ in range(2)])
     scored = []

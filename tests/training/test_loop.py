@@ -10,7 +10,8 @@ from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import ReferenceCache
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
-from dpo_lab.training.loop import Learner, NonFiniteLoss, NotTheReference, train
+from dpo_lab.training.learner import Learner, NonFiniteLoss, NotTheReference
+from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 

@@ -20,7 +20,7 @@ KILLS = 10
 DRIVER = textwrap.dedent(
     """
     import os, signal, sys, threading, time
-    from dpo_lab.cli import main
+    from dpo_lab.cli.commands import main
 
     def attempt(arguments, seconds):
         started = time.monotonic()

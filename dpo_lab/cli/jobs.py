@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.terminal import TerminalDisplay, print_outcome
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.loop import train

@@ -71,12 +71,18 @@ class TerminalDisplay(Callback):
         else:
             self.console.print(" ".join(f"{title:>13}" for title, _, _ in COLUMNS))
 
+    def on_wait(self, what: str, done: int, total: int) -> None:
+        """Say what an evaluation is at, in the bar's description."""
+        self.bar.update(self.task, description=f"{what} {done}/{total}")
+        if not self.console.is_terminal:
+            self._speak(f"{what}: {done}/{total}")
+
     def on_step(self, record: StepRecord) -> None:
         """Move the bar; add a row where there was an evaluation."""
         speed = record.timing.get("pairs_per_second")
         memory = record.timing.get("peak_memory_gb")
         note = f"{speed:.1f} pairs/s  {memory:.1f} GB  beta {record.beta:g}" if speed else ""
-        self.bar.update(self.task, completed=record.step, note=note)
+        self.bar.update(self.task, description="training", completed=record.step, note=note)
         self.last = record
         if record.get("eval/loss") is not None or record.get("kl/policy") is not None:
             self.rows.append(record)

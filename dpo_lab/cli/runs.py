@@ -1,0 +1,74 @@
+"""The commands that look at runs: `runs list`, `runs show` and `runs report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dpo_lab.cli.output import new_console, print_rows
+
+
+@dataclass(frozen=True)
+class RunsList:
+    """List the runs in a folder."""
+
+    folder: tyro.conf.Positional[Path] = Path("runs")
+    """The folder that holds the runs."""
+
+    def __call__(self) -> None:
+        """Print one line a run."""
+        from dpo_lab.training.runs import list_runs
+        from dpo_lab.ui.summary import run_row
+
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder}: no such folder. Train something first.")
+        runs = list_runs(self.folder)
+        if not runs:
+            raise FileNotFoundError(f"{self.folder}: holds no runs. Train something first.")
+        print_rows([run_row(run) for run in runs])
+
+
+@dataclass(frozen=True)
+class RunsShow:
+    """Show a run: settings, what changed, answers."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+
+    def __call__(self) -> None:
+        """Print it."""
+        from dpo_lab.cli.terminal import print_outcome
+        from dpo_lab.training.runs import Run
+        from dpo_lab.ui.summary import last_samples, run_row
+
+        run = Run.open(self.run)
+        console = new_console()
+        for name, value in run_row(run).items():
+            console.print(f"{name:<12} {value}", markup=False)
+        print_outcome(console, run.summary, last_samples(run))
+        console.print_json(data=run.config.as_dict())
+
+
+@dataclass(frozen=True)
+class RunsReport:
+    """Write a run's report: one HTML file that needs no network."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+
+    def __call__(self) -> None:
+        """Write it and say where."""
+        from dpo_lab.training.runs import Run
+        from dpo_lab.ui.summary import report_of
+
+        print(report_of(Run.open(self.run)))
+
+
+Runs = (
+    Annotated[RunsList, tyro.conf.subcommand("list")]
+    | Annotated[RunsShow, tyro.conf.subcommand("show")]
+    | Annotated[RunsReport, tyro.conf.subcommand("report")]
+)
