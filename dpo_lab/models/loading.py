@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from dpo_lab.data.encoding import Encoder
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.hub import hub_folder
 
 logger = logging.getLogger(__name__)
 
@@ -90,15 +91,16 @@ def load_model(
     """
     path, origin = builtin_model(str(name))
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    adapter = (Path(path) / "adapter_config.json").exists()
 
     def load(base: str, revision: str | None) -> nn.Module:
         return _load_plain(base, revision=revision, trust_remote_code=trust_remote_code)
 
     try:
         with _no_bars():
-            model = load_merged(path, load) if adapter else load(path, revision)
-        tokenizer = _load_tokenizer(path, **options)
+            folder = Path(path) if Path(path).is_dir() else hub_folder(path, revision)
+            adapter = (folder / "adapter_config.json").exists()
+            model = load_merged(str(folder), load) if adapter else load(path, revision)
+            tokenizer = _load_tokenizer(str(folder) if adapter else path, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _load_error(str(name), error) from error
     disable_dropout(model)
@@ -125,7 +127,7 @@ def _load_tokenizer(path: str, **options) -> PreTrainedTokenizerBase:
 
 
 def _load_error(name: str, error: Exception) -> Exception:
-    reason = " ".join(str(error).split())
+    reason = str(error).strip().splitlines()[0].rstrip(".")
     if Path(name).is_dir() or not isinstance(error, OSError):
         return ValueError(
             f"model {name!r}: cannot be loaded ({reason[:300]}). It must hold config.json, "

@@ -254,6 +254,26 @@ def test_an_unknown_name_is_refused(name):
         load_model(name)
 
 
+def test_hub_ids_are_found_in_the_cache_when_there_is_no_network(base, tmp_path, monkeypatch):
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    commits = {"base": "b" * 40, "adapter": "a" * 40}
+    for name, commit in commits.items():
+        repository = cache / f"models--someone--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+    snapshot = cache / "models--someone--base" / "snapshots" / commits["base"]
+    shutil.copytree(base, snapshot)
+    plain = load_model("someone/base", device="cpu")
+    assert torch.equal(logps(plain), logps(load_model(base, device="cpu")))
+
+    lm = adapted("someone/base")
+    save_model(lm, cache / "models--someone--adapter" / "snapshots" / commits["adapter"])
+    merged = load_model("someone/adapter", device="cpu")
+    assert merged.merged and merged.origin == "hub: someone/adapter"
+    torch.testing.assert_close(logps(merged), logps(lm), rtol=0, atol=1e-4)
+
+
 def test_training_randomness_without_a_module_is_removed():
     """OPT skips layers by a number that no dropout module holds; routers shake their input."""
     config = OPTConfig(
