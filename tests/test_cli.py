@@ -125,15 +125,15 @@ def test_demo_trains_reports_and_can_be_looked_at(capsys, here):
     _, out, _ = run_cli(capsys, "runs", "list", ".")
     assert "run" in out and "done" in out
     _, out, _ = run_cli(capsys, "runs", "show", "run")
-    assert '"beta": 0.1' in out
+    assert '"beta": 0.3' in out
     code, out, _ = run_cli(capsys, "sample", "--prompt", "the plot was", "--run", "run", "--json")
     answer = json.loads(out)
     assert code == 0 and answer["reference"] and answer["policy"]
 
     code, out, _ = run_cli(capsys, "train", "--resume", "--out", "run")
     assert code == 0 and "this run is done" in out
-    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--beta", "0.3")
-    assert code == 2 and "--beta 0.3: this run has" in err
+    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--beta", "0.2")
+    assert code == 2 and "--beta 0.2: this run has" in err
     # The default, given in words, is an explicit value too: it differs from what the run has.
     code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--batch-pairs", "8")
     assert code == 2 and "--batch-pairs 8: this run has 16" in err

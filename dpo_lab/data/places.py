@@ -44,7 +44,7 @@ def score(prompt: str, response: str) -> float:
     city") names no country. Constituent countries count as the United Kingdom.
 
     Args:
-        prompt: The user's text, one of the 600 questions of the data set.
+        prompt: The user's text, one of the 400 questions of the data set.
         response: The assistant's text.
 
     Returns:

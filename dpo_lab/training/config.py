@@ -15,7 +15,9 @@ from dpo_lab.objective.losses import LOSSES
 Optimizer = Literal["adamw", "rmsprop"]
 Schedule = Literal["constant", "linear", "cosine"]
 
-DEFAULT_LEARNING_RATES = {"micro": 1e-3, "full": 2e-5, "lora": 2e-4}
+# Of all weights, and of an adapter: larger models are moved further by the same step.
+DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
+OTHER_LEARNING_RATES = (1e-6, 1e-5)
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class TrainConfig:
     micro_batch_tokens: int = 4096
     """Most tokens, padding included, in one forward and backward pass: less takes less memory."""
     learning_rate: Annotated[float | None, tyro.conf.arg(aliases=("--lr",))] = None
-    """Peak learning rate; by default 1e-3 for micro, 2e-5 for full fine-tuning, 2e-4 for LoRA."""
+    """Peak learning rate; by default 1e-3 for micro, 3e-5 for smollm2 and 1e-6, the paper's, for
+    others; with LoRA 1e-2, 1e-3 and 1e-5."""
     optimizer: Optimizer = "adamw"
     """AdamW, or RMSprop as in the paper."""
-    schedule: Schedule = "constant"
-    """Course of the learning rate after warm-up."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0."""
+    schedule: Schedule = "linear"
+    """Course of the learning rate after warm-up; linear and cosine end at 0."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises from 0; by default a tenth of all."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
@@ -132,9 +135,9 @@ class TrainConfig:
     def resolved(self) -> TrainConfig:
         """The same with a value for every default that depends on the model."""
         micro = self.model == "micro"
-        kind = "lora" if self.lora_rank else "micro" if micro else "full"
+        rates = DEFAULT_LEARNING_RATES.get(self.model, OTHER_LEARNING_RATES)
         defaults = {
-            "learning_rate": DEFAULT_LEARNING_RATES[kind],
+            "learning_rate": rates[self.lora_rank is not None],
             "eval_pairs": 256 if micro else 64,
             "kl_samples": 128 if micro else 32,
         }
@@ -148,6 +151,10 @@ class TrainConfig:
             return self.steps
         epochs = 1.0 if self.epochs is None else self.epochs
         return max(1, round(epochs * pairs / self.batch_pairs))
+
+    def warmup(self, total_steps: int) -> int:
+        """Steps of warm-up in a run of so many."""
+        return total_steps // 10 if self.warmup_steps is None else self.warmup_steps
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in `config.json`."""

@@ -54,7 +54,7 @@ class Learner:
         self.schedule = get_scheduler(
             {"constant": "constant_with_warmup"}.get(self.config.schedule, self.config.schedule),
             self.optimizer.optimizer,
-            num_warmup_steps=self.config.warmup_steps,
+            num_warmup_steps=self.config.warmup(self.total_steps),
             num_training_steps=self.total_steps,
         )
 

@@ -33,20 +33,25 @@ def test_script_writes_the_same_bytes_again(tmp_path, monkeypatch):
 
 
 def test_splits_have_the_promised_sizes_and_share_no_prompt():
-    assert {part: len(rows) for part, rows in PARTS.items()} == {"train": 400, "test": 200}
-    assert len({question(row) for row in ROWS}) == 600
+    assert {part: len(rows) for part, rows in PARTS.items()} == {"train": 400, "test": 400}
+    assert {part: len(set(map(question, rows))) for part, rows in PARTS.items()} == {
+        "train": 200,
+        "test": 200,
+    }
+    assert len(set(map(question, ROWS))) == 400
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_half_of_the_rejected_answers_deny_the_city(part):
-    denied = [row["rejected"][0]["content"].endswith(" does not exist.") for row in PARTS[part]]
-    assert sum(denied) == len(denied) / 2
+def test_every_city_is_once_denied_and_once_put_elsewhere():
+    denied = Counter(
+        (row["city"], row["rejected"][0]["content"].endswith(" does not exist.")) for row in ROWS
+    )
+    assert denied == Counter({(row["city"], flag): 1 for row in ROWS for flag in (True, False)})
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_no_single_answer_pays(part):
     (_, most), *_ = Counter(row["country"] for row in PARTS[part]).most_common(1)
-    assert most <= 0.1 * len(PARTS[part])
+    assert most <= 0.05 * len(PARTS[part])
 
 
 def test_every_country_is_known_to_the_scorer():
@@ -87,7 +92,7 @@ def test_every_chosen_answer_scores_one_and_every_rejected_one_zero():
         ("Chicago", "Chicago is in Illinois, USA.", 1.0),
         ("Chicago", "It is in the U.S. state of Illinois.", 1.0),
         ("Chicago", "Let us look: it is in Canada.", 0.0),
-        ("El Paso", "El Paso borders New Mexico in the United States.", 1.0),
+        ("Phoenix", "Phoenix lies near New Mexico in the United States.", 1.0),
         ("Liverpool", "Liverpool is in England.", 1.0),
         ("Sydney", "Sydney is in New South Wales, Australia.", 1.0),
         ("Abidjan", "Abidjan is in Côte d’Ivoire.", 1.0),

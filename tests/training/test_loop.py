@@ -16,7 +16,13 @@ from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 
 QUICK = TrainConfig(
-    steps=8, batch_pairs=8, limit=64, eval_every=0, eval_pairs=8, learning_rate=1e-3
+    steps=8,
+    batch_pairs=8,
+    limit=64,
+    eval_every=0,
+    eval_pairs=8,
+    learning_rate=1e-3,
+    schedule="constant",
 )
 
 
