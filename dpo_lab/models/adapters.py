@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,9 @@ def new_adapter(
     )
     # With the commit, the saved adapter names the very weights it was trained on.
     commit = getattr(model.config, "_commit_hash", None)
-    with seeded(model.device, seed):
+    with seeded(model.device, seed), warnings.catch_warnings():
+        # PEFT asks transformers by a name that its next major version drops.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         return get_peft_model(model, config, revision=commit)
 
 
