@@ -44,8 +44,8 @@ def train_and_report(
         job = prepare(config, progress=display.waiting)
         use = job.cache_use
         reference = f"reference log-probabilities: {use.computed} computed, {use.cached} from cache"
-        for line in (*job.load_reports, job.train.tokens, reference):
-            console.print(str(line), markup=False, highlight=False)
+        for line in dict.fromkeys((*map(str, job.load_reports), str(job.train.tokens), reference)):
+            console.print(line, markup=False, highlight=False)
         run = _open_or_create(run, job)
         control = RunControl()
         with _stop_on_signal(control):

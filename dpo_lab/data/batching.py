@@ -7,8 +7,9 @@ needs no mask and no shift, and does not care how the tokens are laid out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,32 +18,67 @@ from dpo_lab.data.tokenization import Ids
 
 
 @dataclass(frozen=True)
+class Trees:
+    """How the tokens of a packed row see each other.
+
+    Token `i` attends to token `j` if `j <= i < subtree_end[j]`: to itself and its ancestors.
+
+    Attributes:
+        subtree_end: `(length,)`, the place after the last descendant of each token.
+        bounds: Where each tree begins, and where the last one ends. Trees do not see each other.
+    """
+
+    subtree_end: Tensor
+    bounds: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> Trees:
+        """The same on a device."""
+        return replace(self, subtree_end=self.subtree_end.to(device))
+
+    def masks(self) -> list[Tensor]:
+        """Who attends to whom in each tree, `(queries, keys)`, true where it may."""
+        masks = []
+        for start, end in pairwise(self.bounds):
+            place = torch.arange(start, end, device=self.subtree_end.device)
+            before = place[:, None] >= place
+            masks.append(before & (place[:, None] < self.subtree_end[start:end]))
+        return masks
+
+
+@dataclass(frozen=True)
 class Batch:
     """Sequences laid out for one forward pass.
 
     Attributes:
-        input_ids: `(rows, length)`, padded on the right. Causal attention never looks to the
-            right, so no real token sees the padding and no mask is needed.
+        input_ids: `(rows, length)`, padded on the right, or packed. Causal attention never looks to
+            the right, so no real token sees the padding and no mask is needed.
         source: `(tokens,)`, place in the flattened `rows x length` of the hidden state that
             predicts each scored token: the one before it.
-        targets: `(tokens,)`, ids of the scored tokens, response by response.
-        response: `(tokens,)`, which response each scored token belongs to.
+        targets: `(tokens,)`, ids of the scored tokens.
+        token: `(members,)`, which scored token; several responses may share one.
+        response: `(members,)`, which response it belongs to.
         responses: How many responses there are.
-        real_tokens: Tokens that are not padding.
+        real_tokens: Tokens of all sequences, without padding, shared ones as often as they occur.
+        positions: `(rows, length)`, position ids; none where they run from 0 in every row.
+        trees: Who attends to whom in a packed row.
     """
 
     input_ids: Tensor
     source: Tensor
     targets: Tensor
+    token: Tensor
     response: Tensor
     responses: int
     real_tokens: int
+    positions: Tensor | None = None
+    trees: Trees | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("input_ids", "source", "targets", "response")
+            field.name: value.to(device)
+            for field in fields(self)
+            if hasattr(value := getattr(self, field.name), "to")
         }
         return replace(self, **moved)
 
@@ -52,7 +88,8 @@ class Batch:
         On CUDA the order of the additions, and so the last digit, may vary between calls, unless
         `torch.use_deterministic_algorithms` is on.
         """
-        return token_values.new_zeros(self.responses).index_add(0, self.response, token_values)
+        zeros = token_values.new_zeros(self.responses)
+        return zeros.index_add(0, self.response, token_values[self.token])
 
 
 def collate(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> Batch:
@@ -80,6 +117,7 @@ def collate(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> Batch:
         input_ids=torch.tensor(rows),
         source=torch.cat(source),
         targets=torch.tensor(targets),
+        token=torch.arange(len(targets)),
         response=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
         responses=len(sequences),
         real_tokens=sum(len(prompt) + len(response) for prompt, response in sequences),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dpo_lab.data.batching import Batch, collate, token_budget_batches
+from dpo_lab.data.batching import Batch
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
@@ -49,12 +49,10 @@ def measure_kl(
         Both estimates, n being the number of answers.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
-    lengths = [len(prompt) + len(ids) for prompt, ids in sequences]
-    model = policy.language_model
     exact, log_ratio = torch.zeros(len(sequences)), torch.zeros(len(sequences))
-    for group in token_budget_batches(lengths, token_budget):
-        batch = collate([sequences[index] for index in group], model.encoder.pad_id)
-        exact[group], log_ratio[group] = _compare(policy, reference, batch.to(model.device))
+    for group in policy.groups([(sequence,) for sequence in sequences], token_budget):
+        batch = policy.batch([sequences[index] for index in group])
+        exact[group], log_ratio[group] = _compare(policy, reference, batch)
     return MeasuredKL(Estimate.of(exact), Estimate.of(log_ratio))
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.assets import cache_path
-from dpo_lab.data.batching import token_budget_batches
 from dpo_lab.data.encoding import Ids
 from dpo_lab.models.scoring import Scorer, score_sequences
 
@@ -160,9 +159,8 @@ def reference_logps(
     for index, key in enumerate(keys):
         first_index.setdefault(key, index)
     firsts = list(first_index.values())
-    lengths = [sum(map(len, sequences[index])) for index in firsts]
     done = 0
-    for group in token_budget_batches(lengths, token_budget):
+    for group in scorer.groups([(sequences[index],) for index in firsts], token_budget):
         chosen = [firsts[position] for position in group]
         if any(keys[index] not in before for index in chosen):
             scores = score_sequences(scorer, [sequences[index] for index in chosen], token_budget)

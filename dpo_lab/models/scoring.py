@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
 from dpo_lab.data.encoding import Ids
+from dpo_lab.data.packing import pack, packed_groups
+from dpo_lab.models.attention import sliding_window, tree_keywords, using_trees
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
 from dpo_lab.objective.logprobs import head_logits, linear_token_logps, module_token_logps
 
@@ -19,6 +21,9 @@ logger = logging.getLogger(__name__)
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Largest difference of logits, in their standard deviations, between model and trunk with head."""
+
+PACKED_TOLERANCE = {"float32": 5e-4, "bfloat16": 5e-2}
+"""Largest difference in nats per token between packed and padded rows, by precision."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +77,50 @@ class Scorer:
     token. A model whose logits are not a plain head on its last hidden states is found out by a
     probe and scored through its full logits instead, more slowly and just as right.
 
+    Sequences are packed into prefix trees, so that no token is computed twice. A model whose
+    attention cannot take them is found out by another probe, and gets padded rows.
+
     Args:
         language_model: The model to score with.
         precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
+        packing: Whether to pack; false pads.
     """
 
-    def __init__(self, language_model: LanguageModel, precision: Precision = "float32"):
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        precision: Precision = "float32",
+        packing: bool = True,
+    ):
         self.language_model = language_model
         self.precision = resolve_precision(precision, language_model.device)
         self.autocast = self.precision == "bfloat16"
         config = language_model.base.config.get_text_config()
         self.vocabulary = config.vocab_size
+        self.window = sliding_window(config)
         self.head = self._find_head(config)
+        self.packing = packing and self._can_pack()
+
+    def groups(self, items: Sequence[Sequence[tuple[Ids, Ids]]], budget: int) -> list[list[int]]:
+        """Indices of items that make a micro-batch each, within a budget of tokens.
+
+        Args:
+            items: Sequences that belong together: one response, or the two of a pair.
+            budget: Most tokens in a forward pass, padding included.
+        """
+        longest = [max(len(prompt) + len(response) for prompt, response in item) for item in items]
+        if self.packing and max(longest, default=0) <= self.window:
+            return packed_groups(items, budget)
+        return list(token_budget_batches(longest, budget, rows=len(items[0]) if items else 1))
+
+    def batch(self, sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
+        """Sequences laid out for `states`, on the model's device."""
+        longest = max(len(prompt) + len(response) for prompt, response in sequences)
+        if self.packing and longest <= self.window:
+            batch = pack(sequences)
+        else:
+            batch = collate(sequences, self.language_model.encoder.pad_id)
+        return batch.to(self.language_model.device)
 
     def states(self, batch: Batch) -> Tensor:
         """What `logits` needs of each scored token: the hidden state that predicts it.
@@ -93,10 +130,14 @@ class Scorer:
         """
         base = self.language_model.base
         module = base if self.head is None else getattr(base, base.base_model_prefix)
+        layout = {}
+        if batch.trees is not None:
+            dtype = torch.bfloat16 if self.autocast else base.dtype
+            layout = tree_keywords(batch.trees, batch.positions, dtype)
         with torch.autocast(
             self.language_model.device.type, dtype=torch.bfloat16, enabled=self.autocast
         ):
-            output = module(input_ids=batch.input_ids, use_cache=False)
+            output = module(input_ids=batch.input_ids, use_cache=False, **layout)
         found = output.logits if self.head is None else output.last_hidden_state
         return found.flatten(0, 1)[batch.source]
 
@@ -117,8 +158,37 @@ class Scorer:
         return batch.sums(self.token_logps(batch))
 
     def like(self, language_model: LanguageModel) -> Scorer:
-        """A scorer of the same precision for another model."""
-        return Scorer(language_model, self.precision)
+        """A scorer of the same kind for another model."""
+        return Scorer(language_model, self.precision, self.packing)
+
+    @torch.no_grad()
+    def _can_pack(self) -> bool:
+        """Whether the model gives packed sequences what it gives them alone."""
+        token = [(7 * place * place + 3 * place) % self.vocabulary for place in range(40)]
+        first, second = tuple(token[:9]), tuple(token[9:14])
+        sequences = [(first, tuple(token[14:22])), (first, tuple(token[22:27]))]
+        sequences += [(second, tuple(token[27:37])), (second, tuple(token[27:30] + token[37:]))]
+        with using_trees(self.language_model.base) as accepted:
+            if not accepted:
+                return self._cannot_pack("its attention cannot be replaced")
+            device = self.language_model.device
+            padded = self.logps(collate(sequences, self.language_model.encoder.pad_id).to(device))
+            try:
+                packed = self.logps(pack(sequences).to(device))
+            except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+                return self._cannot_pack(str(error).splitlines()[0])
+            length = max(len(response) for _, response in sequences)
+            difference = (packed - padded).abs().max().item() / length
+            if not difference <= PACKED_TOLERANCE[self.precision]:
+                return self._cannot_pack(f"log-probabilities differ by {difference:.1e} a token")
+            accepted.keep()
+        return True
+
+    def _cannot_pack(self, reason: str) -> bool:
+        logger.warning(
+            "%s: sequences are padded, not packed (%s).", self.language_model.name, reason
+        )
+        return False
 
     def _find_head(self, config) -> Head | None:
         base = self.language_model.base
@@ -175,12 +245,10 @@ def score_sequences(
     Returns:
         `(sequences,)`, nats, in order, on the CPU.
     """
-    model = scorer.language_model
     values, done = torch.zeros(len(sequences)), 0
-    lengths = [len(prompt) + len(response) for prompt, response in sequences]
-    for group in token_budget_batches(lengths, token_budget):
-        batch = collate([sequences[index] for index in group], model.encoder.pad_id)
-        values[group] = scorer.logps(batch.to(model.device)).cpu()
+    for group in scorer.groups([(sequence,) for sequence in sequences], token_budget):
+        batch = scorer.batch([sequences[index] for index in group])
+        values[group] = scorer.logps(batch).cpu()
         done += len(group)
         if progress:
             progress(done, len(sequences))

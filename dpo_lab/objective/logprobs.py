@@ -159,25 +159,26 @@ class _LinearTokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, softcap, chunk):
         out = torch.empty(len(targets), dtype=_sum_dtype(hidden), device=hidden.device)
+        totals = torch.empty_like(out)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _upcast(weight)
             for rows in _slices(len(targets), chunk):
                 logits, _ = _logits(_upcast(hidden[rows]), head, bias, scale, softcap)
-                picked = logits.gather(1, targets[rows, None]).squeeze(1)
-                out[rows] = picked - logits.logsumexp(dim=1)
-        ctx.save_for_backward(hidden, weight, bias, targets)
+                totals[rows] = logits.logsumexp(dim=1)
+                out[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - totals[rows]
+        ctx.save_for_backward(hidden, weight, bias, targets, totals)
         ctx.constants = scale, softcap, chunk
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, targets, totals = ctx.saved_tensors
         scale, softcap, chunk = ctx.constants
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype = _sum_dtype(hidden)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
+        grad_weight = None
         grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
         with torch.autocast(hidden.device.type, enabled=False):
             head = _upcast(weight)
@@ -185,20 +186,23 @@ class _LinearTokenLogps(torch.autograd.Function):
                 states = _upcast(hidden[rows])
                 logits, slope = _logits(states, head, bias, scale, softcap)
                 # d logp / d logits = onehot(target) - softmax(logits), in the logits' own memory.
-                grad_logits = logits.softmax(dim=1).neg_()
-                grad_logits[torch.arange(len(states), device=hidden.device), targets[rows]] += 1.0
-                grad_logits.mul_(grad[rows, None])
+                grad_logits = logits.sub_(totals[rows, None]).exp_().mul_(-grad[rows, None])
+                own = torch.arange(len(states), device=hidden.device), targets[rows]
+                grad_logits[own] += grad[rows]
                 if slope is not None:
                     grad_logits.mul_(slope)
                 if scale != 1.0:
                     grad_logits.mul_(scale)
                 if needs_hidden:
                     grad_hidden[rows] = (grad_logits @ head).to(hidden.dtype)
-                if needs_weight:
+                if needs_weight and grad_weight is None:
+                    grad_weight = grad_logits.T @ states
+                elif needs_weight:
                     grad_weight.addmm_(grad_logits.T, states)
                 if needs_bias:
                     grad_bias += grad_logits.sum(dim=0)
         if needs_weight:
+            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
             grad_weight = grad_weight.to(weight.dtype)
         if needs_bias:
             grad_bias = grad_bias.to(bias.dtype)

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
-from dpo_lab.data.batching import PairOrder, collate, token_budget_batches
+from dpo_lab.data.batching import PairOrder
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training.config import TrainConfig
@@ -110,20 +110,16 @@ class Learner:
 
     def _accumulate(self, indices: list[int]) -> tuple[torch.Tensor, PairLogps, int]:
         """Gradient of the batch's mean loss, a micro-batch at a time; and every pair's numbers."""
-        train, model = self.job.train, self.job.policy
+        train, model, scorer = self.job.train, self.job.policy, self.job.scorer
         picked = [train.tokens[index] for index in indices]
         reference = train.reference_chosen[indices], train.reference_rejected[indices]
         losses, tokens = torch.zeros(len(indices)), 0
         logps = torch.zeros(2, len(indices))
-        groups = token_budget_batches(
-            [len(pair) for pair in picked], self.config.micro_batch_tokens, rows=2
-        )
-        for group in groups:
-            pairs = [picked[position] for position in group]
-            sequences = [(pair.prompt, pair.chosen) for pair in pairs]
-            sequences += [(pair.prompt, pair.rejected) for pair in pairs]
-            batch = collate(sequences, model.encoder.pad_id).to(model.device)
-            policy = self.job.scorer.logps(batch).split(len(group))
+        items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
+        for group in scorer.groups(items, self.config.micro_batch_tokens):
+            chosen, rejected = zip(*(items[position] for position in group), strict=True)
+            batch = scorer.batch(chosen + rejected)
+            policy = scorer.logps(batch).split(len(group))
             fixed = [side[group].to(model.device) for side in reference]
             loss = self.loss(PairLogps(*policy, *fixed), self.beta, **self.config.loss_options)
             self.accelerator.backward(loss.sum() / len(indices))

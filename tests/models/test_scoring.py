@@ -3,11 +3,14 @@ import logging
 import pytest
 import torch
 from tiny import FAMILIES, make_language_model, make_model, plain_logp, shake, some_sequences
-from transformers import LlamaForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, LlamaForCausalLM
 
 from dpo_lab.data.batching import collate
-from dpo_lab.models.loading import add_lora, disable_dropout
+from dpo_lab.data.packing import pack
+from dpo_lab.models.attention import TreeMasks, block_mask, tree_attention
+from dpo_lab.models.loading import LanguageModel, add_lora, disable_dropout
 from dpo_lab.models.reference import Reference
+from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import Scorer, score_sequences
 
 NATS = 1e-4
@@ -206,3 +209,114 @@ def test_models_of_a_family_differ_by_seed():
     tokenizer = make_language_model().tokenizer
     weights = [next(make_model("Llama", tokenizer, seed).parameters()) for seed in (0, 1)]
     assert not torch.equal(*weights)
+
+
+PACKED = [family for family in FAMILIES if "sliding_window" not in FAMILIES[family]]
+
+
+def branching_sequences():
+    """Several prompts, each with several responses; some begin alike."""
+    sequences = some_sequences(6)
+    more = [(prompt, (*response[:2], 9, 8, 1)) for prompt, response in sequences[:4]]
+    return sequences + more + [(sequences[0][0] + (5, 6), (7, 1)), sequences[1]]
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_rows_are_the_plain_definition(family):
+    lm, sequences = make_language_model(family), branching_sequences()
+    with torch.no_grad():
+        expected = plain(lm.model, sequences)
+    scorer = Scorer(lm)
+    assert scorer.packing
+    assert scorer.batch(sequences).input_ids.shape[0] == 1
+    torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
+
+
+def in_float64(model):
+    """All of it: many norms (and Cohere's rotation) compute in float32 whatever they are given."""
+    model.double()
+    for module in model.modules():
+        if "Norm" in type(module).__name__ and not isinstance(module, torch.nn.LayerNorm):
+            weight = module.weight
+            module.forward = lambda x, w=weight: w * torch.nn.functional.rms_norm(x, x.shape[-1:])
+
+
+@pytest.mark.parametrize("family", [family for family in PACKED if family != "Cohere"])
+def test_packed_gradients_are_the_padded_ones_in_float64(family):
+    lm, sequences = make_language_model(family), branching_sequences()
+    in_float64(lm.model)
+    upstream = torch.randn(len(sequences), dtype=torch.float64)
+    gradients = []
+    for packing in (True, False):
+        scorer = Scorer(lm, packing=packing)
+        assert scorer.packing == packing
+        lm.model.zero_grad()
+        (scorer.logps(scorer.batch(sequences)) @ upstream).backward()
+        gradients.append({name: p.grad.clone() for name, p in lm.model.named_parameters()})
+    largest = max(gradient.norm() for gradient in gradients[1].values())
+    for name, padded in gradients[1].items():
+        # A key's bias has none: what is there is rounding, of the size of the other gradients.
+        scale = torch.maximum(padded.norm(), 1e-6 * largest)
+        difference = (gradients[0][name] - padded).norm() / scale
+        assert difference < 1e-9, (name, difference)
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
+def test_a_window_that_is_too_short_is_padded(family, caplog):
+    with caplog.at_level(logging.WARNING, logger="dpo_lab"):
+        scorer = Scorer(make_language_model(family))
+    assert not scorer.packing
+    assert len([record for record in caplog.records if "padded, not packed" in record.message]) == 1
+
+
+def test_a_window_holds_for_the_batches_it_is_too_short_for():
+    """Long enough for the probe: short sequences are packed, longer ones padded; both are right."""
+    lm = make_language_model("Mistral")
+    lm.model.config.sliding_window = 24
+    for layer in lm.model.model.layers:
+        layer.self_attn.sliding_window = 24
+    scorer, short = Scorer(lm), branching_sequences()
+    long = [(prompt + prompt + prompt, (*response, *response)) for prompt, response in short]
+    assert scorer.batch(short).trees is not None
+    assert scorer.batch(long).trees is None
+    with torch.no_grad():
+        expected = plain(lm.model, long)
+    torch.testing.assert_close(score_sequences(scorer, long), expected, rtol=0, atol=NATS)
+
+
+def test_attention_that_ignores_the_interface_is_found_out(caplog):
+    """Bloom takes the keyword and attends as ever: only the probe tells."""
+    lm = make_language_model()
+    config = BloomConfig(vocab_size=320, hidden_size=32, n_layer=2, n_head=4)
+    lm = LanguageModel(shake(BloomForCausalLM(config).eval(), 0.15, 0), lm.tokenizer, "bloom", "")
+    with caplog.at_level(logging.WARNING, logger="dpo_lab"):
+        scorer = Scorer(lm)
+    assert not scorer.packing and "padded, not packed" in caplog.text
+    sequences = some_sequences()
+    with torch.no_grad():
+        expected = plain(lm.model, sequences)
+    torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
+
+
+def test_the_block_mask_for_cuda_is_the_mask_of_the_trees():
+    """FlexAttention, uncompiled on the CPU, against SDPA with the masks written out."""
+    batch = pack(branching_sequences())
+    query, key, value = torch.randn(3, 1, 4, batch.input_ids.shape[1], 8)
+    outputs = [
+        tree_attention(torch.nn.Identity(), query, key, value, None, trees=trees, scaling=0.3)[0]
+        for trees in (
+            TreeMasks.of(batch.trees, torch.float32),
+            TreeMasks(batch.trees.bounds, block_mask=block_mask(batch.trees)),
+        )
+    ]
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_packs_still_answers_and_is_saved_as_it_was(tmp_path):
+    lm = make_language_model()
+    prompts = [prompt for prompt, _ in some_sequences(5)]
+    before = sample(lm, prompts, max_new_tokens=6, temperature=0)
+    assert Scorer(lm).packing
+    assert sample(lm, prompts, max_new_tokens=6, temperature=0) == before
+    lm.model.save_pretrained(tmp_path)
+    assert "dpo_lab" not in (tmp_path / "config.json").read_text()

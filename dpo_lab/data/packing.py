@@ -1,0 +1,156 @@
+"""Packed batches: prefix trees in one unpadded row, so that no token is computed twice.
+
+The responses to a prompt share it, and so does everything else that begins alike: the tokens of a
+batch form prefix trees. Written in depth-first order, a token's descendants follow it without a
+gap, so one number a token, the end of its subtree, says who may attend to it.
+
+Source:
+    Sharing the prompt between the two responses of a pair: Wang and Hegde 2024, arXiv 2410.20305.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import torch
+
+from dpo_lab.data.batching import Batch, Trees
+from dpo_lab.data.encoding import Ids
+
+SHARING_WORTH = 1024
+"""Tokens of attention that one token less is worth: a shared token saves its linear layers, but
+a larger tree costs attention between tokens that do not see each other."""
+
+
+def pack(sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
+    """Lay out `(prompt, response)` sequences as prefix trees in one row.
+
+    The last token of a response predicts nothing and is not in the row, unless another sequence
+    goes on from it. A token that several responses share is computed and scored once.
+
+    Args:
+        sequences: Ids; prompts and responses hold at least one token each.
+
+    Returns:
+        The batch, on the CPU, with `positions` and `trees`.
+    """
+    row = _Row()
+    scored: dict[tuple[int, int], int] = {}
+    members: list[list[int]] = [[] for _ in sequences]
+    for index in sorted(range(len(sequences)), key=lambda i: sequences[i][0] + sequences[i][1]):
+        prompt, response = sequences[index]
+        path = row.add(prompt + response)
+        for depth, target in enumerate(response, start=len(prompt)):
+            edge = path[depth - 1], target
+            members[index].append(scored.setdefault(edge, len(scored)))
+    row.close(0)
+    edges = torch.tensor(list(scored))
+    return Batch(
+        input_ids=torch.tensor([row.ids]),
+        source=edges[:, 0],
+        targets=edges[:, 1],
+        token=torch.tensor([token for tokens in members for token in tokens]),
+        response=torch.repeat_interleave(
+            torch.arange(len(sequences)), torch.tensor([len(tokens) for tokens in members])
+        ),
+        responses=len(sequences),
+        real_tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
+        positions=torch.tensor([row.depths]),
+        trees=Trees(torch.tensor(row.ends), (*row.starts, len(row.ids))),
+    )
+
+
+def packed_groups(items: Sequence[Sequence[tuple[Ids, Ids]]], budget: int) -> list[list[int]]:
+    """Group items so that no group takes more than a budget of tokens when packed.
+
+    Items with one prompt stay together as far as they fit. The groups are few, and filled alike.
+
+    Args:
+        items: Sequences that belong together, `(prompt, response)`, all with the item's prompt: one
+            response, or the two of a pair.
+        budget: Most tokens in a group; an item longer than it stands alone.
+
+    Returns:
+        Indices of items, group by group: a function of the items alone.
+    """
+    units = _units(items, budget)
+    fitted: list[tuple[int, list[int]]] = []
+    for size, members in units:
+        room = next((i for i, (used, _) in enumerate(fitted) if used + size <= budget), None)
+        if room is None:
+            fitted.append((size, list(members)))
+        else:
+            used, others = fitted[room]
+            fitted[room] = used + size, others + members
+    even = [(0, number, []) for number in range(len(fitted))]
+    for size, members in units:
+        used, number, others = heapq.heappop(even)
+        heapq.heappush(even, (used + size, number, others + members))
+    if max(used for used, _, _ in even) <= max(used for used, _ in fitted):
+        return [members for _, _, members in sorted(even, key=lambda group: group[1])]
+    return [members for _, members in fitted]
+
+
+def _units(items, budget: int) -> list[tuple[int, list[int]]]:
+    """Items of one prompt, as many as fit the budget, with their size; largest first."""
+    by_prompt: dict[Ids, list[int]] = {}
+    for index, item in enumerate(items):
+        by_prompt.setdefault(item[0][0], []).append(index)
+    units = []
+    for prompt, members in by_prompt.items():
+        size, unit = len(prompt), []
+        for index in members:
+            new = sum(len(response) - 1 for _, response in items[index])
+            if unit and size + new > budget:
+                units.append((size, unit))
+                size, unit = len(prompt), []
+            size += new
+            unit.append(index)
+        units.append((size, unit))
+    return sorted(units, key=lambda unit: (-unit[0], unit[1]))
+
+
+class _Row:
+    """A row of prefix trees, grown by sequences in lexicographic order."""
+
+    def __init__(self):
+        self.ids: list[int] = []
+        self.depths: list[int] = []
+        self.ends: list[int] = []
+        self.starts: list[int] = []
+        self.path: list[int] = []
+        self.last: Ids = ()
+
+    def add(self, sequence: Ids) -> list[int]:
+        """Add what is new of a sequence; place of each of its tokens but the last."""
+        shared = min(common_prefix(self.last, sequence), len(sequence) - 1, len(self.path))
+        new = len(sequence) - 1 - shared
+        if not self.starts or shared * SHARING_WORTH < new * (len(self.ids) - self.starts[-1]):
+            self.close(0)
+            shared = 0
+            self.starts.append(len(self.ids))
+        self.close(shared)
+        for depth in range(shared, len(sequence) - 1):
+            self.path.append(len(self.ids))
+            self.ids.append(sequence[depth])
+            self.depths.append(depth)
+            self.ends.append(0)
+        self.last = sequence
+        return self.path
+
+    def close(self, depth: int) -> None:
+        """End the subtrees of the path below a depth."""
+        for place in self.path[depth:]:
+            self.ends[place] = len(self.ids)
+        del self.path[depth:]
+
+
+def common_prefix(first: Ids, second: Ids) -> int:
+    """Length of what two sequences begin with alike."""
+    count = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -1,0 +1,182 @@
+"""Attention over packed rows: each token sees itself and its ancestors in its prefix tree.
+
+Registered with `transformers.AttentionInterface`; the trees travel as a keyword of the model's
+forward, so there is no global state, and a pass without them is plain SDPA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from dpo_lab.data.batching import Trees
+
+NAME = "dpo_lab_trees"
+NOT_IN_TREES = ("softcap", "position_bias", "s_aux", "dropout")
+"""Keywords of layers whose weights are more than the softmax of query times key."""
+
+
+def sliding_window(config) -> float:
+    """Tokens that a layer looks back at the least; infinite if all look at everything."""
+    window = getattr(config, "sliding_window", None)
+    used = getattr(config, "use_sliding_window", True)
+    return window if window and used else float("inf")
+
+
+class _Accepted:
+    """Whether a model took the attention, and whether it shall keep it."""
+
+    def __init__(self, taken: bool):
+        self.taken, self.kept = taken, False
+
+    def __bool__(self) -> bool:
+        return self.taken
+
+    def keep(self) -> None:
+        """Leave the attention in place."""
+        self.kept = True
+
+
+@contextmanager
+def using_trees(model: nn.Module) -> Iterator[_Accepted]:
+    """Give a model the attention over trees, for as long as it is kept.
+
+    Without trees it computes what SDPA computes, so only models that use SDPA are changed.
+
+    Args:
+        model: A `transformers` model; its configuration is changed.
+
+    Yields:
+        Whether the model took it; `keep()` leaves it there.
+    """
+    before = model.config._attn_implementation
+    AttentionInterface.register(NAME, tree_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    if before == NAME:
+        accepted = _Accepted(True)
+        accepted.keep()
+    elif before != "sdpa":
+        accepted = _Accepted(False)
+    else:
+        try:
+            model.set_attn_implementation(NAME)
+        except ValueError:
+            pass
+        accepted = _Accepted(model.config._attn_implementation == NAME)
+    try:
+        yield accepted
+    finally:
+        if accepted and not accepted.kept:
+            model.set_attn_implementation(before)
+
+
+def tree_keywords(trees: Trees, positions: Tensor, dtype: torch.dtype) -> dict:
+    """Keywords of a model's forward over a packed row.
+
+    The mask is a stand-in: a four-dimensional one is handed on as it is, so the model makes none.
+    """
+    masks = TreeMasks.of(trees, dtype)
+    stand_in = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=positions.device)
+    return {"position_ids": positions, "attention_mask": stand_in, "trees": masks}
+
+
+@dataclass(frozen=True)
+class TreeMasks:
+    """The trees of a packed row as attention uses them, computed once for all layers.
+
+    Attributes:
+        bounds: Where each tree begins, and where the last one ends.
+        masks: For each tree `(queries, keys)`: 0 where a query may attend, else minus infinity.
+        block_mask: For FlexAttention on CUDA, instead of the masks.
+    """
+
+    bounds: tuple[int, ...]
+    masks: tuple[Tensor, ...] = ()
+    block_mask: object | None = None
+
+    @classmethod
+    def of(cls, trees: Trees, dtype: torch.dtype) -> TreeMasks:
+        """The masks on the device of the trees, for queries of a dtype."""
+        if trees.subtree_end.device.type == "cuda":
+            return cls(trees.bounds, block_mask=block_mask(trees))
+        masks = [
+            torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+                ~allowed, -torch.inf
+            )
+            for allowed in trees.masks()
+        ]
+        return cls(trees.bounds, tuple(masks))
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    trees: TreeMasks | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **options,
+) -> tuple[Tensor, None]:
+    """Attention of one layer, as `transformers` calls it.
+
+    Args:
+        module: The layer.
+        query: `(1, heads, length, width)`.
+        key: `(1, key heads, length, width)`.
+        value: `(1, key heads, length, width)`.
+        attention_mask: Used where there are no trees.
+        trees: Who attends to whom; none for a plain pass.
+        scaling: Factor on the scores.
+        softcap: A bound on the scores; not supported with trees.
+        options: What else the model passes on.
+
+    Returns:
+        `(1, length, heads, width)`, and no weights.
+
+    Raises:
+        NotImplementedError: If the layer needs what trees do not have.
+    """
+    if trees is None:
+        if softcap is not None:
+            options["softcap"] = softcap
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+    options |= {"softcap": softcap, "dropout": options.get("dropout") or None}
+    extras = [name for name in NOT_IN_TREES if options.get(name) is not None]
+    if extras:
+        raise NotImplementedError(f"its attention has {extras[0]}")
+    if trees.block_mask is not None:
+        return flex_attention_forward(module, query, key, value, trees.block_mask, scaling=scaling)
+    gqa = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
+    # Split, not sliced: the gradient of a slice is a whole array of zeros.
+    sizes = [len(mask) for mask in trees.masks]
+    parts = zip(*(whole.split(sizes, dim=2) for whole in (query, key, value)), strict=True)
+    outputs = [
+        nn.functional.scaled_dot_product_attention(*part, attn_mask=mask, scale=scaling, **gqa)
+        for part, mask in zip(parts, trees.masks, strict=True)
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def block_mask(trees: Trees):
+    """The same for FlexAttention: blocks that no query may attend to are not computed."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    end, length = trees.subtree_end, len(trees.subtree_end)
+
+    def visible(batch, head, query, key):
+        return (key <= query) & (query < end[key])
+
+    return create_block_mask(visible, None, None, length, length, device=end.device.type)
