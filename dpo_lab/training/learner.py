@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from dpo_lab.data.batching import PairOrder
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.setup import Job
@@ -49,6 +48,8 @@ class Learner:
                 f"{self.accelerator.num_processes} processes: this loop runs in one for now. "
                 "Start it without 'accelerate launch'."
             )
+        if job.policy.device.type == "cpu":
+            keep_freed_memory()
         self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
         self.optimizer = self.accelerator.prepare(_optimizer(self.config, self.parameters))
         self.schedule = get_scheduler(
@@ -103,7 +104,7 @@ class Learner:
             "seconds": seconds,
             "pairs_per_second": self.config.batch_pairs / seconds,
             "tokens_per_second": tokens / seconds,
-            "peak_memory_gb": _peak_memory(self.job.policy.device),
+            "peak_memory_gb": peak_memory(self.job.policy.device),
         }
         epoch = seen / len(self.job.train)
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
@@ -182,11 +183,3 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
         weight_decay=config.weight_decay,
         fused=parameters[0].device.type in ("cpu", "cuda"),
     )
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Most memory held so far, GB: of the device on CUDA, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

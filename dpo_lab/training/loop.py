@@ -9,6 +9,7 @@ from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.evaluation import answers, evaluate, reference_score
 from dpo_lab.training.learner import Learner
+from dpo_lab.training.memory import release_freed_memory
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
@@ -82,6 +83,7 @@ def train(
                 _checkpoint(learner, run, callbacks)
             run.finish({"state": state, "step": learner.step, "error": str(error or "") or None})
             run.unlock()
+        release_freed_memory()
         _tell(callbacks, "on_end", state, error)
 
 

@@ -5,7 +5,7 @@
 | `loss` | nats for `sigmoid` | mean over pairs |
 | `rewards/chosen`, `rewards/rejected` | | mean of beta x log-ratio |
 | `rewards/margins` | | mean of chosen minus rejected reward; `_p10`, `_p90`: over pairs |
-| `rewards/accuracies` | share | pairs with a margin strictly above 0: so 0, not 0.5, at the start |
+| `rewards/accuracies` | share | pairs with a margin above 0 (and `ROUNDING`): 0 at the start |
 | `logps/chosen`, `logps/rejected` | nats | mean of `log pi(y|x)` |
 | `drift/chosen`, `drift/rejected` | nats | mean log-ratio on the data's responses (not a KL) |
 | `displacement/chosen_fell` | share | pairs whose chosen log-ratio is below 0 |
@@ -15,9 +15,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dpo_lab.objective.losses import Loss, PairLogps, gradient_weight, implicit_rewards
+
+ROUNDING = 1e-4
+"""Nats: a log-ratio smaller than this is the rounding of float32, not a preference."""
 
 
 def pair_metrics(
@@ -44,13 +48,14 @@ def pair_metrics(
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/margins": margins,
-        "rewards/accuracies": (margins > 0).float(),
+        "rewards/accuracies": (margins > ROUNDING * beta).float(),
         "logps/chosen": pairs.policy_chosen,
         "logps/rejected": pairs.policy_rejected,
         "drift/chosen": pairs.chosen_logratios,
         "drift/rejected": pairs.rejected_logratios,
-        "displacement/chosen_fell": (pairs.chosen_logratios < 0).float(),
+        "displacement/chosen_fell": (pairs.chosen_logratios < -ROUNDING).float(),
         "gradient_weight": gradient_weight(loss, pairs, beta, **options),
     }
-    values = {name: value.mean().item() for name, value in means.items()}
-    return values | {"rewards/margins_p10": low, "rewards/margins_p90": high}
+    values = torch.stack(list(means.values())).mean(dim=1).tolist()
+    quantiles = {"rewards/margins_p10": low, "rewards/margins_p90": high}
+    return dict(zip(means, values, strict=True)) | quantiles

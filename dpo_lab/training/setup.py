@@ -30,6 +30,8 @@ from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, refere
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.training.config import TrainConfig
 
+DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 1024}
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is."""
 
@@ -128,7 +130,10 @@ def prepare(
     )
     policy.model.requires_grad_(True)
     config = replace(
-        config.resolved(), precision=resolve_precision(config.precision, policy.device)
+        config.resolved(),
+        precision=resolve_precision(config.precision, policy.device),
+        micro_batch_tokens=config.micro_batch_tokens
+        or DEFAULT_MICRO_BATCH_TOKENS.get(policy.device.type, 8192),
     )
     tokens = [_tokenize(config, some, policy) for some in (train, held_out) if len(some)]
     fingerprint = weights_fingerprint(policy.base)

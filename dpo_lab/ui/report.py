@@ -209,6 +209,8 @@ def _number(value: float | None) -> str:
     """Three significant digits with a true minus; a dash for none and for what is not finite."""
     if value is None or not math.isfinite(value):
         return "–"
+    if abs(value) < 5e-5:
+        return "0"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("-", "−")
 
 

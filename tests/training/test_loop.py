@@ -39,7 +39,7 @@ def test_loss_is_ln_2_and_margins_0_at_the_start():
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert first["gradient_weight"] == pytest.approx(0.5, abs=1e-5)
-    assert first["rewards/accuracies"] <= 1
+    assert first["rewards/accuracies"] == first["displacement/chosen_fell"] == 0
 
 
 def plain_dpo_trajectory(job, steps: int):
