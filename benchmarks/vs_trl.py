@@ -1,0 +1,296 @@
+"""The lab beside TRL's DPOTrainer: the same pairs, order, optimiser and precision, one machine.
+
+    python benchmarks/vs_trl.py --data pairs.jsonl.gz [--json result.json]
+
+Every contender runs in a process of its own, one after the other, on the same token ids; between
+them the machine's best matrix product is measured. Times are wall clock of whole training, from
+before the first step to after the last; compare the ratios, not the seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+CONTENDERS = {
+    "TRL, default": {"gradient_checkpointing": True},
+    "TRL, fast": {"precompute_ref_log_probs": True},
+    "TRL, fast, 1 pair at a time": {"precompute_ref_log_probs": True, "pairs_at_a_time": 1},
+    "lab": {},
+    "lab, LoRA rank 8": {"lora_rank": 8},
+}
+BEST = "TRL, fast"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time the lab and TRL on the same pairs."""
+
+    data: str
+    """Preference pairs, as for dpo-lab train."""
+    model: str = "smollm2"
+    """micro, smollm2, a folder or a hub id."""
+    pairs: int = 32
+    """How many pairs are trained on, once."""
+    batch_pairs: int = 8
+    """Pairs in an optimiser step."""
+    max_length: int = 512
+    """Most tokens of prompt and response together."""
+    only: tuple[str, ...] = ()
+    """Names of the contenders to run; all by default."""
+    json: Path | None = None
+    """Where to write the results."""
+
+
+def job_of(benchmark: Benchmark, scratch: Path, **changes):
+    """The lab's job: it also fixes the tokens and the order for TRL."""
+    from dpo_lab.models.reference import ReferenceCache
+    from dpo_lab.training import TrainConfig, prepare
+
+    config = TrainConfig(
+        model=benchmark.model,
+        data=benchmark.data,
+        limit=benchmark.pairs,
+        steps=benchmark.pairs // benchmark.batch_pairs,
+        batch_pairs=benchmark.batch_pairs,
+        max_length=benchmark.max_length,
+        held_out=0.0,
+        learning_rate=1e-6,
+        schedule="constant",
+        warmup_steps=0,
+        eval_every=0,
+        eval_pairs=0,
+        precision="float32",
+        **changes,
+    )
+    return prepare(config, cache=ReferenceCache(scratch / "reference.sqlite"))
+
+
+def run_lab(benchmark: Benchmark, scratch: Path, lora_rank: int | None = None) -> dict:
+    """Train with the lab."""
+    from dpo_lab.training import train
+
+    job = job_of(benchmark, scratch, lora_rank=lora_rank)
+    started = time.perf_counter()
+    records = list(train(job))
+    seconds = time.perf_counter() - started
+    steps = [
+        {
+            "loss": record["loss"],
+            "chosen": record["logps/chosen"],
+            "rejected": record["logps/rejected"],
+            "seconds": record.timing["seconds"],
+        }
+        for record in records
+    ]
+    return {"seconds": seconds, "steps": steps, **useful_work(job)}
+
+
+def useful_work(job) -> dict:
+    """Tokens, and the arithmetic that no method can do without, in floating-point operations.
+
+    Full fine-tuning: 6 x weights of the trunk x different tokens + 6 x weights of the head x
+    different response tokens (2 forward, 4 backward); 4 instead of 6 where weights are frozen.
+    """
+    from dpo_lab.data.packing import pack
+    from dpo_lab.training.learner import Learner
+
+    learner, computed, scored, real = Learner(job), 0, 0, 0
+    for step in range(learner.total_steps):
+        pairs = [job.train.tokens[index] for index in learner.order.batch(step)]
+        sequences = [(p.prompt, side) for p in pairs for side in (p.chosen, p.rejected)]
+        batch = pack(sequences)
+        computed += batch.input_ids.numel()
+        scored += len(batch.targets)
+        real += batch.real_tokens
+    base = job.policy.base
+    head = base.get_output_embeddings().weight.numel()
+    trunk = sum(
+        module.weight.numel()
+        for name, module in base.named_modules()
+        if hasattr(module, "weight")
+        and module.weight.dim() == 2
+        and "lora_" not in name
+        and not name.endswith(("embed_tokens", "lm_head"))
+    )
+    factor = 4 if job.policy.lora else 6
+    work = factor * (trunk * computed + head * scored)
+    return {"tokens_computed": computed, "tokens_scored": scored, "tokens_real": real, "work": work}
+
+
+def run_trl(
+    benchmark: Benchmark, scratch: Path, pairs_at_a_time: int | None = None, **settings
+) -> dict:
+    """Train with TRL on the lab's token ids, in the lab's order."""
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    from dpo_lab.training.learner import Learner
+
+    job = job_of(benchmark, scratch)
+    learner = Learner(job)
+    order = [index for step in range(learner.total_steps) for index in learner.order.batch(step)]
+    rows = [
+        {
+            "prompt_ids": list(p.prompt),
+            "chosen_ids": list(p.chosen),
+            "rejected_ids": list(p.rejected),
+        }
+        for p in (job.train.tokens[index] for index in order)
+    ]
+    # TRL looks at the texts once, to see whether they are conversations.
+    rows = [{"prompt": "", "chosen": "", "rejected": "", **row} for row in rows]
+    del job, learner
+
+    class SameTokens(DPOTrainer):
+        def _prepare_dataset(self, dataset, *arguments, **keywords):
+            return dataset
+
+        def _get_train_sampler(self, *arguments, **keywords):
+            return SequentialSampler(self.train_dataset)
+
+    class Clock(TrainerCallback):
+        times, logs = [], []
+
+        def on_step_begin(self, *arguments, **keywords):
+            self.begun = time.perf_counter()
+
+        def on_step_end(self, *arguments, **keywords):
+            self.times.append(time.perf_counter() - self.begun)
+
+        def on_log(self, args, state, control, logs=None, **keywords):
+            if logs and "loss" in logs:
+                self.logs.append(logs)
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dpo_lab.models.builtin import builtin_model
+
+    path, _ = builtin_model(benchmark.model)
+    at_a_time = pairs_at_a_time or benchmark.batch_pairs
+    config = DPOConfig(
+        output_dir=str(scratch / "trl"),
+        max_steps=benchmark.pairs // benchmark.batch_pairs,
+        per_device_train_batch_size=at_a_time,
+        gradient_accumulation_steps=benchmark.batch_pairs // at_a_time,
+        max_length=benchmark.max_length,
+        **{"gradient_checkpointing": False, **settings},
+        learning_rate=1e-6,
+        lr_scheduler_type="constant",
+        optim="adamw_torch_fused",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=False,
+        use_cpu=True,
+        beta=0.1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+    )
+    clock = Clock()
+    import torch
+
+    trainer = SameTokens(
+        model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(path),
+        callbacks=[clock],
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    steps = [
+        {
+            "loss": log["loss"],
+            "chosen": log["logps/chosen"],
+            "rejected": log["logps/rejected"],
+            "seconds": spent,
+        }
+        for log, spent in zip(clock.logs, clock.times, strict=True)
+    ]
+    return {"seconds": seconds, "steps": steps}
+
+
+def best_product() -> float:
+    """GFLOP/s of the best of some float32 products of 2048 x 2048 matrices."""
+    import torch
+
+    a, b = torch.randn(2, 2048, 2048)
+    best = 0.0
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - started) / 1e9)
+    return best
+
+
+def run_one(benchmark: Benchmark, contender: str, scratch: Path) -> dict:
+    """One contender, in this process."""
+    before = best_product()
+    run = run_trl if contender.startswith("TRL") else run_lab
+    result = run(benchmark, scratch, **CONTENDERS[contender])
+    result["product"] = max(before, best_product())
+    result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return result
+
+
+def main() -> None:
+    """Run every contender in its own process, and print the table."""
+    benchmark = tyro.cli(Benchmark, description=__doc__)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    results = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in benchmark.only or CONTENDERS:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                results[name] = process.submit(run_one, benchmark, name, Path(scratch)).result()
+    report(benchmark, results)
+    if benchmark.json:
+        benchmark.json.write_text(json.dumps(results, indent=2))
+
+
+def report(benchmark: Benchmark, results: dict[str, dict]) -> None:
+    """The table, as it stands in the README."""
+    print("| | pairs/s | peak memory, GB | lab is faster by | useful work, share of best product |")
+    print("|---|---|---|---|---|")
+    ours = results.get("lab")
+    for name, result in results.items():
+        speed = benchmark.pairs / result["seconds"]
+        ratio = f"{result['seconds'] / ours['seconds']:.1f} x" if ours else ""
+        share = ""
+        if "work" in result:
+            share = f"{result['work'] / result['seconds'] / 1e9 / result['product']:.0%}"
+        print(f"| {name} | {speed:.3f} | {result['peak_gb']:.1f} | {ratio} | {share} |")
+    print()
+    for name, result in results.items():
+        steps = " ".join(f"{step['seconds']:.1f}" for step in result["steps"])
+        losses = " ".join(f"{step['loss']:.5f}" for step in result["steps"])
+        print(f"{name}: seconds a step {steps}; losses {losses}")
+    if ours:
+        for name, result in results.items():
+            worst = max(
+                abs(mine[key] - theirs[key])
+                for mine, theirs in zip(ours["steps"], result["steps"], strict=True)
+                for key in ("loss",)
+            )
+            print(f"{name}: largest difference of a loss from the lab's {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()
