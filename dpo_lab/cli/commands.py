@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dpo_lab.cli.arguments import parse_command
+from dpo_lab.cli.estimate import Estimate
 from dpo_lab.cli.models import Fetch, Logps, Sample
 from dpo_lab.cli.output import PROGRAM, say
 from dpo_lab.cli.runs import Runs
@@ -16,6 +17,7 @@ from dpo_lab.cli.train import Demo, Train, resumed_train
 COMMANDS = {
     "train": Train,
     "demo": Demo,
+    "estimate": Estimate,
     "logps": Logps,
     "sample": Sample,
     "fetch": Fetch,

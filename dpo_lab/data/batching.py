@@ -75,6 +75,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
+        if self.input_ids.device == torch.device(device):
+            return self
         moved = {
             field.name: value.to(device)
             for field in fields(self)

@@ -37,25 +37,24 @@ def pack(sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
     """
     row = _Row()
     scored: dict[tuple[int, int], int] = {}
-    members: list[list[int]] = [[] for _ in sequences]
-    for index in sorted(range(len(sequences)), key=lambda i: sequences[i][0] + sequences[i][1]):
+    token, owner = [], []
+    whole = [prompt + response for prompt, response in sequences]
+    for index in sorted(range(len(sequences)), key=whole.__getitem__):
         prompt, response = sequences[index]
-        path = row.add(prompt + response)
-        for depth, target in enumerate(response, start=len(prompt)):
-            edge = path[depth - 1], target
-            members[index].append(scored.setdefault(edge, len(scored)))
+        path = row.add(whole[index])
+        edges = zip(path[len(prompt) - 1 :], response, strict=True)
+        token += [scored.setdefault(edge, len(scored)) for edge in edges]
+        owner += [index] * len(response)
     row.close(0)
-    edges = torch.tensor(list(scored))
+    source, targets = zip(*scored, strict=True)
     return Batch(
         input_ids=torch.tensor([row.ids]),
-        source=edges[:, 0],
-        targets=edges[:, 1],
-        token=torch.tensor([token for tokens in members for token in tokens]),
-        response=torch.repeat_interleave(
-            torch.arange(len(sequences)), torch.tensor([len(tokens) for tokens in members])
-        ),
+        source=torch.tensor(source),
+        targets=torch.tensor(targets),
+        token=torch.tensor(token),
+        response=torch.tensor(owner),
         responses=len(sequences),
-        real_tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
+        real_tokens=sum(map(len, whole)),
         positions=torch.tensor([row.depths]),
         trees=Trees(torch.tensor(row.ends), (*row.starts, len(row.ids))),
     )
@@ -74,6 +73,8 @@ def packed_groups(items: Sequence[Sequence[tuple[Ids, Ids]]], budget: int) -> li
     Returns:
         Indices of items, group by group: a function of the items alone.
     """
+    if sum(len(prompt) + len(response) for item in items for prompt, response in item) <= budget:
+        return [list(range(len(items)))] if items else []
     units = _units(items, budget)
     fitted: list[tuple[int, list[int]]] = []
     for size, members in units:
@@ -124,18 +125,18 @@ class _Row:
 
     def add(self, sequence: Ids) -> list[int]:
         """Add what is new of a sequence; place of each of its tokens but the last."""
-        shared = min(common_prefix(self.last, sequence), len(sequence) - 1, len(self.path))
-        new = len(sequence) - 1 - shared
-        if not self.starts or shared * SHARING_WORTH < new * (len(self.ids) - self.starts[-1]):
-            self.close(0)
+        needed = len(sequence) - 1
+        shared = min(common_prefix(self.last, sequence), needed, len(self.path))
+        tree = len(self.ids) - self.starts[-1] if self.starts else 0
+        if not tree or shared * SHARING_WORTH < (needed - shared) * tree:
             shared = 0
             self.starts.append(len(self.ids))
         self.close(shared)
-        for depth in range(shared, len(sequence) - 1):
-            self.path.append(len(self.ids))
-            self.ids.append(sequence[depth])
-            self.depths.append(depth)
-            self.ends.append(0)
+        new = needed - shared
+        self.path += range(len(self.ids), len(self.ids) + new)
+        self.ids += sequence[shared : shared + new]
+        self.depths += range(shared, shared + new)
+        self.ends += [0] * new
         self.last = sequence
         return self.path
 

@@ -93,8 +93,10 @@ class Scorer:
         packing: bool = True,
     ):
         self.language_model = language_model
-        self.precision = resolve_precision(precision, language_model.device)
+        self.device = language_model.device
+        self.precision = resolve_precision(precision, self.device)
         self.autocast = self.precision == "bfloat16"
+        self.dtype = torch.bfloat16 if self.autocast else language_model.base.dtype
         config = language_model.base.config.get_text_config()
         self.vocabulary = config.vocab_size
         self.window = sliding_window(config)
@@ -120,7 +122,7 @@ class Scorer:
             batch = pack(sequences)
         else:
             batch = collate(sequences, self.language_model.encoder.pad_id)
-        return batch.to(self.language_model.device)
+        return batch.to(self.device)
 
     def states(self, batch: Batch) -> Tensor:
         """What `logits` needs of each scored token: the hidden state that predicts it.
@@ -132,11 +134,8 @@ class Scorer:
         module = base if self.head is None else getattr(base, base.base_model_prefix)
         layout = {}
         if batch.trees is not None:
-            dtype = torch.bfloat16 if self.autocast else base.dtype
-            layout = tree_keywords(batch.trees, batch.positions, dtype)
-        with torch.autocast(
-            self.language_model.device.type, dtype=torch.bfloat16, enabled=self.autocast
-        ):
+            layout = tree_keywords(batch.trees, batch.positions, self.dtype)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             output = module(input_ids=batch.input_ids, use_cache=False, **layout)
         found = output.logits if self.head is None else output.last_hidden_state
         return found.flatten(0, 1)[batch.source]
@@ -171,10 +170,10 @@ class Scorer:
         with using_trees(self.language_model.base) as accepted:
             if not accepted:
                 return self._cannot_pack("its attention cannot be replaced")
-            device = self.language_model.device
-            padded = self.logps(collate(sequences, self.language_model.encoder.pad_id).to(device))
+            pad_id = self.language_model.encoder.pad_id
+            padded = self.logps(collate(sequences, pad_id).to(self.device))
             try:
-                packed = self.logps(pack(sequences).to(device))
+                packed = self.logps(pack(sequences).to(self.device))
             except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
                 return self._cannot_pack(str(error).splitlines()[0])
             length = max(len(response) for _, response in sequences)
@@ -205,7 +204,7 @@ class Scorer:
     @torch.no_grad()
     def _probe(self, base: nn.Module, head: Head) -> float:
         """Relative difference between the model's own logits and the head on the trunk's states."""
-        ids = torch.arange(PROBE_TOKENS, device=self.language_model.device) % self.vocabulary
+        ids = torch.arange(PROBE_TOKENS, device=self.device) % self.vocabulary
         own = base(input_ids=ids[None], use_cache=False).logits[0].float()
         trunk = getattr(base, base.base_model_prefix)
         ours = head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])

@@ -228,13 +228,33 @@ def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: float)
     Source:
         Rafailov et al. 2023, section 4 ("What does the DPO update do?").
     """
+    return -loss_and_slopes(loss, pairs, beta, **options)[1][0] / beta
+
+
+def loss_and_slopes(
+    loss: Loss, pairs: PairLogps, beta: float, **options: float
+) -> tuple[Tensor, Tensor]:
+    """Loss of each pair, and its derivative by the policy's two log-probabilities.
+
+    All that a model needs of the loss: `logps.backward(slopes)` carries it to the weights.
+
+    Args:
+        loss: An entry of `LOSSES`.
+        pairs: Log-probabilities, each `(pairs,)`.
+        beta: As in the loss.
+        **options: As in the loss.
+
+    Returns:
+        `(pairs,)` and `(2, pairs)`: by chosen and by rejected; both without gradient.
+    """
     with torch.enable_grad():
-        chosen = pairs.policy_chosen.detach().requires_grad_()
-        detached = replace(
-            pairs, policy_chosen=chosen, policy_rejected=pairs.policy_rejected.detach()
+        policy = torch.stack([pairs.policy_chosen, pairs.policy_rejected]).detach()
+        chosen, rejected = policy.requires_grad_()
+        losses = loss(
+            replace(pairs, policy_chosen=chosen, policy_rejected=rejected), beta, **options
         )
-        (slope,) = torch.autograd.grad(loss(detached, beta, **options).sum(), chosen)
-    return -slope / beta
+        (slopes,) = torch.autograd.grad(losses.sum(), policy)
+    return losses.detach(), slopes
 
 
 def _check(beta: float, label_smoothing: float = 0.0) -> None:

@@ -14,7 +14,7 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import score_sequences
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.objective.losses import LOSSES, PairLogps
+from dpo_lab.objective.losses import LOSSES, PairLogps, loss_and_slopes
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.setup import Job, Progress, naming
@@ -46,7 +46,8 @@ def evaluate(
         ).split(len(job.held_out))
         pairs = PairLogps(*policy, job.held_out.reference_chosen, job.held_out.reference_rejected)
         loss, options = LOSSES[config.loss], config.loss_options
-        metrics = pair_metrics(loss(pairs, beta, **options), pairs, loss, beta, **options)
+        losses, slopes = loss_and_slopes(loss, pairs, beta, **options)
+        metrics = pair_metrics(losses, pairs, -slopes[0] / beta, beta)
         values |= {f"eval/{name}": value for name, value in metrics.items()}
     if job.prompts and config.kl_samples:
         prompts = list(islice(cycle(job.prompts), config.kl_samples))

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from transformers import get_scheduler
 
 from dpo_lab.data.batching import PairOrder
 from dpo_lab.models.loading import load_weights, save_model
-from dpo_lab.objective.losses import LOSSES, PairLogps
+from dpo_lab.objective.losses import LOSSES, PairLogps, loss_and_slopes
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
@@ -42,19 +44,19 @@ class Learner:
         self.step = 0
         self.total_steps = job.config.total_steps(len(job.train))
         self.order = PairOrder(len(job.train), job.config.batch_pairs, job.config.seed)
-        self.accelerator = Accelerator(cpu=job.policy.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
+        processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
+        if processes > 1:
             raise ValueError(
-                f"{self.accelerator.num_processes} processes: this loop runs in one for now. "
+                f"{processes} processes: this loop runs in one for now. "
                 "Start it without 'accelerate launch'."
             )
         if job.policy.device.type == "cpu":
             keep_freed_memory()
         self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
-        self.optimizer = self.accelerator.prepare(_optimizer(self.config, self.parameters))
+        self.optimizer = _optimizer(self.config, self.parameters)
         self.schedule = get_scheduler(
             {"constant": "constant_with_warmup"}.get(self.config.schedule, self.config.schedule),
-            self.optimizer.optimizer,
+            self.optimizer,
             num_warmup_steps=self.config.warmup(self.total_steps),
             num_training_steps=self.total_steps,
         )
@@ -86,12 +88,11 @@ class Learner:
         """
         started = time.perf_counter()
         beta, learning_rate = self.beta, self.learning_rate
-        losses, pairs, tokens = self._accumulate(self.order.batch(self.step))
-        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        losses, pairs, weights, tokens = self._accumulate(self.order.batch(self.step))
+        grad_norm = clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.step == 0:
             self._check_start(pairs, self.order.batch(0))
-        options = self.config.loss_options
-        values = pair_metrics(losses, pairs, self.loss, beta, **options)
+        values = pair_metrics(losses, pairs, weights, beta)
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
         self.optimizer.step()
@@ -109,25 +110,35 @@ class Learner:
         epoch = seen / len(self.job.train)
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
 
-    def _accumulate(self, indices: list[int]) -> tuple[torch.Tensor, PairLogps, int]:
-        """Gradient of the batch's mean loss, a micro-batch at a time; and every pair's numbers."""
-        train, model, scorer = self.job.train, self.job.policy, self.job.scorer
+    def _accumulate(self, indices: list[int]) -> tuple[Tensor, PairLogps, Tensor, int]:
+        """Gradient of the batch's mean loss, a micro-batch at a time; and every pair's numbers.
+
+        Returns:
+            Losses, log-probabilities and gradient weights of the pairs, and their tokens.
+        """
+        train, scorer = self.job.train, self.job.scorer
         picked = [train.tokens[index] for index in indices]
-        reference = train.reference_chosen[indices], train.reference_rejected[indices]
-        losses, tokens = torch.zeros(len(indices)), 0
-        logps = torch.zeros(2, len(indices))
         items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
+        wanted = torch.tensor(indices)
+        sides = train.reference_chosen, train.reference_rejected
+        reference = torch.stack([side.index_select(0, wanted) for side in sides])
+        losses, tokens = torch.empty(len(indices)), 0
+        logps, slopes = torch.empty(2, 2, len(indices))
         for group in scorer.groups(items, self.config.micro_batch_tokens):
+            at = torch.tensor(group)
             chosen, rejected = zip(*(items[position] for position in group), strict=True)
             batch = scorer.batch(chosen + rejected)
-            policy = scorer.logps(batch).split(len(group))
-            fixed = [side[group].to(model.device) for side in reference]
-            loss = self.loss(PairLogps(*policy, *fixed), self.beta, **self.config.loss_options)
-            self.accelerator.backward(loss.sum() / len(indices))
-            losses[group] = loss.detach().cpu()
-            logps[0][group], logps[1][group] = (side.detach().cpu() for side in policy)
+            policy = scorer.logps(batch)
+            values = policy.detach().view(2, -1).cpu()
+            pairs = PairLogps(*values, *reference.index_select(1, at))
+            loss, slope = loss_and_slopes(self.loss, pairs, self.beta, **self.config.loss_options)
+            policy.backward(slope.flatten().to(policy.device) / len(indices))
+            losses.index_copy_(0, at, loss)
+            logps.index_copy_(1, at, values)
+            slopes.index_copy_(1, at, slope)
             tokens += batch.real_tokens
-        return losses, PairLogps(*logps, *reference), tokens
+        pairs = PairLogps(*logps, *reference)
+        return losses, pairs, -slopes[0] / self.beta, tokens
 
     def _check_start(self, pairs: PairLogps, indices: list[int]) -> None:
         picked = [self.job.train.tokens[index] for index in indices]

@@ -18,23 +18,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.losses import Loss, PairLogps, gradient_weight, implicit_rewards
+from dpo_lab.objective.losses import PairLogps, implicit_rewards
 
 ROUNDING = 1e-4
 """Nats: a log-ratio smaller than this is the rounding of float32, not a preference."""
 
 
 def pair_metrics(
-    losses: Tensor, pairs: PairLogps, loss: Loss, beta: float, **options: float
+    losses: Tensor, pairs: PairLogps, weights: Tensor, beta: float
 ) -> dict[str, float]:
     """Metrics of a whole batch (all its micro-batches together).
 
     Args:
         losses: `(pairs,)`.
         pairs: Log-probabilities, each `(pairs,)`, without gradient.
-        loss: The loss in use.
+        weights: `(pairs,)`, of `gradient_weight`.
         beta: The beta in use.
-        **options: The loss's options in use.
 
     Returns:
         One float a key of the table above, but `grad_norm`.
@@ -54,7 +53,7 @@ def pair_metrics(
         "drift/chosen": pairs.chosen_logratios,
         "drift/rejected": pairs.rejected_logratios,
         "displacement/chosen_fell": (pairs.chosen_logratios < -ROUNDING).float(),
-        "gradient_weight": gradient_weight(loss, pairs, beta, **options),
+        "gradient_weight": weights,
     }
     values = torch.stack(list(means.values())).mean(dim=1).tolist()
     quantiles = {"rewards/margins_p10": low, "rewards/margins_p90": high}

@@ -1,0 +1,230 @@
+"""What a step will take, before it runs: memory and time, from the configuration alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from dpo_lab.data.batching import PairOrder
+from dpo_lab.data.packing import pack, packed_groups
+from dpo_lab.data.preferences import load_train_and_held_out
+from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.models.adapters import new_adapter
+from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.setup import DEFAULT_MICRO_BATCH_TOKENS
+
+Strategy = Literal["ddp", "fsdp"]
+
+FLOAT = 4
+PROCESS_GB = 0.5
+"""Interpreter and libraries, measured on Linux with torch 2.13 for the CPU."""
+EFFICIENCY = 0.6
+"""Share of the best matrix product that a step reaches, measured on two cores."""
+FRAGMENTATION = 1.5
+"""What the heap takes for arrays of ever other sizes, over the most that is held at once; the same
+on the three lab cases of `benchmarks/vs_trl.py`, within a tenth."""
+PROBED_STEPS = 32
+PROBE_ROWS, PROBE_LENGTH = 4, 16
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Memory and time of an optimiser step on one device.
+
+    Attributes:
+        memory: GB by what takes it.
+        pairs: Pairs in a step.
+        tokens: Different tokens that a step computes, on average.
+        scored: Different response tokens that a step scores, on average.
+        micro_batches: Forward and backward passes in a step, on average.
+        work: Floating-point operations of a step, the head's recomputation included.
+    """
+
+    memory: dict[str, float]
+    pairs: int
+    tokens: float
+    scored: float
+    micro_batches: float
+    work: float
+
+    @property
+    def total_gb(self) -> float:
+        """Peak memory, GB."""
+        return sum(self.memory.values())
+
+    def seconds(self, products_per_second: float) -> float:
+        """Time of a step on a device that does so many floating-point operations a second."""
+        return self.work / products_per_second / EFFICIENCY
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """What the first steps of a run look like."""
+
+    steps: int
+    micro_batches: int
+    tokens: int
+    scored: int
+    most_tokens: int
+    most_scored: int
+
+
+def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") -> CostEstimate:
+    """Estimate a training step; no weight is loaded, the data is tokenised.
+
+    Args:
+        config: The configuration of the run.
+        devices: How many share the work.
+        strategy: `ddp` holds everything on each device; `fsdp` shares weights, gradients and the
+            optimiser's state.
+
+    Returns:
+        The estimate, for each device, in float32.
+
+    Raises:
+        FileNotFoundError: If model or data are not to be found.
+        ValueError: If data, model or configuration do not fit together.
+    """
+    if devices < 1:
+        raise ValueError(f"devices={devices}: must be at least 1.")
+    path, origin = builtin_model(config.model)
+    model = _on_meta(path, config)
+    language_model = LanguageModel(model, AutoTokenizer.from_pretrained(path), path, origin)
+    train, _ = load_train_and_held_out(
+        config.data,
+        split=config.split,
+        held_out=config.held_out,
+        seed=config.seed,
+        columns=config.columns,
+        on_bad_rows=config.on_bad_rows,
+        limit=config.limit,
+    )
+    tokens = tokenize_pairs(
+        train,
+        language_model.tokenizer,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        on_bad_rows=config.on_bad_rows,
+    )
+    batches = _first_batches(config, tokens)
+    memory = _memory(config, language_model, batches)
+    if strategy == "fsdp":
+        shared = ("weights", "gradients", "optimiser", "reference")
+        memory |= {name: memory[name] / devices for name in shared}
+    return CostEstimate(
+        memory=memory,
+        pairs=config.batch_pairs,
+        tokens=batches.tokens / batches.steps,
+        scored=batches.scored / batches.steps,
+        micro_batches=batches.micro_batches / batches.steps,
+        work=_work(config, language_model.base, batches) / batches.steps / devices,
+    )
+
+
+def best_product(device: torch.device, size: int = 2048, repeats: int = 10) -> float:
+    """Floating-point operations a second of the best of some float32 matrix products."""
+    a, b = torch.randn(2, size, size, device=device)
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    best = 0.0
+    for _ in range(repeats):
+        wait()
+        started = time.perf_counter()
+        a @ b
+        wait()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def _on_meta(path: str, config: TrainConfig) -> nn.Module:
+    settings = AutoConfig.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+        model.train()
+        if config.lora_rank is None:
+            return model
+        alpha = config.lora_alpha or 2 * config.lora_rank
+        return new_adapter(model, config.lora_rank, alpha, config.lora_targets, config.seed)
+
+
+def _first_batches(config: TrainConfig, tokens: TokenizedPairs) -> _Batches:
+    steps = min(PROBED_STEPS, config.total_steps(len(tokens)))
+    order = PairOrder(len(tokens), config.batch_pairs, config.seed)
+    budget = config.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS["cpu"]
+    computed, scored = [], []
+    for step in range(steps):
+        pairs = [tokens[index] for index in order.batch(step)]
+        items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in pairs]
+        for group in packed_groups(items, budget):
+            batch = pack([sequence for index in group for sequence in items[index]])
+            computed.append(batch.input_ids.numel())
+            scored.append(len(batch.targets))
+    return _Batches(steps, len(computed), sum(computed), sum(scored), max(computed), max(scored))
+
+
+def _memory(config: TrainConfig, lm: LanguageModel, batches: _Batches) -> dict[str, float]:
+    weights = list(lm.model.parameters())
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    head = lm.base.get_output_embeddings().weight
+    chunk = min(batches.most_scored, max(1, CHUNK_ELEMENTS // head.shape[0]))
+    # Logits and what a softmax over them needs; the head's gradient and the embedding's.
+    head_elements = 2 * chunk * head.shape[0] + 2 * head.numel() * head.requires_grad
+    copy = config.eval_every > 0 and not lm.lora
+    sizes = {
+        "weights": sum(weight.numel() for weight in weights),
+        "reference": sum(weight.numel() for weight in weights) * copy,
+        "gradients": trained,
+        "optimiser": trained * (2 if config.optimizer == "adamw" else 1),
+        "activations": batches.most_tokens * _activations(lm.base) * FRAGMENTATION,
+        "head": head_elements,
+    }
+    held = {name: numbers * FLOAT / 1e9 for name, numbers in sizes.items()}
+    return {"process": PROCESS_GB} | held
+
+
+def _activations(model: nn.Module) -> float:
+    """Numbers that the trunk keeps for its backward pass, per token."""
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(PROBE_ROWS, PROBE_LENGTH, dtype=torch.long, device="meta")
+    mask = torch.zeros(PROBE_ROWS, 1, PROBE_LENGTH, PROBE_LENGTH, device="meta")
+    trunk = getattr(model, model.base_model_prefix)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = trunk(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        )  # kept alive: so are the storages
+        kept_bytes = sum(kept.values())
+        del output
+    return kept_bytes / ids.numel() / FLOAT
+
+
+def _work(config: TrainConfig, model: nn.Module, batches: _Batches) -> float:
+    """2 forward, 2 for the gradient of the input and 2 of the weight; the head's logits twice."""
+    ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    trunk = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if weight.dim() == 2 and id(weight) not in ends and "lora_" not in name
+    )
+    frozen = config.lora_rank is not None
+    head = model.get_output_embeddings().weight.numel()
+    per_weight = 4 if frozen else 6
+    return per_weight * trunk * batches.tokens + (per_weight + 2) * head * batches.scored

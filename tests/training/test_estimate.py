@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from dpo_lab.models.loading import add_lora, load_model
+from dpo_lab.training import estimate as module
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.estimate import best_product, estimate
+from dpo_lab.training.learner import Learner
+from dpo_lab.training.setup import prepare
+
+MICRO = TrainConfig(steps=4, batch_pairs=8, limit=64, eval_every=0, eval_pairs=0)
+WEIGHTS = 118_176
+"""Of micro, as its card says."""
+
+
+def test_weights_gradients_and_optimiser_are_counted_to_the_byte():
+    memory = estimate(MICRO).memory
+    assert memory["weights"] == memory["gradients"] == pytest.approx(4 * WEIGHTS / 1e9)
+    assert memory["optimiser"] == pytest.approx(8 * WEIGHTS / 1e9)
+    assert memory["reference"] == 0
+    assert estimate(replace(MICRO, eval_every=2)).memory["reference"] == memory["weights"]
+    assert estimate(replace(MICRO, optimizer="rmsprop")).memory["optimiser"] == memory["weights"]
+
+
+def test_lora_trains_what_the_real_adapter_trains():
+    memory = estimate(replace(MICRO, lora_rank=4, eval_every=2)).memory
+    real = add_lora(load_model("micro"), 4).model
+    trained = sum(weight.numel() for weight in real.parameters() if weight.requires_grad)
+    assert memory["gradients"] == pytest.approx(4 * trained / 1e9)
+    assert memory["reference"] == 0, "the adapter switched off"
+
+
+def test_tokens_are_those_of_the_run():
+    job = prepare(MICRO)
+    learner, tokens, scored = Learner(job), 0, 0
+    for step in range(4):
+        pairs = [job.train.tokens[index] for index in learner.order.batch(step)]
+        batch = job.scorer.batch(
+            [(p.prompt, side) for p in pairs for side in (p.chosen, p.rejected)]
+        )
+        tokens, scored = tokens + batch.input_ids.numel(), scored + len(batch.targets)
+    cost = estimate(MICRO)
+    assert (cost.tokens, cost.scored, cost.micro_batches) == (tokens / 4, scored / 4, 1)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_activations_are_those_of_a_real_pass(rank):
+    """The numbers a pass on real weights keeps, counted by storage, against the meta device's."""
+    lm = load_model("micro")
+    if rank:
+        lm = add_lora(lm, rank)
+    lm.model.train()
+    weights = {weight.data_ptr() for weight in lm.model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = lm.base.model(input_ids=torch.zeros(1, 400, dtype=torch.long), use_cache=False)
+    assert output is not None
+    config = replace(MICRO, lora_rank=rank)
+    estimated = estimate(config).memory["activations"] / module.FRAGMENTATION
+    tokens = module._first_batches(config, prepare(MICRO).train.tokens).most_tokens
+    assert estimated * 1e9 / tokens == pytest.approx(sum(kept.values()) / 400, rel=0.15)
+
+
+def test_fsdp_shares_what_ddp_repeats():
+    one, ddp = estimate(MICRO), estimate(MICRO, devices=4)
+    fsdp = estimate(MICRO, devices=4, strategy="fsdp")
+    assert ddp.memory == one.memory
+    assert fsdp.memory["weights"] == one.memory["weights"] / 4
+    assert fsdp.memory["activations"] == one.memory["activations"]
+    assert ddp.work == fsdp.work == one.work / 4
+    with pytest.raises(ValueError, match="devices=0: must be at least 1"):
+        estimate(MICRO, devices=0)
+
+
+def test_work_is_six_operations_a_weight_and_token():
+    cost = estimate(MICRO)
+    head, norms = 38 * 96, 3 * 96
+    trunk = WEIGHTS - 2 * head - norms  # the embedding is looked up, not multiplied
+    assert cost.work == pytest.approx(6 * trunk * cost.tokens + 8 * head * cost.scored)
+    assert cost.seconds(1e9) == pytest.approx(cost.work / 1e9 / module.EFFICIENCY)
+
+
+def test_the_best_product_is_a_number_of_this_machine():
+    assert 1e8 < best_product(torch.device("cpu"), size=256, repeats=3) < 1e15
