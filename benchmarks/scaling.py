@@ -49,6 +49,7 @@ def measure(point: Point) -> dict[str, float]:
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from dpo_lab.models.loading import LanguageModel
@@ -65,11 +66,10 @@ def measure(point: Point) -> dict[str, float]:
         tie_word_embeddings=True,
         eos_token_id=1,
     )
-    words = {f"w{number}": number for number in range(point.vocabulary)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), unk_token="w0", eos_token="w1"
-    )
-    tokenizer.backend_tokenizer.pre_tokenizer = _split_on_spaces()
+    words = {"<unk>": 0, "</s>": 1} | {f"w{n}": n for n in range(2, point.vocabulary)}
+    words = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
     model = LanguageModel(LlamaForCausalLM(config), tokenizer, "random Llama", "made here")
     draw = random.Random(0)
 
@@ -100,12 +100,6 @@ def measure(point: Point) -> dict[str, float]:
         "gb": (peak - before) * 1024 / 1e9,
         "weights_gb": 4 * weights / 1e9,
     }
-
-
-def _split_on_spaces():
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    return WhitespaceSplit()
 
 
 def main() -> None:

@@ -164,8 +164,12 @@ class _LinearTokenLogps(torch.autograd.Function):
             head = _upcast(weight)
             for rows in _slices(len(targets), chunk):
                 logits, _ = _logits(_upcast(hidden[rows]), head, bias, scale, softcap)
-                totals[rows] = logits.logsumexp(dim=1)
-                out[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - totals[rows]
+                picked = logits.gather(1, targets[rows, None]).squeeze(1)
+                # The log-sum-exp in the logits' own memory: nothing else of their size is held.
+                largest = logits.amax(dim=1)
+                sums = logits.sub_(largest[:, None]).exp_().sum(dim=1)
+                totals[rows] = sums.log_() + largest
+                out[rows] = picked - totals[rows]
         ctx.save_for_backward(hidden, weight, bias, targets, totals)
         ctx.constants = scale, softcap, chunk
         return out
