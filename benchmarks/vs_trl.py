@@ -52,12 +52,11 @@ class Benchmark:
     """Where to write the results."""
 
 
-def job_of(benchmark: Benchmark, scratch: Path, **changes):
-    """The lab's job: it also fixes the tokens and the order for TRL."""
-    from dpo_lab.models.reference import ReferenceCache
-    from dpo_lab.training import TrainConfig, prepare
+def config_of(benchmark: Benchmark, **changes):
+    """The lab's configuration."""
+    from dpo_lab.training import TrainConfig
 
-    config = TrainConfig(
+    return TrainConfig(
         model=benchmark.model,
         data=benchmark.data,
         limit=benchmark.pairs,
@@ -73,7 +72,15 @@ def job_of(benchmark: Benchmark, scratch: Path, **changes):
         precision="float32",
         **changes,
     )
-    return prepare(config, cache=ReferenceCache(scratch / "reference.sqlite"))
+
+
+def job_of(benchmark: Benchmark, scratch: Path, **changes):
+    """The lab's job: it also fixes the tokens and the order for TRL."""
+    from dpo_lab.models.reference import ReferenceCache
+    from dpo_lab.training import prepare
+
+    cache = ReferenceCache(scratch / "reference.sqlite")
+    return prepare(config_of(benchmark, **changes), cache=cache)
 
 
 def run_lab(benchmark: Benchmark, scratch: Path, lora_rank: int | None = None) -> dict:
@@ -227,25 +234,20 @@ def run_trl(
     return {"seconds": seconds, "steps": steps}
 
 
-def best_product() -> float:
-    """GFLOP/s of the best of some float32 products of 2048 x 2048 matrices."""
-    import torch
-
-    a, b = torch.randn(2, 2048, 2048)
-    best = 0.0
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - started) / 1e9)
-    return best
-
-
 def run_one(benchmark: Benchmark, contender: str, scratch: Path) -> dict:
     """One contender, in this process."""
-    before = best_product()
+    import torch
+
+    from dpo_lab.training.estimate import best_product
+
+    before = best_product(torch.device("cpu"))
     run = run_trl if contender.startswith("TRL") else run_lab
     result = run(benchmark, scratch, **CONTENDERS[contender])
-    result["product"] = max(before, best_product())
+    result["product"] = max(before, best_product(torch.device("cpu")))
+    if contender.startswith("lab"):
+        from dpo_lab.training.estimate import estimate
+
+        result["estimated_gb"] = estimate(config_of(benchmark, **CONTENDERS[contender])).total_gb
     result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return result
 
@@ -267,29 +269,38 @@ def main() -> None:
 
 def report(benchmark: Benchmark, results: dict[str, dict]) -> None:
     """The table, as it stands in the README."""
-    print("| | pairs/s | peak memory, GB | lab is faster by | useful work, share of best product |")
-    print("|---|---|---|---|---|")
+    titles = "pairs/s", "peak memory, GB", "estimated, GB", "time, lab = 1", "share of best product"
+    print("|", *(f"| {title}" for title in titles), "|")
+    print("|---" * (1 + len(titles)) + "|")
     ours = results.get("lab")
     for name, result in results.items():
         speed = benchmark.pairs / result["seconds"]
-        ratio = f"{result['seconds'] / ours['seconds']:.1f} x" if ours else ""
-        share = ""
+        ratio = f"{result['seconds'] / ours['seconds']:.2f}" if ours else ""
+        share = estimated = ""
         if "work" in result:
-            share = f"{result['work'] / result['seconds'] / 1e9 / result['product']:.0%}"
-        print(f"| {name} | {speed:.3f} | {result['peak_gb']:.1f} | {ratio} | {share} |")
+            share = f"{result['work'] / result['seconds'] / result['product']:.0%}"
+            estimated = f"{result['estimated_gb']:.1f}"
+        print(
+            f"| {name} | {speed:.2f} | {result['peak_gb']:.1f} | {estimated} | {ratio} | {share} |"
+        )
     print()
     for name, result in results.items():
         steps = " ".join(f"{step['seconds']:.1f}" for step in result["steps"])
         losses = " ".join(f"{step['loss']:.5f}" for step in result["steps"])
         print(f"{name}: seconds a step {steps}; losses {losses}")
-    if ours:
-        for name, result in results.items():
-            worst = max(
-                abs(mine[key] - theirs[key])
-                for mine, theirs in zip(ours["steps"], result["steps"], strict=True)
-                for key in ("loss",)
+    for name, result in results.items():
+        if ours and name.startswith("TRL"):
+            steps = list(zip(ours["steps"], result["steps"], strict=True))
+            loss = max(abs(mine["loss"] - theirs["loss"]) for mine, theirs in steps)
+            logp = max(
+                abs(mine[side] / theirs[side] - 1)
+                for mine, theirs in steps
+                for side in ("chosen", "rejected")
             )
-            print(f"{name}: largest difference of a loss from the lab's {worst:.1e}")
+            print(
+                f"{name}: differs from the lab by at most {loss:.1e} in a step's loss and by "
+                f"{logp:.1e} of a step's mean log-probability"
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dpo_lab.data.batching import Batch
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
-from dpo_lab.objective.kl import Estimate, token_kl_and_log_ratio
+from dpo_lab.objective.kl import Estimate, compare_tokens
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,12 @@ class MeasuredKL:
     Attributes:
         exact: Sum over steps of the exact per-token KL over the vocabulary.
         log_ratio: Plain log-ratio of the samples.
+        entropy: The policy's entropy over the next token, nats, mean over all tokens.
     """
 
     exact: Estimate
     log_ratio: Estimate
+    entropy: float
 
 
 @torch.no_grad()
@@ -46,14 +48,17 @@ def measure_kl(
         token_budget: Most padded tokens in a forward pass.
 
     Returns:
-        Both estimates, n being the number of answers.
+        Both estimates, n being the number of answers; and the entropy.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
-    exact, log_ratio = torch.zeros(len(sequences)), torch.zeros(len(sequences))
+    exact, log_ratio, entropy = torch.zeros(3, len(sequences))
     for group in policy.groups([(sequence,) for sequence in sequences], token_budget):
         batch = policy.batch([sequences[index] for index in group])
-        exact[group], log_ratio[group] = _compare(policy, reference, batch)
-    return MeasuredKL(Estimate.of(exact), Estimate.of(log_ratio))
+        exact[group], log_ratio[group], entropy[group] = _compare(policy, reference, batch)
+    tokens = sum(len(ids) for _, ids in sequences)
+    return MeasuredKL(
+        Estimate.of(exact), Estimate.of(log_ratio), entropy.sum().item() / max(1, tokens)
+    )
 
 
 def _compare(policy: Scorer, reference: Reference, batch: Batch):
@@ -65,7 +70,7 @@ def _compare(policy: Scorer, reference: Reference, batch: Batch):
         with reference.active() as scorer:
             return scorer.logits(reference_states[rows])
 
-    kls, ratios = token_kl_and_log_ratio(
+    tokens = compare_tokens(
         lambda rows: policy.logits(states[rows]), reference_logits, batch.targets, policy.vocabulary
     )
-    return batch.sums(kls).cpu(), batch.sums(ratios).cpu()
+    return [batch.sums(part).cpu() for part in (tokens.kl, tokens.log_ratio, tokens.entropy)]

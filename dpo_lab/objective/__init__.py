@@ -1,6 +1,6 @@
 """What is optimised: pure tensor maths. Imports torch alone."""
 
-from dpo_lab.objective.kl import Estimate, token_kl, token_kl_and_log_ratio
+from dpo_lab.objective.kl import Estimate, TokenComparison, compare_tokens, token_kl
 from dpo_lab.objective.logprobs import linear_token_logps, sequence_logps, token_logps
 from dpo_lab.objective.losses import (
     LOSSES,
@@ -34,6 +34,7 @@ __all__ = [
     "sample_preferences",
     "sequence_logps",
     "token_kl",
-    "token_kl_and_log_ratio",
+    "TokenComparison",
+    "compare_tokens",
     "token_logps",
 ]

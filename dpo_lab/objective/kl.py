@@ -70,14 +70,29 @@ def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     return (policy.exp() * (policy - reference)).sum(dim=-1)
 
 
+@dataclass(frozen=True)
+class TokenComparison:
+    """Policy against reference at each step of a response, each `(tokens,)`, nats.
+
+    Attributes:
+        kl: Exact KL(policy || reference) of the next token.
+        log_ratio: `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)` of the token that came.
+        entropy: The policy's entropy over the next token.
+    """
+
+    kl: Tensor
+    log_ratio: Tensor
+    entropy: Tensor
+
+
 @torch.no_grad()
-def token_kl_and_log_ratio(
+def compare_tokens(
     policy_logits_of: Callable[[slice], Tensor],
     reference_logits_of: Callable[[slice], Tensor],
     targets: Tensor,
     vocabulary: int,
-) -> tuple[Tensor, Tensor]:
-    """`token_kl` and the plain log-ratio of each token, chunk by chunk.
+) -> TokenComparison:
+    """KL, log-ratio and entropy of each step, chunk by chunk.
 
     No `(tokens, vocabulary)` array outlives its chunk. The mean of a response's summed log-ratio,
     over samples of the policy, estimates the same KL; a single one may be negative.
@@ -87,17 +102,15 @@ def token_kl_and_log_ratio(
         reference_logits_of: The same for the reference.
         targets: `(tokens,)`, the sampled tokens.
         vocabulary: Size of a row of logits; sets the chunk.
-
-    Returns:
-        KL of each step and `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)`, each `(tokens,)`, nats.
     """
     size = max(1, CHUNK_ELEMENTS // vocabulary)
-    kls = targets.new_zeros(len(targets), dtype=torch.float32)
-    ratios = torch.zeros_like(kls)
+    kl, log_ratio, entropy = torch.zeros(3, len(targets), device=targets.device)
     for start in range(0, len(targets), size):
         rows = slice(start, min(start + size, len(targets)))
-        policy, reference = policy_logits_of(rows), reference_logits_of(rows)
-        kls[rows] = token_kl(policy, reference)
-        difference = policy.log_softmax(-1) - reference.log_softmax(-1)
-        ratios[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
-    return kls, ratios
+        policy = policy_logits_of(rows).log_softmax(dim=-1)
+        difference = policy - reference_logits_of(rows).log_softmax(dim=-1)
+        share = policy.exp()
+        kl[rows] = (share * difference).sum(dim=-1)
+        entropy[rows] = -(share * policy).sum(dim=-1)
+        log_ratio[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
+    return TokenComparison(kl, log_ratio, entropy)

@@ -33,8 +33,9 @@ def evaluate(
 
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs; `kl/policy` (the sum of exact per-token
-        KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `score/policy` and its
-        `_stderr`: the ground truth of the same samples, where there is one.
+        KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `entropy/policy`, nats per
+        token; `score/policy` and its `_stderr`: the ground truth of the same samples, where there
+        is one.
     """
     config, values = job.config, {}
     if job.held_out is not None:
@@ -56,7 +57,7 @@ def evaluate(
         kl = measure_kl(job.scorer, job.reference, completions, config.micro_batch_tokens)
         values |= {"kl/policy": kl.exact.mean, "kl/policy_stderr": kl.exact.stderr}
         values |= {"kl/log_ratio": kl.log_ratio.mean, "kl/log_ratio_stderr": kl.log_ratio.stderr}
-        values |= {"kl/policy_n": kl.exact.n}
+        values |= {"kl/policy_n": kl.exact.n, "entropy/policy": kl.entropy}
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)
     return {key: value for key, value in values.items() if math.isfinite(value)}

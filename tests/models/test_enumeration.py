@@ -89,6 +89,10 @@ def test_sampled_kl_agrees_with_the_exact_one(world):
         assert abs(estimate.mean - exact) < 3 * estimate.stderr
         assert estimate.stderr < 0.1 * exact
     assert measured.exact.stderr < 0.8 * measured.log_ratio.stderr
+    # By the chain rule, the steps' entropies add up to that of the response.
+    whole = [-(one.logps.exp() * one.logps).sum().item() for one in after]
+    tokens = sum(len(answer.ids) for answer in answers)
+    assert measured.entropy * tokens / 5000 == pytest.approx(sum(whole) / len(whole), rel=0.02)
 
 
 def test_the_policy_has_no_kl_to_itself(world):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_lab.objective import kl as kl_module
-from dpo_lab.objective.kl import Estimate, token_kl, token_kl_and_log_ratio
+from dpo_lab.objective.kl import Estimate, compare_tokens, token_kl
 
 
 def test_token_kl_by_hand():
@@ -43,27 +43,29 @@ def test_chunks_change_nothing(monkeypatch, elements):
         longest.append(len(policy[rows]))
         return policy[rows]
 
-    kls, ratios = token_kl_and_log_ratio(policy_of, lambda rows: reference[rows], targets, 5)
+    found = compare_tokens(policy_of, lambda rows: reference[rows], targets, 5)
     assert max(longest) == min(7, max(1, elements // 5))
-    torch.testing.assert_close(kls, token_kl(policy, reference))
+    torch.testing.assert_close(found.kl, token_kl(policy, reference))
+    entropy = torch.distributions.Categorical(logits=policy).entropy()
+    torch.testing.assert_close(found.entropy, entropy)
     expected = policy.log_softmax(-1) - reference.log_softmax(-1)
-    torch.testing.assert_close(ratios, expected[torch.arange(7), targets])
+    torch.testing.assert_close(found.log_ratio, expected[torch.arange(7), targets])
 
 
 def test_the_mean_log_ratio_under_the_policy_is_the_kl():
     """One row of logits for each of the 5 possible samples, weighted by its probability."""
     torch.manual_seed(0)
     policy, reference = torch.randn(5).expand(5, 5), torch.randn(5).expand(5, 5)
-    kls, ratios = token_kl_and_log_ratio(
+    found = compare_tokens(
         lambda rows: policy[rows], lambda rows: reference[rows], torch.arange(5), 5
     )
-    torch.testing.assert_close((policy[0].softmax(-1) * ratios).sum(), kls[0])
+    torch.testing.assert_close((policy[0].softmax(-1) * found.log_ratio).sum(), found.kl[0])
 
 
 def test_no_tokens():
     none = torch.zeros(0, dtype=torch.long)
-    kls, ratios = token_kl_and_log_ratio(lambda rows: None, lambda rows: None, none, 5)
-    assert kls.shape == ratios.shape == (0,)
+    found = compare_tokens(lambda rows: None, lambda rows: None, none, 5)
+    assert found.kl.shape == found.log_ratio.shape == found.entropy.shape == (0,)
 
 
 def test_estimate_by_hand():
