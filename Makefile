@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 MODEL ?= micro
+BENCH_MODEL ?= smollm2
+BENCH_DATA ?= places
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint pictures clean
+.PHONY: help setup demo lab test lint bench pictures clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -35,6 +37,12 @@ test: $(READY)  ## every test, and every notebook run and compared
 lint: $(READY)  ## style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+bench: $(READY)  ## measure: beside TRL, growth, overhead (BENCH_DATA=pairs.jsonl, BENCH_MODEL=smollm2)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[bench]'
+	$(BIN)/python benchmarks/vs_trl.py --model $(BENCH_MODEL) --data $(BENCH_DATA) --json benchmarks/results/vs_trl.json
+	$(BIN)/python benchmarks/scaling.py --json benchmarks/results/scaling.json
+	$(BIN)/python benchmarks/overhead.py
 
 pictures: $(READY)  ## draw the README's pictures anew (needs chromium)
 	$(BIN)/python assets/scripts/make_pictures.py

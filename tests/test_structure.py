@@ -76,7 +76,11 @@ def test_the_readme_shows_the_tree_that_is_there():
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing, "named in the README, not there"
     modules = {str(p.relative_to(ROOT)) for p in FILES if p.name not in ("__init__.py",)}
-    scripts = {str(p.relative_to(ROOT)) for p in (ROOT / "assets/scripts").glob("*.py")}
+    scripts = {
+        str(p.relative_to(ROOT))
+        for folder in ("assets/scripts", "benchmarks")
+        for p in (ROOT / folder).glob("*.py")
+    }
     notebooks = {str(p.relative_to(ROOT)) for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert not (modules | scripts | notebooks) - named, "there, not named in the README"
 

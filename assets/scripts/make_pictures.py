@@ -1,28 +1,42 @@
-"""Draw the pictures of the README: the report of a fresh run, photographed by Chromium.
+"""Draw the pictures of the README: the report of a fresh run, and how the cost of a step grows.
 
 Usage: python assets/scripts/make_pictures.py  (needs Debian's package `chromium`)
 """
 
+import json
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 from rich.console import Console
 
 from dpo_lab.cli.jobs import train_and_report
 from dpo_lab.training import TrainConfig
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "assets" / "pictures"
+SCALING = ROOT / "benchmarks" / "results" / "scaling.json"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--window-size=1280,1330", "--virtual-time-budget=8000",
+    "--hide-scrollbars", "--virtual-time-budget=8000",
 )  # fmt: skip
 
 
+COLOURS = {
+    "prompt": "#0072B2",
+    "response": "#D55E00",
+    "pairs": "#009E73",
+    "vocabulary": "#CC79A7",
+    "width": "#999999",
+}
+
+
 def main() -> None:
-    """Train, write the report, take its picture."""
+    """Train, write the report, take its picture; draw how the cost of a step grows."""
     browser = shutil.which("chromium")
     if browser is None:
         raise SystemExit("chromium is missing: apt-get install chromium fonts-dejavu-core")
@@ -30,10 +44,53 @@ def main() -> None:
         run = Path(scratch) / "micro on reviews"
         config = TrainConfig(steps=300, beta=0.3)
         train_and_report(config, run, resume=False, console=Console(), say=print)
-        profile, picture = Path(scratch) / "profile", PICTURES / "report.png"
-        page = (run / "report.html").as_uri()
-        command = [browser, *FLAGS, f"--user-data-dir={profile}", f"--screenshot={picture}", page]
-        subprocess.run(command, check=True, capture_output=True)
+        photograph(browser, run / "report.html", PICTURES / "report.png", 1280, 1330)
+        page = Path(scratch) / "scaling.html"
+        scaling_figure(json.loads(SCALING.read_text())).write_html(
+            page, config={"staticPlot": True}
+        )
+        photograph(browser, page, PICTURES / "scaling.png", 1000, 420)
+
+
+def photograph(browser: str, page: Path, picture: Path, width: int, height: int) -> None:
+    """Take the picture of a page."""
+    profile = page.parent / f"profile of {page.stem}"
+    size = f"--window-size={width},{height}"
+    command = [browser, *FLAGS, size, f"--user-data-dir={profile}", f"--screenshot={picture}"]
+    subprocess.run([*command, page.as_uri()], check=True, capture_output=True)
+
+
+def scaling_figure(results: list[dict]) -> go.Figure:
+    """Time and memory of a step against the factor by which one size grew."""
+    titles = ("Time of a step, times the smallest", "Memory of the process, GB")
+    figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.1)
+    factors = [1, 8]
+    straight = {"color": "#7a7a7a", "width": 1, "dash": "dot"}
+    figure.add_scatter(x=factors, y=factors, name="in proportion", line=straight, mode="lines")
+    for axis, colour in COLOURS.items():
+        points = [point for point in results if point["axis"] == axis]
+        grown = [point["size"] / points[0]["size"] for point in points]
+        name = f"{axis} from {points[0]['size']}"
+        times = [point["seconds"] / points[0]["seconds"] for point in points]
+        line = {"color": colour, "width": 2.5}
+        figure.add_scatter(x=grown, y=times, name=name, line=line, row=1, col=1)
+        memory = [point["gb"] for point in points]
+        figure.add_scatter(x=grown, y=memory, showlegend=False, line=line, row=1, col=2)
+    ticks = {"type": "log", "tickvals": [1, 2, 4, 8], "gridcolor": "#e4e4e4"}
+    figure.update_xaxes(**ticks, ticktext=["1 x", "2 x", "4 x", "8 x"])
+    figure.update_xaxes(title="one size, times the smallest; the others as they are")
+    figure.update_yaxes(type="log", gridcolor="#e4e4e4")
+    figure.update_yaxes(tickvals=[1, 2, 4, 8, 16, 32], row=1, col=1)
+    figure.update_yaxes(tickvals=[0.2, 0.4, 0.8, 1.6, 3.2], row=1, col=2)
+    figure.update_layout(
+        width=1000,
+        height=420,
+        template="plotly_white",
+        legend={"orientation": "h", "y": -0.22, "x": 0},
+        margin={"l": 50, "r": 20, "t": 40, "b": 20},
+        font={"family": "DejaVu Sans, sans-serif", "size": 12},
+    )
+    return figure
 
 
 if __name__ == "__main__":
