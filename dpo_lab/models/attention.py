@@ -28,7 +28,8 @@ def sliding_window(config) -> float:
     """Tokens that a layer looks back at the least; infinite if all look at everything."""
     window = getattr(config, "sliding_window", None)
     used = getattr(config, "use_sliding_window", True)
-    return window if window and used else float("inf")
+    chunk = getattr(config, "attention_chunk_size", None)
+    return min(window if window and used else float("inf"), chunk or float("inf"))
 
 
 class _Accepted:
