@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,8 @@ def pair_metrics(
     chosen = implicit_rewards(pairs.policy_chosen, pairs.reference_chosen, beta)
     rejected = implicit_rewards(pairs.policy_rejected, pairs.reference_rejected, beta)
     margins = chosen - rejected
-    low, high = margins.quantile(margins.new_tensor([0.1, 0.9])).tolist()
+    ordered = sorted(margins.tolist())
+    low, high = (_quantile(ordered, share) for share in (0.1, 0.9))
     means = {
         "loss": losses,
         "rewards/chosen": chosen,
@@ -58,3 +61,10 @@ def pair_metrics(
     values = torch.stack(list(means.values())).mean(dim=1).tolist()
     quantiles = {"rewards/margins_p10": low, "rewards/margins_p90": high}
     return dict(zip(means, values, strict=True)) | quantiles
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """Linear between the two nearest; `torch.quantile` takes longer than a step's loss."""
+    place = (len(ordered) - 1) * share
+    low, high = math.floor(place), math.ceil(place)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
