@@ -29,7 +29,6 @@ CONTENDERS = {
     "lab": {},
     "lab, LoRA rank 8": {"lora_rank": 8},
 }
-BEST = "TRL, fast"
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ def useful_work(job) -> dict:
     different response tokens (2 forward, 4 backward); 4 instead of 6 where weights are frozen.
     """
     from dpo_lab.data.packing import pack
+    from dpo_lab.training.estimate import multiplied_weights
     from dpo_lab.training.learner import Learner
 
     learner, computed, scored, real = Learner(job), 0, 0, 0
@@ -120,118 +120,10 @@ def useful_work(job) -> dict:
         computed += batch.input_ids.numel()
         scored += len(batch.targets)
         real += batch.real_tokens
-    base = job.policy.base
-    head = base.get_output_embeddings().weight.numel()
-    trunk = sum(
-        module.weight.numel()
-        for name, module in base.named_modules()
-        if hasattr(module, "weight")
-        and module.weight.dim() == 2
-        and "lora_" not in name
-        and not name.endswith(("embed_tokens", "lm_head"))
-    )
+    trunk, head = multiplied_weights(job.policy.base)
     factor = 4 if job.policy.lora else 6
     work = factor * (trunk * computed + head * scored)
     return {"tokens_computed": computed, "tokens_scored": scored, "tokens_real": real, "work": work}
-
-
-def run_trl(
-    benchmark: Benchmark, scratch: Path, pairs_at_a_time: int | None = None, **settings
-) -> dict:
-    """Train with TRL on the lab's token ids, in the lab's order."""
-    from datasets import Dataset
-    from torch.utils.data import SequentialSampler
-    from transformers import TrainerCallback
-    from trl import DPOConfig, DPOTrainer
-
-    from dpo_lab.training.learner import Learner
-
-    job = job_of(benchmark, scratch)
-    learner = Learner(job)
-    order = [index for step in range(learner.total_steps) for index in learner.order.batch(step)]
-    rows = [
-        {
-            "prompt_ids": list(p.prompt),
-            "chosen_ids": list(p.chosen),
-            "rejected_ids": list(p.rejected),
-        }
-        for p in (job.train.tokens[index] for index in order)
-    ]
-    # TRL looks at the texts once, to see whether they are conversations.
-    rows = [{"prompt": "", "chosen": "", "rejected": "", **row} for row in rows]
-    del job, learner
-
-    class SameTokens(DPOTrainer):
-        def _prepare_dataset(self, dataset, *arguments, **keywords):
-            return dataset
-
-        def _get_train_sampler(self, *arguments, **keywords):
-            return SequentialSampler(self.train_dataset)
-
-    class Clock(TrainerCallback):
-        times, logs = [], []
-
-        def on_step_begin(self, *arguments, **keywords):
-            self.begun = time.perf_counter()
-
-        def on_step_end(self, *arguments, **keywords):
-            self.times.append(time.perf_counter() - self.begun)
-
-        def on_log(self, args, state, control, logs=None, **keywords):
-            if logs and "loss" in logs:
-                self.logs.append(logs)
-
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from dpo_lab.models.builtin import builtin_model
-
-    path, _ = builtin_model(benchmark.model)
-    at_a_time = pairs_at_a_time or benchmark.batch_pairs
-    config = DPOConfig(
-        output_dir=str(scratch / "trl"),
-        max_steps=benchmark.pairs // benchmark.batch_pairs,
-        per_device_train_batch_size=at_a_time,
-        gradient_accumulation_steps=benchmark.batch_pairs // at_a_time,
-        max_length=benchmark.max_length,
-        **{"gradient_checkpointing": False, **settings},
-        learning_rate=1e-6,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=False,
-        use_cpu=True,
-        beta=0.1,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_num_workers=0,
-    )
-    clock = Clock()
-    import torch
-
-    trainer = SameTokens(
-        model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(path),
-        callbacks=[clock],
-    )
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    steps = [
-        {
-            "loss": log["loss"],
-            "chosen": log["logps/chosen"],
-            "rejected": log["logps/rejected"],
-            "seconds": spent,
-        }
-        for log, spent in zip(clock.logs, clock.times, strict=True)
-    ]
-    return {"seconds": seconds, "steps": steps}
 
 
 def run_one(benchmark: Benchmark, contender: str, scratch: Path) -> dict:
@@ -241,13 +133,18 @@ def run_one(benchmark: Benchmark, contender: str, scratch: Path) -> dict:
     from dpo_lab.training.estimate import best_product
 
     before = best_product(torch.device("cpu"))
-    run = run_trl if contender.startswith("TRL") else run_lab
-    result = run(benchmark, scratch, **CONTENDERS[contender])
+    settings = CONTENDERS[contender]
+    if contender.startswith("TRL"):
+        from trl_side import run_trl
+
+        result = run_trl(lambda: job_of(benchmark, scratch), scratch, **settings)
+    else:
+        result = run_lab(benchmark, scratch, **settings)
     result["product"] = max(before, best_product(torch.device("cpu")))
     if contender.startswith("lab"):
         from dpo_lab.training.estimate import estimate
 
-        result["estimated_gb"] = estimate(config_of(benchmark, **CONTENDERS[contender])).total_gb
+        result["estimated_gb"] = estimate(config_of(benchmark, **settings)).total_gb
     result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return result
 

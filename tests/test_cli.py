@@ -139,6 +139,15 @@ def test_demo_trains_reports_and_can_be_looked_at(capsys, here):
     assert code == 2 and "--batch-pairs 8: this run has 16" in err
 
 
+def test_before_is_the_reference_without_evaluations_too(capsys, here):
+    for every in ("0", "10"):
+        arguments = ["--steps", "10", "--eval-every", every, "--out", every]
+        assert run_cli(capsys, "train", *arguments)[0] == 0
+    without, with_evaluations = Run("0").summary["outcome"], Run("10").summary["outcome"]
+    assert without == with_evaluations
+    assert without["before"] != without["after"]
+
+
 def test_a_run_does_not_go_on_with_other_data(capsys, here):
     rows = [{"prompt": f"the plot {v}", "chosen": "good", "rejected": "bad"} for v in "abcd"]
     data = here / "own.jsonl"

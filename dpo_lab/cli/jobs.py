@@ -47,6 +47,8 @@ def train_and_report(
         for line in dict.fromkeys((*map(str, job.load_reports), str(job.train.tokens), reference)):
             console.print(line, markup=False, highlight=False)
         run = _open_or_create(run, job)
+        if job.score:
+            job.reference.keep()  # its answers are scored at the end
         control = RunControl()
         with _stop_on_signal(control):
             for _ in train(job, run=run, control=control, callbacks=[display]):

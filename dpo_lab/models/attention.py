@@ -89,6 +89,10 @@ def tree_keywords(trees: Trees, positions: Tensor, dtype: torch.dtype) -> dict:
     return {"position_ids": positions, "attention_mask": stand_in, "trees": masks}
 
 
+class CannotPack(ValueError):
+    """A model whose attention is more than trees can express; its sequences are padded."""
+
+
 @dataclass(frozen=True)
 class TreeMasks:
     """The trees of a packed row as attention uses them, computed once for all layers.
@@ -146,7 +150,7 @@ def tree_attention(
         `(1, length, heads, width)`, and no weights.
 
     Raises:
-        NotImplementedError: If the layer needs what trees do not have.
+        CannotPack: If the layer's scores are more than a product of query and key.
     """
     if trees is None:
         if softcap is not None:
@@ -157,7 +161,7 @@ def tree_attention(
     options |= {"softcap": softcap, "dropout": options.get("dropout") or None}
     extras = [name for name in NOT_IN_TREES if options.get(name) is not None]
     if extras:
-        raise NotImplementedError(f"its attention has {extras[0]}")
+        raise CannotPack(f"its attention has {extras[0]}")
     if trees.block_mask is not None:
         return flex_attention_forward(module, query, key, value, trees.block_mask, scaling=scaling)
     gqa = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}

@@ -39,11 +39,25 @@ class Reference:
     def __init__(self, policy: Scorer):
         self.policy = policy
         self._copy: Scorer | None = None
+        self._moved = False
+
+    def policy_moves(self) -> None:
+        """From now on the policy is trained: a copy made later would not be the reference."""
+        self._moved = True
 
     def keep(self) -> None:
-        """Copy the policy's weights now, if they are to be trained themselves."""
+        """Copy the policy's weights now, if they are to be trained themselves.
+
+        Raises:
+            RuntimeError: If the policy has been trained already.
+        """
         model = self.policy.language_model
         if not model.lora and self._copy is None:
+            if self._moved:
+                raise RuntimeError(
+                    "the reference was not kept, and its weights are trained by now. Prepare the "
+                    "job again, and call job.reference.keep() before training."
+                )
             frozen = copy.deepcopy(model.model).requires_grad_(False)
             self._copy = self.policy.like(replace(model, model=frozen))
 

@@ -174,7 +174,7 @@ class Scorer:
             padded = self.logps(collate(sequences, pad_id).to(self.device))
             try:
                 packed = self.logps(pack(sequences).to(self.device))
-            except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:  # CannotPack among them
                 return self._cannot_pack(str(error).splitlines()[0])
             length = max(len(response) for _, response in sequences)
             difference = (packed - padded).abs().max().item() / length

@@ -14,14 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dpo_lab.data.batching import PairOrder
 from dpo_lab.data.packing import pack, packed_groups
-from dpo_lab.data.preferences import load_train_and_held_out
-from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.loading import LanguageModel, resolve_device
 from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.setup import DEFAULT_MICRO_BATCH_TOKENS
+from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -100,23 +99,9 @@ def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") 
     path, origin = builtin_model(config.model)
     model = _on_meta(path, config)
     language_model = LanguageModel(model, AutoTokenizer.from_pretrained(path), path, origin)
-    train, _ = load_train_and_held_out(
-        config.data,
-        split=config.split,
-        held_out=config.held_out,
-        seed=config.seed,
-        columns=config.columns,
-        on_bad_rows=config.on_bad_rows,
-        limit=config.limit,
-    )
-    tokens = tokenize_pairs(
-        train,
-        language_model.tokenizer,
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-        on_bad_rows=config.on_bad_rows,
-    )
-    batches = _first_batches(config, tokens)
+    tokens = tokenize(config, load_data(config)[0], language_model.tokenizer)
+    budget = micro_batch_tokens(config, resolve_device(config.device))
+    batches = _first_batches(config, tokens, budget)
     memory = _memory(config, language_model, batches)
     if strategy == "fsdp":
         shared = ("weights", "gradients", "optimiser", "reference")
@@ -158,10 +143,9 @@ def _on_meta(path: str, config: TrainConfig) -> nn.Module:
         return new_adapter(model, config.lora_rank, alpha, config.lora_targets, config.seed)
 
 
-def _first_batches(config: TrainConfig, tokens: TokenizedPairs) -> _Batches:
+def _first_batches(config: TrainConfig, tokens: TokenizedPairs, budget: int) -> _Batches:
     steps = min(PROBED_STEPS, config.total_steps(len(tokens)))
     order = PairOrder(len(tokens), config.batch_pairs, config.seed)
-    budget = config.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS["cpu"]
     computed, scored = [], []
     for step in range(steps):
         pairs = [tokens[index] for index in order.batch(step)]
@@ -216,15 +200,22 @@ def _activations(model: nn.Module) -> float:
     return kept_bytes / ids.numel() / FLOAT
 
 
-def _work(config: TrainConfig, model: nn.Module, batches: _Batches) -> float:
-    """2 forward, 2 for the gradient of the input and 2 of the weight; the head's logits twice."""
-    ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+def multiplied_weights(model: nn.Module) -> tuple[int, int]:
+    """Weights of the trunk and of the head that a token is multiplied by.
+
+    The embedding is looked up, and an adapter is too small to count.
+    """
+    ends = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     trunk = sum(
         weight.numel()
         for name, weight in model.named_parameters()
-        if weight.dim() == 2 and id(weight) not in ends and "lora_" not in name
+        if weight.dim() == 2 and all(weight is not end for end in ends) and "lora_" not in name
     )
-    frozen = config.lora_rank is not None
-    head = model.get_output_embeddings().weight.numel()
-    per_weight = 4 if frozen else 6
+    return trunk, ends[1].numel()
+
+
+def _work(config: TrainConfig, model: nn.Module, batches: _Batches) -> float:
+    """2 forward, 2 for the gradient of the input and 2 of the weight; the head's logits twice."""
+    trunk, head = multiplied_weights(model)
+    per_weight = 4 if config.lora_rank is not None else 6
     return per_weight * trunk * batches.tokens + (per_weight + 2) * head * batches.scored

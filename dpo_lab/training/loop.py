@@ -47,7 +47,9 @@ def train(
     if run:
         run.lock()
     try:
-        job.reference.keep() if job.config.eval_every else None
+        if job.config.eval_every:
+            job.reference.keep()
+        job.reference.policy_moves()
         if run:
             saved = _restore(learner, run)
         _tell(callbacks, "on_start", job, learner.step, learner.total_steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import PairOrder
 from dpo_lab.data.preferences import (
@@ -120,7 +121,7 @@ def prepare(
         FileNotFoundError: If model or data are not to be found.
         ValueError: If data, model or configuration do not fit together.
     """
-    train, held_out = _load_data(config, data)
+    train, held_out = load_data(config, data)
     PairOrder(len(train), config.batch_pairs, config.seed)  # refuses a batch that is too large
     policy = model or load_model(
         config.model,
@@ -132,10 +133,9 @@ def prepare(
     config = replace(
         config.resolved(),
         precision=resolve_precision(config.precision, policy.device),
-        micro_batch_tokens=config.micro_batch_tokens
-        or DEFAULT_MICRO_BATCH_TOKENS.get(policy.device.type, 8192),
+        micro_batch_tokens=micro_batch_tokens(config, policy.device),
     )
-    tokens = [_tokenize(config, some, policy) for some in (train, held_out) if len(some)]
+    tokens = [tokenize(config, some, policy.tokenizer) for some in (train, held_out) if len(some)]
     fingerprint = weights_fingerprint(policy.base)
     # The reference is scored before any adapter is added: by the very weights that are hashed.
     scored, use = _score_reference(
@@ -167,7 +167,15 @@ def prepare(
     )
 
 
-def _load_data(config: TrainConfig, data) -> tuple[Preferences, Preferences]:
+def micro_batch_tokens(config: TrainConfig, device: torch.device) -> int:
+    """Most tokens in a forward and backward pass on a device."""
+    return config.micro_batch_tokens or DEFAULT_MICRO_BATCH_TOKENS.get(device.type, 8192)
+
+
+def load_data(
+    config: TrainConfig, data: Preferences | Sequence[dict] | None = None
+) -> tuple[Preferences, Preferences]:
+    """Training and held-out pairs, from the configuration or from memory."""
     if data is None:
         return load_train_and_held_out(
             config.data,
@@ -183,10 +191,13 @@ def _load_data(config: TrainConfig, data) -> tuple[Preferences, Preferences]:
     return split_by_prompt(data, config.held_out, config.seed)
 
 
-def _tokenize(config: TrainConfig, pairs: Preferences, policy: LanguageModel) -> TokenizedPairs:
+def tokenize(
+    config: TrainConfig, pairs: Preferences, tokenizer: PreTrainedTokenizerBase
+) -> TokenizedPairs:
+    """Token ids of the pairs, cut as the configuration says."""
     return tokenize_pairs(
         pairs,
-        policy.tokenizer,
+        tokenizer,
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         on_bad_rows=config.on_bad_rows,

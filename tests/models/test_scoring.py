@@ -205,6 +205,13 @@ def test_the_kept_reference_stays_when_the_policy_moves():
     assert not torch.allclose(score_sequences(scorer, sequences), before)
 
 
+def test_a_reference_is_not_copied_from_a_trained_policy():
+    reference = Reference(Scorer(make_language_model()))
+    reference.policy_moves()
+    with pytest.raises(RuntimeError, match="was not kept.*call job.reference.keep"):
+        reference.keep()
+
+
 def test_models_of_a_family_differ_by_seed():
     tokenizer = make_language_model().tokenizer
     weights = [next(make_model("Llama", tokenizer, seed).parameters()) for seed in (0, 1)]
