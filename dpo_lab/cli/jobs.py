@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -16,8 +15,8 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
-from dpo_lab.training.runs import Run, describe_environment
-from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.setup import prepare
 from dpo_lab.ui.summary import last_samples, report_of
 
 
@@ -46,7 +45,7 @@ def train_and_report(
         reference = f"reference log-probabilities: {use.computed} computed, {use.cached} from cache"
         for line in dict.fromkeys((*map(str, job.load_reports), str(job.train.tokens), reference)):
             console.print(line, markup=False, highlight=False)
-        run = _open_or_create(run, job)
+        run = open_or_create(run, job)
         if job.score:
             job.reference.keep()  # its answers are scored at the end
         control = RunControl()
@@ -61,44 +60,6 @@ def train_and_report(
     print_outcome(console, run.summary, last_samples(run))
     console.print(f"Run     {out}", markup=False, soft_wrap=True)
     console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)
-
-
-def new_folder(config: TrainConfig) -> Path:
-    """A folder under runs/ that does not exist yet, named after what the run does."""
-    model = Path(config.model).name
-    data = Path(config.data).name.split(".")[0]
-    name = f"{model}-{data}-{config.loss}-beta{config.beta:g}"
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number:03}").exists():
-        number += 1
-    return folder
-
-
-def _open_or_create(run: Run, job: Job) -> Run:
-    if not run.exists:
-        return Run.create(
-            run.path,
-            job.config,
-            describe_environment(
-                device=str(job.policy.device),
-                weights_origin=job.policy.origin,
-                weights_fingerprint=job.fingerprint,
-                data_fingerprint=job.data_fingerprint,
-                data=[str(report) for report in job.load_reports],
-                tokens=str(job.train.tokens),
-                reference=asdict(job.cache_use),
-            ),
-        )
-    for name, now in (
-        ("weights_fingerprint", job.fingerprint),
-        ("data_fingerprint", job.data_fingerprint),
-    ):
-        if run.environment[name] != now:
-            raise ValueError(
-                f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
-                "it cannot go on as the same run. Restore them, or begin another run."
-            )
-    return run
 
 
 @contextlib.contextmanager

@@ -85,7 +85,8 @@ def resumed_train(arguments: list[str]):
 
 
 def _train(config: TrainConfig, out: Path | None, resume: bool) -> None:
-    from dpo_lab.cli.jobs import new_folder, train_and_report
+    from dpo_lab.cli.jobs import train_and_report
+    from dpo_lab.training.runs import new_folder
 
     folder = out or new_folder(config)
     train_and_report(config, folder, resume=resume, console=new_console(), say=say)

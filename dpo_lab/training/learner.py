@@ -42,6 +42,7 @@ class Learner:
         self.loss = LOSSES[job.config.loss]
         self.beta = job.config.beta
         self.step = 0
+        self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
         self.order = PairOrder(len(job.train), job.config.batch_pairs, job.config.seed)
         processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
@@ -74,6 +75,7 @@ class Learner:
             self.schedule.base_lrs = [peak]
             factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
             self.optimizer.param_groups[0]["lr"] = peak * factor
+            self._new_peak = peak
 
     def start_record(self) -> StepRecord:
         """The record of step 0, before any metric."""
@@ -95,6 +97,8 @@ class Learner:
         values = pair_metrics(losses, pairs, weights, beta)
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
+        if self._new_peak is not None:
+            values["change/learning_rate"], self._new_peak = self._new_peak, None
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()

@@ -11,6 +11,7 @@
 | `displacement/chosen_fell` | share | pairs whose chosen log-ratio is below 0 |
 | `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
+| `change/learning_rate` | | the new peak, on the first step that a change in mid-run took effect |
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def pair_metrics(
         beta: The beta in use.
 
     Returns:
-        One float a key of the table above, but `grad_norm`.
+        One float a key of the table above, but the last two.
     """
     chosen = implicit_rewards(pairs.policy_chosen, pairs.reference_chosen, beta)
     rejected = implicit_rewards(pairs.policy_rejected, pairs.reference_rejected, beta)

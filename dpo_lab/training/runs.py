@@ -16,15 +16,19 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.records import SampleRecord, StepRecord
+
+if TYPE_CHECKING:
+    from dpo_lab.training.setup import Job
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 
@@ -194,6 +198,49 @@ def list_runs(folder: str | Path) -> list[Run]:
     """The runs in a folder, oldest first."""
     found = [Run(path.parent) for path in Path(folder).glob("*/config.json")]
     return sorted(found, key=lambda run: (run.path / "config.json").stat().st_mtime)
+
+
+def new_folder(config: TrainConfig, root: str | Path = "runs") -> Path:
+    """A folder under a root that does not exist yet, named after what the run does."""
+    model = Path(config.model).name
+    data = Path(config.data).name.split(".")[0]
+    name = f"{model}-{data}-{config.loss}-beta{config.beta:g}"
+    number = 1
+    while (folder := Path(root) / f"{name}-{number:03}").exists():
+        number += 1
+    return folder
+
+
+def open_or_create(run: Run, job: Job) -> Run:
+    """The run of a job: begun, or found as it was left.
+
+    Raises:
+        ValueError: If the weights or the data are not those it began with.
+    """
+    if not run.exists:
+        return Run.create(
+            run.path,
+            job.config,
+            describe_environment(
+                device=str(job.policy.device),
+                weights_origin=job.policy.origin,
+                weights_fingerprint=job.fingerprint,
+                data_fingerprint=job.data_fingerprint,
+                data=[str(report) for report in job.load_reports],
+                tokens=str(job.train.tokens),
+                reference=asdict(job.cache_use),
+            ),
+        )
+    for name, now in (
+        ("weights_fingerprint", job.fingerprint),
+        ("data_fingerprint", job.data_fingerprint),
+    ):
+        if run.environment[name] != now:
+            raise ValueError(
+                f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
+                "it cannot go on as the same run. Restore them, or begin another run."
+            )
+    return run
 
 
 def describe_environment(**facts: Any) -> dict[str, Any]:

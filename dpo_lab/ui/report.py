@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,10 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from dpo_lab.training.records import SampleRecord, StepRecord
-from dpo_lab.ui.figures import CONFIG, HEIGHT, POLICY, REFERENCE, beta_changes, training_figure
+from dpo_lab.ui.curves import beta_changes
+from dpo_lab.ui.figures import HEIGHT, training_figure
+from dpo_lab.ui.samples import escaped, number, samples_table
+from dpo_lab.ui.style import CONFIG, POLICY, REFERENCE
 
 SHOWN_SAMPLES = 12
 """Rows of the table of samples before the rest is folded away."""
@@ -96,7 +97,7 @@ def _page(title: str, body: str, data: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{_text(title)}</title>
+<title>{escaped(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
@@ -114,7 +115,7 @@ def _page(title: str, body: str, data: str) -> str:
 def _header(title: str, config: Mapping, records: Sequence[StepRecord]) -> str:
     """Title and the sentence on what was run; what the config does not name is left out."""
     parts = [
-        f"{name} <b>{_text(config[name])}</b>"
+        f"{name} <b>{escaped(config[name])}</b>"
         for name in ("model", "data", "loss")
         if name in config
     ]
@@ -123,23 +124,23 @@ def _header(title: str, config: Mapping, records: Sequence[StepRecord]) -> str:
         changes = "".join(
             f" → <b>{value:.3g}</b> at step {step}" for step, value in beta_changes(records)
         )
-        parts.append(f"β <b>{_text(beta)}</b>{changes}")
+        parts.append(f"β <b>{escaped(beta)}</b>{changes}")
     if records:
         last = records[-1]
         pairs = f"<b>{last.pairs_seen:,}</b> pairs ({last.epoch:.2f} epochs)"
         parts.append(f"<b>{last.step:,}</b> optimiser steps on {pairs}")
     sentence = ", ".join(parts)
     return (
-        f"<header><p class='eyebrow'>DPO Lab</p><h1>{_text(title)}</h1>"
+        f"<header><p class='eyebrow'>DPO Lab</p><h1>{escaped(title)}</h1>"
         f"<p class='lede'>{sentence[:1].upper()}{sentence[1:]}.</p></header>"
     )
 
 
 def _tiles(summary: Mapping) -> str:
     tiles = [
-        f"<li><h3>{_text(label)}</h3><p class='change'><span>{_number(tile['before'])}</span>"
-        f"<span class='arrow'>→</span><strong>{_number(tile['after'])}</strong></p>"
-        f"<p class='note'>{_text(tile.get('text') or '')}</p></li>"
+        f"<li><h3>{escaped(label)}</h3><p class='change'><span>{number(tile['before'])}</span>"
+        f"<span class='arrow'>→</span><strong>{number(tile['after'])}</strong></p>"
+        f"<p class='note'>{escaped(tile.get('text') or '')}</p></li>"
         for label, tile in summary.items()
     ]
     return f"<ul class='tiles'>{''.join(tiles)}</ul>" if tiles else ""
@@ -151,42 +152,20 @@ def _samples(samples: Sequence[SampleRecord]) -> str:
         return ""
     last = max(sample.step for sample in samples)
     rows = [sample for sample in samples if sample.step == last]
-    scored = any(s.policy_score is not None or s.reference_score is not None for s in rows)
-    shown = _table(rows[:SHOWN_SAMPLES], scored)
+    shown = samples_table(rows[:SHOWN_SAMPLES])
     more = rows[SHOWN_SAMPLES:]
     if more:
-        shown += f"<details><summary>{len(more)} more</summary>{_table(more, scored)}</details>"
+        shown += f"<details><summary>{len(more)} more</summary>{samples_table(more)}</details>"
     return (
         f"<section><h2>Samples</h2><p class='note'>Greedy answers to {len(rows)} held-out prompts "
         f"after step {last:,}.</p>{shown}</section>"
     )
 
 
-def _table(samples: Iterable[SampleRecord], scored: bool) -> str:
-    head = (
-        "<th>Prompt</th><th><i class='reference'></i>Reference</th>"
-        "<th><i class='policy'></i>Policy</th>"
-    )
-    rows = []
-    for sample in samples:
-        texts = (sample.prompt, sample.reference, sample.policy)
-        cells = "".join(f"<td dir='auto'>{_answer(text)}</td>" for text in texts)
-        if scored:
-            before, after = _number(sample.reference_score), _number(sample.policy_score)
-            cells += f"<td class='score'>{before} → <b>{after}</b></td>"
-        rows.append(f"<tr>{cells}</tr>")
-    head += "<th class='score'>Score</th>" if scored else ""
-    body = f"<tbody>{''.join(rows)}</tbody>"
-    return f"<table class='samples'><thead><tr>{head}</tr></thead>{body}</table>"
-
-
-def _answer(text: str) -> str:
-    return _text(text) if text.strip() else "<em>(empty)</em>"
-
-
 def _fold(heading: str, values: Mapping) -> str:
     rows = "".join(
-        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in _flat(values)
+        f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>"
+        for name, value in _flat(values)
     )
     return f"<details><summary>{heading}</summary><table class='values'>{rows}</table></details>"
 
@@ -198,20 +177,6 @@ def _flat(values: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _text(value: object) -> str:
-    """Any value as escaped text."""
-    return html.escape(str(value))
-
-
-def _number(value: float | None) -> str:
-    """Three significant digits with a true minus; a dash for none and for what is not finite."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if abs(value) < 5e-5:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("-", "−")
 
 
 _FIGURE_NOTE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.history import History
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.ui.report import write_report
@@ -22,20 +24,26 @@ def start_loss(config: TrainConfig) -> float:
 
 
 def run_row(run: Run) -> dict[str, Any]:
+    """A run's folder in one row."""
+    return row_of(run.path.name, run.summary["state"], run.config, run.records())
+
+
+def row_of(
+    name: str, state: str, config: TrainConfig, records: Sequence[StepRecord]
+) -> dict[str, Any]:
     """A run in one row: what it was, how far it is, its last measured numbers."""
-    config, records, summary = run.config, run.records(), run.summary
-    last = {key: _last(records, key) for key in ("rewards/margins", "kl/policy", "score/policy")}
+    records = History.of(records)
     return {
-        "run": run.path.name,
-        "state": summary["state"],
+        "run": name,
+        "state": state,
         "model": config.model,
         "data": config.data,
         "loss": config.loss,
         "beta": config.beta,
         "step": records[-1].step if records else 0,
-        "margin": _shown(last["rewards/margins"]),
-        "KL": _shown(last["kl/policy"]),
-        "score": _shown(last["score/policy"]),
+        "margin": _shown(records.last("rewards/margins")),
+        "KL": _shown(records.last("kl/policy")),
+        "score": _shown(records.last("score/policy")),
     }
 
 
@@ -58,29 +66,33 @@ def report_of(run: Run) -> Path:
         config=config.as_dict(),
         records=records,
         samples=run.samples(),
-        summary=_tiles(run, records),
+        summary=tiles(records, run.summary.get("outcome")),
         environment=run.environment,
         start_loss=start_loss(config),
     )
 
 
-def _tiles(run: Run, records: list[StepRecord]) -> dict[str, dict[str, Any]]:
-    """Numbers before and after, under the names a reader knows."""
-    tiles = {}
+def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, dict[str, Any]]:
+    """Numbers before and after, under the names a reader knows.
+
+    Args:
+        records: Of one run.
+        outcome: Scores before and after, as in `summary.json`.
+    """
+    records, tiles = History.of(records), {}
     for label, key, text in (
         ("Held-out accuracy", "eval/rewards/accuracies", "pairs ranked as people did"),
         ("Held-out reward margin", "eval/rewards/margins", "beta x (chosen - rejected log-ratio)"),
         ("KL(policy || reference)", "kl/policy", "nats, on the policy's own samples"),
     ):
-        values = [record.get(key) for record in records if record.get(key) is not None]
+        values = records.columns(key)[:, 1].tolist()
         if values:
             tiles[label] = {"before": values[0], "after": values[-1], "text": text}
-    error = _last(records, "kl/policy_stderr")
+    error = records.last("kl/policy_stderr")
     if error is not None:
         tiles["KL(policy || reference)"]["text"] = (
-            f"nats, +- {error:.3f} (1 s.e.), on {_last(records, 'kl/policy_n'):.0f} samples"
+            f"nats, +- {error:.3f} (1 s.e.), on {records.last('kl/policy_n'):.0f} samples"
         )
-    outcome = run.summary.get("outcome")
     if outcome:
         after = outcome["after"]
         tiles["Score"] = {
@@ -89,10 +101,6 @@ def _tiles(run: Run, records: list[StepRecord]) -> dict[str, dict[str, Any]]:
             "text": f"95 % interval {after['low']:.3f} to {after['high']:.3f}; {outcome['what']}",
         }
     return tiles
-
-
-def _last(records: list[StepRecord], key: str) -> float | None:
-    return next((r.get(key) for r in reversed(records) if r.get(key) is not None), None)
 
 
 def _shown(value: float | None) -> str:

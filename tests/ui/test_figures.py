@@ -7,13 +7,9 @@ import plotly.graph_objects as go
 import pytest
 
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures import (
-    CONFIG,
-    beta_changes,
-    series,
-    thin,
-    training_figure,
-)
+from dpo_lab.ui.curves import beta_changes, series, thin
+from dpo_lab.ui.figures import training_figure
+from dpo_lab.ui.style import CONFIG
 
 TRAIN_KEYS = (
     "loss",

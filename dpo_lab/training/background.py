@@ -1,0 +1,199 @@
+"""A run in a thread of its own, to be watched and steered from any other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+from dpo_lab.data.preferences import Preferences, Score
+from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.training.callbacks import Callback
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.control import RunControl
+from dpo_lab.training.history import History
+from dpo_lab.training.loop import train
+from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.setup import Job, prepare
+
+ENDS = ("done", "stopped", "failed")
+
+
+class Follower(Protocol):
+    """A thread that shows a run."""
+
+    error: BaseException | None
+
+    def end(self) -> None:
+        """The run has ended: show its end, and end too."""
+
+    def join(self) -> None:
+        """Wait for that."""
+
+
+class BackgroundRun(Callback):
+    """One run: prepared and trained in a thread, which ends with it.
+
+    Args:
+        config: What to run.
+        model: A model already loaded, instead of `config.model`; a copy of it is trained.
+        data: Pairs or rows in memory, instead of `config.data`.
+        score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        folder: Where the run is kept; goes on with the run that is there. None keeps nothing.
+
+    Attributes:
+        records: What was measured so far.
+        samples: Answers of the last evaluation.
+        control: Its levers.
+        job: Once it is prepared.
+        total_steps: Optimiser steps of the whole run, once it is prepared.
+        doing: What it is at between steps, how much is done and how much there is.
+        error: What it failed with.
+        followers: Threads that show it; `wait` waits for them too.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        model: LanguageModel | None = None,
+        data: Preferences | Sequence[dict] | None = None,
+        score: Score | None = None,
+        folder: Path | None = None,
+    ):
+        self.config = config
+        self.folder = folder
+        self.records = History()
+        self.samples: list[SampleRecord] = []
+        self.control = RunControl()
+        self.job: Job | None = None
+        self.total_steps: int | None = None
+        self.doing: tuple[str, int, int] | None = ("loading", 0, 0)
+        self.error: BaseException | None = None
+        self.followers: list[Follower] = []
+        self._inputs = {"model": model, "data": data, "score": score}
+        self._end: str | None = None
+        self._thread = threading.Thread(target=self._work, name="dpo-lab run", daemon=True)
+
+    @property
+    def state(self) -> str:
+        """One of preparing, training, paused, stopping, done, stopped, failed."""
+        if self._end:
+            return self._end
+        if self.control.stopped:
+            return "stopping"
+        if self.job is None:
+            return "preparing"
+        return "paused" if self.control.paused else "training"
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._end is None
+
+    def start(self) -> BackgroundRun:
+        """Begin; returns at once."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End it after the step in progress."""
+        self.control.stop()
+
+    def wait(self, timeout: float | None = None) -> BackgroundRun:
+        """Until the run has ended and everything that shows it has drawn its end.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            The run.
+
+        Raises:
+            TimeoutError: If it is still running; it goes on.
+            BaseException: What the run failed with.
+            KeyboardInterrupt: On an interrupt, after the run was stopped.
+        """
+        try:
+            self._thread.join(timeout)
+        except KeyboardInterrupt:
+            self.stop()
+            self._thread.join()
+            raise
+        finally:
+            if not self._thread.is_alive():
+                for follower in self.followers:
+                    follower.join()
+        if self._thread.is_alive():
+            raise TimeoutError(
+                f"still {self.state} after {timeout:g} s, at step {len(self.records)}; the run "
+                "goes on. Wait longer, or call stop()."
+            )
+        for error in (self.error, *(follower.error for follower in self.followers)):
+            if error is not None:
+                raise error
+        return self
+
+    def _work(self) -> None:
+        state = "failed"
+        try:
+            state = self._run()
+        except BaseException as error:  # shown by whoever watches, raised by wait()
+            self.error = error
+        finally:
+            self.doing = None
+            self._end = state
+            for follower in self.followers:
+                follower.end()
+
+    def _run(self) -> str:
+        builtin_model(self.config.model, report=self._say)
+        inputs = self._inputs
+        if inputs["model"] is not None:
+            inputs = inputs | {"model": deepcopy(inputs["model"])}
+        self.job = prepare(self.config, progress=self.on_wait, **inputs)
+        if self.control.stopped:
+            return "stopped"
+        run = open_or_create(Run(self.folder), self.job) if self.folder else None
+        if run:
+            for record in run.records() if run.checkpoint else ():
+                self.records.append(record)
+        for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
+            pass
+        return "stopped" if self.control.stopped else "done"
+
+    def _say(self, message: str) -> None:
+        self.doing = (message, 0, 0)
+
+    def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
+        """Note how long it will be; records after a resumed run's checkpoint are dropped."""
+        self.total_steps = total_steps
+        self.records = History(r for r in self.records if first_step and r.step <= first_step)
+        self.doing = None
+
+    def on_wait(self, what: str, done: int, total: int) -> None:
+        """Note what it is at."""
+        self.doing = (what, done, total)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Keep the record."""
+        self.doing = None
+        self.records.append(record)
+
+    def on_sample(self, samples: Sequence[SampleRecord]) -> None:
+        """Keep the newest answers."""
+        self.samples = list(samples)
+
+    def describe(self) -> dict[str, Any]:
+        """State, step, total steps, beta: what a status line says."""
+        last = self.records[-1] if self.records else None
+        return {
+            "state": self.state,
+            "step": last.step if last else 0,
+            "total": self.total_steps,
+            "beta": last.beta if last else self.config.beta,
+        }

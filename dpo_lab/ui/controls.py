@@ -1,0 +1,146 @@
+"""One control for every setting, with its explanation and a place for what is wrong with it."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import ipywidgets as widgets
+from docstring_parser import parse_from_object
+
+from dpo_lab.data.builtin import BUILTIN as BUILTIN_DATA
+from dpo_lab.models.builtin import BUILTIN_MODELS
+from dpo_lab.objective.losses import LOSSES
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.ui.samples import escaped
+from dpo_lab.ui.state import WorkbenchState
+
+MAIN = ("model", "data", "loss", "beta", "learning_rate")
+MAIN += ("steps", "batch_pairs", "lora_rank", "seed", "eval_every")
+LABELS = {
+    "beta": "β (beta)",
+    "batch_pairs": "pairs per batch",
+    "lora_rank": "LoRA rank",
+    "eval_every": "evaluate every",
+}
+EMPTY = {"steps": "one epoch", "lora_rank": "off: all weights"}
+_SLIDERS = {"beta": (-2, 1), "learning_rate": (-7, -1)}
+_CHOICES = {"loss": tuple(LOSSES)}
+_SUGGESTIONS = {"model": tuple(BUILTIN_MODELS), "data": tuple(BUILTIN_DATA)}
+_KINDS = {int: "a whole number", float: "a number"}
+
+
+def explanations() -> dict[str, str]:
+    """What every setting does, from the docstrings of the configuration."""
+    return {
+        p.arg_name: " ".join(p.description.split()) for p in parse_from_object(TrainConfig).params
+    }
+
+
+class Control:
+    """A setting of the state as a labelled widget; either follows the other.
+
+    Args:
+        state: Whose setting it is.
+        field: Name of the setting.
+
+    Attributes:
+        value: The widget that holds the value.
+        view: Label, value and message.
+    """
+
+    def __init__(self, state: WorkbenchState, field: str):
+        self.state, self.field = state, field
+        self.kind, self.optional = _kind(field)
+        explanation = explanations()[field]
+        label = LABELS.get(field, field.replace("_", " "))
+        title = widgets.HTML(f"<label title='{escaped(explanation)}'>{escaped(label)}</label>")
+        self.value = self._widget(explanation)
+        self.value.add_class(f"dpo-{field.replace('_', '-')}")
+        self.problem = widgets.HTML().add_class("dpo-problem")
+        self.view = widgets.VBox([title, self.value, self.problem]).add_class("dpo-control")
+        self._show()
+        self.value.observe(self._entered, "value")
+        state.observe(self._show, ["config", "problems"])
+
+    def _widget(self, explanation: str) -> widgets.Widget:
+        shared = {"tooltip": explanation, "layout": widgets.Layout(width="auto")}
+        if self.field in _SLIDERS:
+            low, high = _SLIDERS[self.field]
+            shared |= {"base": 10, "min": low, "max": high, "step": 0.05, "readout_format": ".3g"}
+            return widgets.FloatLogSlider(continuous_update=False, **shared)
+        if self.field in _SUGGESTIONS:
+            options = _SUGGESTIONS[self.field]
+            return widgets.Combobox(options=options, continuous_update=False, **shared)
+        if self.kind is bool:
+            return widgets.Checkbox(indent=False, **shared)
+        choices = _CHOICES.get(self.field) or (get_args(self.kind) if _literal(self.kind) else None)
+        if choices:
+            return widgets.Dropdown(options=choices, **shared)
+        default = EMPTY.get(self.field, "default") if self.optional else ""
+        return widgets.Text(continuous_update=False, placeholder=default, **shared)
+
+    def _entered(self, change) -> None:
+        """From the widget to the state, unless the state put it there."""
+        if change["new"] == self._shown(getattr(self.state.config.resolved(), self.field)):
+            self.state.set(**{self.field: getattr(self.state.config, self.field)})
+            return
+        try:
+            value = self._parsed(change["new"])
+        except ValueError:
+            words = f"{self.field}={change['new']}: must be {_KINDS[self.kind]}."
+            self.state.refuse(self.field, words)
+            return
+        self.state.set(**{self.field: value})
+
+    def _parsed(self, shown: Any) -> Any:
+        if not isinstance(shown, str) or _literal(self.kind) or self.kind is str:
+            return (shown.strip() or None) if isinstance(shown, str) and self.optional else shown
+        text = shown.strip()
+        if not text and self.optional:
+            return None
+        if self.kind in _KINDS:
+            return self.kind(text)
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    def _shown(self, value: Any) -> Any:
+        """A value of the configuration as its widget holds it."""
+        if self.field in _SLIDERS:
+            low, high = _SLIDERS[self.field]
+            return min(max(value, 10.0**low), 10.0**high)
+        if isinstance(self.value, widgets.Text):
+            if isinstance(value, tuple):
+                return ", ".join(value)
+            return "" if value is None else f"{value:g}" if self.kind is float else str(value)
+        return value
+
+    def _show(self, change=None) -> None:
+        """From the state to the widget; a refused value stays to be mended."""
+        words = self.state.problems.get(self.field)
+        self.problem.value = escaped(words) if words else ""
+        if not words:
+            shown = self._shown(getattr(self.state.config.resolved(), self.field))
+            if self.value.value != shown:
+                self.value.value = shown
+
+
+def setting_names() -> list[str]:
+    """The settings that one line can hold: those that a person changes most, then the others."""
+    every = [field.name for field in fields(TrainConfig)]
+    return [*MAIN, *(f for f in every if f not in MAIN and get_origin(_kind(f)[0]) is not dict)]
+
+
+def _literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _kind(field: str) -> tuple[Any, bool]:
+    """A setting's type without `None`, and whether it may be none."""
+    kind = get_type_hints(TrainConfig, include_extras=False)[field]
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, types.UnionType):
+        parts = [part for part in get_args(kind) if part is not type(None)]
+        return parts[0], True
+    return kind, False

@@ -1,0 +1,167 @@
+"""Parts of the workbench around its figure: the bar of buttons, what stands below the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+
+from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.history import History
+from dpo_lab.training.records import SampleRecord
+from dpo_lab.ui.samples import escaped, samples_table
+from dpo_lab.ui.shelf import ShelvedRun
+
+if TYPE_CHECKING:
+    from dpo_lab.ui.workbench import Workbench
+
+RECENT = 20
+"""Steps over which speed is averaged."""
+
+
+def style() -> widgets.HTML:
+    """The look of the workbench, in the colours of JupyterLab's theme."""
+    css = files("dpo_lab.ui").joinpath("workbench.css").read_text()
+    return widgets.HTML(f"<style>{css}</style>").add_class("dpo-style")
+
+
+def samples_panel(samples: Sequence[SampleRecord]) -> str:
+    """Answers of the last evaluation, as HTML."""
+    if not samples:
+        return "<h3>Samples</h3><p class='note'>Answers to held-out prompts, once a run begins.</p>"
+    note = f"Greedy answers to {len(samples)} held-out prompts after step {samples[0].step:,}."
+    return f"<h3>Samples</h3><p class='note'>{note}</p>{samples_table(samples)}"
+
+
+def notice(records: History) -> str:
+    """What the log-ratios of the last step mean, as HTML; nothing before the first."""
+    chosen, rejected = records.last("drift/chosen"), records.last("drift/rejected")
+    if chosen is None or rejected is None:
+        return ""
+    if chosen < 0 and rejected < 0:
+        return (
+            f"<b>Both log-ratios are below zero</b> (chosen {chosen:.2f}, rejected {rejected:.2f} "
+            "nats): the policy gives the chosen answers, too, less probability than the reference "
+            "does. The margin still grows, since the rejected ones lose more; what both lose goes "
+            "to answers outside the data (likelihood displacement). A larger β keeps it smaller."
+        )
+    if chosen < 0:
+        return f"The chosen answers' log-ratio is below zero ({chosen:.2f} nats)."
+    return ""
+
+
+class Bar:
+    """Buttons, progress and status of a workbench.
+
+    Args:
+        bench: Whose buttons they are.
+    """
+
+    def __init__(self, bench: Workbench):
+        self._bench = bench
+        self.train = _button("Train", "Train from the reference with these settings", "train")
+        self.train.button_style = "primary"
+        self.pause = _button("Pause", "Wait after the step in progress", "pause")
+        self.stop = _button("Stop", "End the run; it can be taken up again", "stop")
+        self.step = _button("Step", "One optimiser step", "step")
+        self.reset = _button("Reset", "Back to the reference: clear the curves", "reset")
+        self.instant = widgets.Checkbox(
+            value=bench.state.config.model == "micro",
+            description="train when β is let go",
+            tooltip="With no run going on, letting go of β trains anew; such runs are not kept",
+            indent=False,
+        ).add_class("dpo-instant")
+        self.progress = widgets.FloatProgress(min=0, max=1).add_class("dpo-progress")
+        self.numbers = widgets.HTML().add_class("dpo-numbers")
+        self.status = widgets.HTML("idle").add_class("dpo-status")
+        self.train.on_click(self._answering(bench.train))
+        self.pause.on_click(self._answering(self._pause_or_resume))
+        self.stop.on_click(self._answering(bench.stop))
+        self.step.on_click(self._answering(bench.step))
+        self.reset.on_click(self._answering(bench.reset))
+        buttons = [self.train, self.pause, self.stop, self.step, self.reset, self.instant]
+        line = [self.progress, self.numbers, self.status]
+        rows = [widgets.HBox(row).add_class("dpo-bar") for row in (buttons, line)]
+        self.view = widgets.VBox(rows)
+        self.show(None)
+
+    def show(self, run: BackgroundRun | ShelvedRun | None) -> None:
+        """Progress, speed and state of a run."""
+        running = isinstance(run, BackgroundRun) and run.running
+        paused = running and run.control.paused
+        resumable = isinstance(run, ShelvedRun) and run.unfinished
+        self.train.disabled = self.reset.disabled = running
+        self.stop.disabled = not running
+        self.pause.disabled = not (running or resumable)
+        self.pause.description = "Resume" if paused or resumable else "Pause"
+        self.step.disabled = running and not paused
+        records = run.records if run else History()
+        step = records[-1].step if records else 0
+        total = (run.total_steps if isinstance(run, BackgroundRun) else step) or 0
+        self.progress.value = step / total if total else 0
+        self.numbers.value = escaped(_numbers(run, records, step, total))
+        state = "idle" if run is None else run.state
+        words = [state, f"step {step}" + (f"/{total}" if total else "")]
+        if run is not None:
+            words.append(f"beta {records[-1].beta if records else run.config.beta:.3g}")
+        if isinstance(run, BackgroundRun) and run.error is not None:
+            words = [f"failed: {run.error}"]
+        self.status.value = escaped(" · ".join(words))
+
+    def say(self, words: str) -> None:
+        """Something in the status line."""
+        self.status.value = escaped(words)
+
+    def close(self) -> None:
+        """No button answers any more."""
+        for button in (self.train, self.pause, self.stop, self.step, self.reset, self.instant):
+            button.disabled = True
+        self.say("closed: another workbench was opened")
+
+    def _pause_or_resume(self) -> None:
+        run = self._bench.run
+        if run and run.running and not run.control.paused:
+            self._bench.pause()
+        else:
+            self._bench.resume()
+
+    def _answering(self, work):
+        """A click's work, whose refusal is told in the status line."""
+
+        def clicked(_) -> None:
+            try:
+                work()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.say(str(error))
+
+        return clicked
+
+
+def _numbers(run, records: History, step: int, total: int) -> str:
+    """What stands beside the progress: steps, speed, time left, memory; or what is waited for."""
+    running = isinstance(run, BackgroundRun) and run.running
+    doing = run.doing if running else None
+    parts = [f"step {step}/{total}"] if total else []
+    timing = records.columns("timing/seconds", "timing/pairs_per_second", "timing/peak_memory_gb")
+    if len(timing):
+        seconds, rate = timing[-RECENT:, 1].mean(), timing[-RECENT:, 2].mean()
+        parts.append(f"{rate:,.0f} pairs/s" if rate >= 10 else f"{rate:.2f} pairs/s")
+        if running:
+            parts.append(f"{_duration(seconds * (total - step))} left")
+        parts.append(f"{timing[-1, 3]:.1f} GB")
+    if doing:
+        what, done, all_ = doing
+        parts.append(f"{what} {done}/{all_}" if all_ else what)
+    return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _button(words: str, tip: str, name: str) -> widgets.Button:
+    return widgets.Button(description=words, tooltip=tip).add_class(f"dpo-{name}")

@@ -1,0 +1,36 @@
+"""Colours and look that every figure shares: they read on a light and on a dark page."""
+
+from __future__ import annotations
+
+CHOSEN = "#0072B2"
+REJECTED = "#D55E00"
+POLICY = "#009E73"
+REFERENCE = "#999999"
+THEORY = "#CC79A7"
+TEXT = "#7a7a7a"
+"""Grey that reads on white and on black; a page that knows its theme may set a stronger one."""
+AXIS = "rgba(128, 128, 128, 0.5)"
+GRID = "rgba(128, 128, 128, 0.18)"
+SHADE = "rgba(128, 128, 128, 0.2)"
+
+CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+CONFIG |= {"modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+"""Options of plotly's mode bar: no upload, no logo."""
+
+SMALL = {"size": 11}
+CLEAR = "rgba(0, 0, 0, 0)"
+_AXIS = {"gridcolor": GRID, "linecolor": AXIS, "zerolinecolor": AXIS, "tickfont": SMALL}
+STEP = {"title": {"text": "optimiser step", "font": SMALL, "standoff": 4}}
+STEP |= {"showspikes": False, "unifiedhovertitle": {"text": "step %{x}"}}
+LEGEND = {"orientation": "h", "bgcolor": CLEAR, "font": SMALL}
+STYLE = {
+    "xaxis": _AXIS | STEP | {"showline": True, "zeroline": False, "nticks": 7},
+    "yaxis": _AXIS | {"nticks": 6, "title": {"font": SMALL, "standoff": 6}},
+    "annotationdefaults": {"showarrow": False, "yanchor": "bottom", "font": SMALL},
+    "shapedefaults": {"type": "line", "line": {"color": TEXT, "width": 1, "dash": "2px,2px"}},
+    "font": {"color": TEXT, "size": 12, "family": "system-ui, sans-serif"},
+    **dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), CLEAR),
+    "modebar": {"bgcolor": CLEAR, "color": AXIS, "activecolor": TEXT},
+    "hovermode": "x unified",
+    "hoverlabel": {"bgcolor": "#24292f", "font": {"color": "#f0f3f6"}},
+}
