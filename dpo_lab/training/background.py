@@ -77,6 +77,8 @@ class BackgroundRun(Callback):
         self.followers: list[Follower] = []
         self._inputs = {"model": model, "data": data, "score": score}
         self._end: str | None = None
+        self._ended = threading.Event()
+        self._news = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="dpo-lab run", daemon=True)
 
     @property
@@ -88,7 +90,7 @@ class BackgroundRun(Callback):
             return "stopping"
         if self.job is None:
             return "preparing"
-        return "paused" if self.control.paused else "training"
+        return "paused" if self.control.resting else "training"
 
     @property
     def running(self) -> bool:
@@ -103,6 +105,20 @@ class BackgroundRun(Callback):
     def stop(self) -> None:
         """End it after the step in progress."""
         self.control.stop()
+
+    def reach(self, step: int, timeout: float | None = None) -> BackgroundRun:
+        """Until a step is done, or the run has ended.
+
+        Raises:
+            TimeoutError: If it is not there yet; it goes on.
+        """
+        with self._news:
+            there = self._news.wait_for(
+                lambda: self._end or (self.records and self.records[-1].step >= step), timeout
+            )
+        if not there:
+            raise TimeoutError(f"step {step} is not done after {timeout:g} s; the run goes on.")
+        return self
 
     def wait(self, timeout: float | None = None) -> BackgroundRun:
         """Until the run has ended and everything that shows it has drawn its end.
@@ -119,24 +135,27 @@ class BackgroundRun(Callback):
             KeyboardInterrupt: On an interrupt, after the run was stopped.
         """
         try:
-            self._thread.join(timeout)
+            ended = self._ended.wait(timeout)
         except KeyboardInterrupt:
             self.stop()
-            self._thread.join()
+            self._ended.wait()
+            self._join()
             raise
-        finally:
-            if not self._thread.is_alive():
-                for follower in self.followers:
-                    follower.join()
-        if self._thread.is_alive():
+        if not ended:
             raise TimeoutError(
                 f"still {self.state} after {timeout:g} s, at step {len(self.records)}; the run "
                 "goes on. Wait longer, or call stop()."
             )
+        self._join()
         for error in (self.error, *(follower.error for follower in self.followers)):
             if error is not None:
                 raise error
         return self
+
+    def _join(self) -> None:
+        # Not before the event: an interrupted join takes the thread for ended (Python 3.11).
+        for thread in (self._thread, *self.followers):
+            thread.join()
 
     def _work(self) -> None:
         state = "failed"
@@ -147,8 +166,11 @@ class BackgroundRun(Callback):
         finally:
             self.doing = None
             self._end = state
+            with self._news:
+                self._news.notify_all()
             for follower in self.followers:
                 follower.end()
+            self._ended.set()
 
     def _run(self) -> str:
         builtin_model(self.config.model, report=self._say)
@@ -183,6 +205,8 @@ class BackgroundRun(Callback):
         """Keep the record."""
         self.doing = None
         self.records.append(record)
+        with self._news:
+            self._news.notify_all()
 
     def on_sample(self, samples: Sequence[SampleRecord]) -> None:
         """Keep the newest answers."""

@@ -14,13 +14,19 @@ class RunControl:
         self._condition = threading.Condition()
         self._paused = False
         self._stopped = False
+        self._resting = False
         self._steps_allowed = 0
         self._changes: dict[str, float] = {}
 
     @property
     def paused(self) -> bool:
-        """Whether the run waits between steps."""
+        """Whether the run was told to wait between steps."""
         return self._paused
+
+    @property
+    def resting(self) -> bool:
+        """Whether it waits now."""
+        return self._resting
 
     @property
     def stopped(self) -> bool:
@@ -50,10 +56,10 @@ class RunControl:
             self._paused = False
             self._condition.notify_all()
 
-    def step(self) -> None:
-        """Let a paused run take one step."""
+    def step(self, steps: int = 1) -> None:
+        """Let a paused run take some steps."""
         with self._condition:
-            self._steps_allowed += 1
+            self._steps_allowed += steps
             self._condition.notify_all()
 
     def stop(self) -> None:
@@ -65,9 +71,11 @@ class RunControl:
     def wait_for_turn(self) -> dict[str, float]:
         """Called by the loop between steps: block while paused, then take the pending changes."""
         with self._condition:
+            self._resting = self._paused and not self._steps_allowed
             self._condition.wait_for(
                 lambda: not self._paused or self._stopped or self._steps_allowed > 0
             )
+            self._resting = False
             if self._paused and self._steps_allowed:
                 self._steps_allowed -= 1
             changes, self._changes = self._changes, {}

@@ -25,7 +25,8 @@ LABELS = {
     "eval_every": "evaluate every",
 }
 EMPTY = {"steps": "one epoch", "lora_rank": "off: all weights"}
-_SLIDERS = {"beta": (-2, 1), "learning_rate": (-7, -1)}
+# Exponents of the ends, and how the value reads.
+_SLIDERS = {"beta": (-2, 1, ".3g"), "learning_rate": (-7, -1, ".1e")}
 _CHOICES = {"loss": tuple(LOSSES)}
 _SUGGESTIONS = {"model": tuple(BUILTIN_MODELS), "data": tuple(BUILTIN_DATA)}
 _KINDS = {int: "a whole number", float: "a number"}
@@ -59,7 +60,8 @@ class Control:
         self.value = self._widget(explanation)
         self.value.add_class(f"dpo-{field.replace('_', '-')}")
         self.problem = widgets.HTML().add_class("dpo-problem")
-        self.view = widgets.VBox([title, self.value, self.problem]).add_class("dpo-control")
+        self.view = widgets.VBox([title, self.value, self.problem])
+        self.view.add_class("dpo-control").add_class(f"dpo-set-{field.replace('_', '-')}")
         self._show()
         self.value.observe(self._entered, "value")
         state.observe(self._show, ["config", "problems"])
@@ -67,8 +69,8 @@ class Control:
     def _widget(self, explanation: str) -> widgets.Widget:
         shared = {"tooltip": explanation, "layout": widgets.Layout(width="auto")}
         if self.field in _SLIDERS:
-            low, high = _SLIDERS[self.field]
-            shared |= {"base": 10, "min": low, "max": high, "step": 0.05, "readout_format": ".3g"}
+            low, high, style = _SLIDERS[self.field]
+            shared |= {"base": 10, "min": low, "max": high, "step": 0.05, "readout_format": style}
             return widgets.FloatLogSlider(continuous_update=False, **shared)
         if self.field in _SUGGESTIONS:
             options = _SUGGESTIONS[self.field]
@@ -107,7 +109,7 @@ class Control:
     def _shown(self, value: Any) -> Any:
         """A value of the configuration as its widget holds it."""
         if self.field in _SLIDERS:
-            low, high = _SLIDERS[self.field]
+            low, high, _ = _SLIDERS[self.field]
             return min(max(value, 10.0**low), 10.0**high)
         if isinstance(self.value, widgets.Text):
             if isinstance(value, tuple):

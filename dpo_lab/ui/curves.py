@@ -65,7 +65,7 @@ _FORMER_LINES = (
     (1, ("eval/loss", "loss"), POLICY, False),
     (2, ("eval/rewards/chosen", "rewards/chosen"), CHOSEN, False),
     (2, ("eval/rewards/rejected", "rewards/rejected"), REJECTED, False),
-    (3, ("eval/rewards/margins", "rewards/margins"), POLICY, True),
+    (3, ("eval/rewards/margins", "rewards/margins"), POLICY, False),
     (4, ("kl/policy",), POLICY, True),
     (5, ("eval/drift/chosen", "drift/chosen"), CHOSEN, False),
     (5, ("eval/drift/rejected", "drift/rejected"), REJECTED, False),

@@ -45,7 +45,7 @@ class _Panel:
     note: str
 
 
-_FELL = "grey where both are below 0: both lost probability"
+_FELL = "grey where both are below 0: both fell"
 _PANELS = {
     1: _Panel(0, _TOP, "Loss", "loss", "mean over pairs"),
     2: _Panel(1, _TOP, "Rewards", "reward (nats)", "β × log-ratio, mean over pairs"),

@@ -30,7 +30,7 @@ class LiveFigure(go.FigureWidget):
     def __init__(self, spec: dict[str, Any]):
         self._guard = threading.RLock()
         self._drawn = spec
-        super().__init__(data=spec["data"], layout=spec["layout"])
+        super().__init__(data=spec["data"], layout=spec["layout"] | {"autosize": True})
         self._config = CONFIG
 
     def _handle_msg(self, message) -> None:

@@ -106,17 +106,27 @@ class Workbench:
         """
         with self._lock:
             self._check_free()
-            self._take(changes)
+            self.change(**changes)
             return self._start(replace(self.state.config), keep=True)
 
-    def step(self) -> BackgroundRun:
-        """One optimiser step of the run that is paused, or of a new one, which then pauses."""
+    def step(self, steps: int = 1) -> BackgroundRun:
+        """Some optimiser steps, then pause: of the run that is going on, or of a new one."""
         with self._lock:
             if self.run is None or not self.run.running:
                 self._start(replace(self.state.config), keep=True, paused=True)
             self.run.control.pause()
-            self.run.control.step()
+            self.run.control.step(steps)
             return self.run
+
+    def change(self, **settings: Any) -> None:
+        """New settings; beta and learning rate take effect in a run that is going on, too.
+
+        Raises:
+            ValueError: If a setting is wrong.
+        """
+        with self.state.from_code():
+            self.state.config = replace(self.state.config, **settings)
+            self.state.problems = {}
 
     def pause(self) -> None:
         """Wait after the step in progress."""
@@ -162,7 +172,7 @@ class Workbench:
         """
         with self._lock:
             self._check_free()
-            self._take(run.config.as_dict())
+            self.change(**run.config.as_dict())
             self._shown = run
             self.state.phase = run.state
             self._draw()
@@ -181,7 +191,9 @@ class Workbench:
         self.bar.close()
 
     def _repr_mimebundle_(self, **options):
-        return self.view._repr_mimebundle_(**options)
+        words = "The workbench: run this cell to open it."
+        shown = self.view._repr_mimebundle_(**options)
+        return shown and shown | {"text/plain": words, "text/html": f"<em>{words}</em>"}
 
     # From here on: what happens when.
 
@@ -196,12 +208,6 @@ class Workbench:
                     self._hurry()
             elif "beta" in changed and self.state.by_hand and self.bar.instant.value:
                 self._start(replace(new), keep=False)
-
-    def _take(self, settings: dict[str, Any]) -> None:
-        """Settings from code; a wrong one is refused here and not beside its control."""
-        with self.state.from_code():
-            self.state.config = replace(self.state.config, **settings)
-            self.state.problems = {}
 
     def _check_free(self) -> None:
         if self.run and self.run.running:

@@ -64,7 +64,8 @@ def test_an_interrupt_while_waiting_stops_the_run_cleanly(tmp_path) -> None:
     run.control.pause()
     keep = run.on_step
     # The interrupt comes when the run is known to be at work.
-    run.on_step = lambda record: (keep(record), signal.raise_signal(signal.SIGINT))
+    main = threading.main_thread().ident
+    run.on_step = lambda record: (keep(record), signal.pthread_kill(main, signal.SIGINT))
     run.start()
     with pytest.raises(KeyboardInterrupt):
         run.wait(60)

@@ -8,7 +8,7 @@ import pytest
 
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import beta_changes, series, thin
-from dpo_lab.ui.figures import training_figure
+from dpo_lab.ui.figures import MAX_CHANGES, training_figure
 from dpo_lab.ui.style import CONFIG
 
 TRAIN_KEYS = (
@@ -163,16 +163,24 @@ def test_a_change_of_beta_is_a_marked_line_in_every_panel() -> None:
     figure = training_figure(changed)
     assert {shape.xref for shape in figure.layout.shapes} == {"x", *(f"x{n}" for n in range(2, 8))}
     assert all(shape.x0 == shape.x1 == 12 for shape in figure.layout.shapes)
-    labels = [a for a in figure.layout.annotations if a.name == "beta"]
+    labels = [a for a in figure.layout.annotations if a.name == "change"]
     assert len(labels) == 7
     assert all(label.text == "β 0.35" and label.x == 12 for label in labels)
 
 
-def test_labels_of_beta_keep_apart_while_every_change_has_its_line() -> None:
+def test_a_change_of_the_learning_rate_is_marked_with_the_new_peak() -> None:
+    records = [_record(step, {"loss": 1.0}) for step in range(20)]
+    records[7] = _record(7, {"loss": 1.0, "change/learning_rate": 2e-4})
+    figure = training_figure(records)
+    assert {shape.x0 for shape in figure.layout.shapes} == {7}
+    assert {a.text for a in figure.layout.annotations if a.name == "change"} == {"lr 0.0002"}
+
+
+def test_labels_of_changes_keep_apart_while_every_change_has_its_line() -> None:
     records = [_record(step, {"loss": 1.0}, beta=0.1 + step / 100) for step in range(101)]
     figure = training_figure(records)
-    assert len({shape.x0 for shape in figure.layout.shapes}) == 100
-    labelled = sorted({a.x for a in figure.layout.annotations if a.name == "beta"})
+    assert sorted({s.x0 for s in figure.layout.shapes}) == list(range(101 - MAX_CHANGES, 101))
+    labelled = sorted({a.x for a in figure.layout.annotations if a.name == "change"})
     assert len(labelled) > 1 and min(np.diff(labelled)) >= 15
 
 

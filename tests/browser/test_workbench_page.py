@@ -1,0 +1,97 @@
+"""The workbench in a real JupyterLab, driven as a person drives it."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+from page import Page
+
+pytestmark = pytest.mark.slow
+
+
+def _run_all(page: Page, notebook: str) -> None:
+    page.open(notebook)
+    page.run_command("notebook:run-all-cells")
+    page.page.wait_for_selector(".dpo-figure .main-svg", timeout=90_000)
+
+
+def _set_text(page: Page, css: str, text: str) -> None:
+    field = page.page.locator(f"{css} input")
+    field.fill(text)
+    field.press("Enter")
+
+
+def test_a_person_tunes_trains_pauses_stops_and_reloads(page: Page, pictures) -> None:
+    tab = page.page
+    _run_all(page, "03_workbench.ipynb")
+    page.wait_for_status("done", timeout=120_000)
+    tab.wait_for_function("() => document.querySelectorAll('.dpo-row').length >= 5")
+    page.idle()
+    pictures(page, "workbench")
+
+    # Letting go of beta trains anew: 301 points, and the former runs stay behind.
+    handle = tab.locator(".dpo-beta .noUi-handle")
+    handle.focus()
+    handle.press("ArrowLeft")
+    page.wait_for_status("beta 0.891")
+    page.wait_for_status("done")
+    assert page.points("loss") == 300
+
+    # A long run, beta moved in mid-run: the kernel's own words say when it took effect.
+    _set_text(page, ".dpo-steps", "100000")
+    tab.click("button.dpo-train")
+    tab.wait_for_function("() => !document.querySelector('button.dpo-stop').disabled")
+    page.wait_for_status("training")
+    before = page.wait_for_points("loss", more_than=5)
+    handle.press("ArrowRight")
+    page.wait_for_status("beta 1")
+    page.wait_for_points("loss", more_than=before)
+    tab.wait_for_selector(".dpo-figure .annotation-text:has-text('β 1')")
+
+    tab.click("button.dpo-pause")
+    paused = page.wait_for_status("paused")
+    tab.click("button.dpo-step")
+    page.wait_for_status(f"step {_step(paused) + 1}/")
+    tab.click("button.dpo-pause")
+    page.wait_for_status("training")
+    page.wait_for_points("loss", more_than=_step(paused) + 1)
+    tab.click("button.dpo-stop")
+    stopped = page.wait_for_status("stopped")
+
+    # What is on the page comes back after a reload, with the kernel's figure in it.
+    points = page.points("loss")
+    page.run_command("docmanager:save")
+    tab.wait_for_function(
+        "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=30_000
+    )
+    tab.goto(f"{page.address}/lab/tree/03_workbench.ipynb")
+    tab.wait_for_selector(".dpo-figure .main-svg", timeout=90_000)
+    page.wait_for_status(stopped)
+    assert page.points("loss") == points
+    assert page.problems == []
+
+
+def _step(status: str) -> int:
+    return int(status.split("step ")[1].split("/")[0])
+
+
+def test_no_text_of_a_data_set_runs_on_the_page(page: Page, lab_folder) -> None:
+    attack = "<img src=x onerror='window.attacked = true'>"
+    source = f"""
+from dpo_lab.ui.workbench import Workbench
+rows = [dict(prompt=f"the plot was {{i}} {attack}", chosen="great {attack}", rejected="awful")
+        for i in range(12)]
+bench = Workbench(model="micro", data=rows, folder=None, steps=2, batch_pairs=4, held_out=0.5)
+bench.train()
+bench
+"""
+    cells = [nbformat.v4.new_code_cell(source)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, lab_folder / "attack.ipynb")
+    _run_all(page, "attack.ipynb")
+    page.wait_for_status("done")
+    page.page.locator(".dpo-samples td").filter(has_text=attack).first.wait_for()
+    assert page.page.evaluate("() => window.attacked === undefined")
+    assert page.page.locator(".dpo-workbench img").count() == 0
+    assert page.problems == []
