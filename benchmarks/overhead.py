@@ -1,18 +1,25 @@
-"""What the loop adds to its own arithmetic: a run of micro against the bare calls in it.
+"""What the loop adds to its own arithmetic, and what the live figure adds to the loop, on micro.
 
     python benchmarks/overhead.py
 
 The bare calls are the same forward, loss, backward, clipping and optimiser calls on batches that
-were laid out before. Both are timed in turn, several times; the best of each counts.
+were laid out before. The run with the live figure is that of the workbench, in a Jupyter kernel
+that sends every message; it is compared with the same run in the same kernel without it. All are
+timed in turn, several times; the best of each counts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import nbformat
 import torch
 import tyro
+from nbclient import NotebookClient
 
 from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training import TrainConfig, prepare, train
@@ -64,20 +71,67 @@ def timed_calls(job) -> float:
     return time.perf_counter() - started
 
 
+def best_in_turn(repeats: int, clocks: dict[str, Callable[[int], float]]) -> dict[str, float]:
+    """The least seconds of each clock; every one is called once a repeat, with its number."""
+    best = dict.fromkeys(clocks, float("inf"))
+    for repeat in range(repeats):
+        for name, clock in clocks.items():
+            best[name] = min(best[name], clock(repeat))
+    return best
+
+
+def live_and_not(steps: int, batch_pairs: int, repeats: int) -> dict[str, float]:
+    """Seconds of a run in a thread, alone and under the workbench; to be called in a kernel."""
+    from dpo_lab.training.background import BackgroundRun
+    from dpo_lab.ui.workbench import Workbench
+
+    bench = Workbench(folder=None, steps=steps, batch_pairs=batch_pairs)
+
+    def alone(seed: int) -> float:
+        return timed(lambda: BackgroundRun(replace(bench.state.config, seed=seed)).start().wait())
+
+    def live(seed: int) -> float:
+        return timed(lambda: bench.train(seed=seed).wait())
+
+    def timed(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return best_in_turn(repeats, {"alone": alone, "live": live})
+
+
+def in_a_kernel(call: str) -> dict[str, float]:
+    """What a function of this file returns in a kernel of its own."""
+    source = f"import json\nfrom overhead import *\nprint('result', json.dumps({call}))"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    folder = {"metadata": {"path": __file__.rpartition("/")[0] or "."}}
+    with contextlib.redirect_stderr(None):
+        NotebookClient(notebook, timeout=3600, resources=folder).execute()
+    printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
+    return json.loads(printed.rpartition("result")[2])
+
+
 def main() -> None:
-    """Time both in turn and print the ratio."""
+    """Time all in turn and print the ratios."""
     overhead = tyro.cli(Overhead, description=__doc__)
-    config = TrainConfig(
-        steps=overhead.steps, batch_pairs=overhead.batch_pairs, eval_every=0, eval_pairs=0
+    steps, repeats = overhead.steps, overhead.repeats
+    config = TrainConfig(steps=steps, batch_pairs=overhead.batch_pairs, eval_every=0, eval_pairs=0)
+    clocks = {"run": timed_run, "calls": timed_calls}
+    best = best_in_turn(
+        repeats,
+        {
+            name: lambda seed, clock=clock: clock(prepare(replace(config, seed=seed)))
+            for name, clock in clocks.items()
+        },
     )
-    best = {"run": float("inf"), "calls": float("inf")}
-    for seed in range(overhead.repeats):
-        for name, clock in (("run", timed_run), ("calls", timed_calls)):
-            job = prepare(replace(config, seed=seed))
-            best[name] = min(best[name], clock(job))
     for name, seconds in best.items():
-        print(f"{name:<6}{1e3 * seconds / overhead.steps:.2f} ms a step")
-    print(f"ratio {best['run'] / best['calls']:.2f}")
+        print(f"{name:<7}{1e3 * seconds / steps:.2f} ms a step")
+    print(f"a run against its bare calls: {best['run'] / best['calls']:.2f}")
+    best = in_a_kernel(f"live_and_not({5 * steps}, {overhead.batch_pairs}, {repeats})")
+    for name, seconds in best.items():
+        print(f"{name:<7}{seconds:.2f} s for {5 * steps} steps, with evaluations")
+    print(f"a run with the live figure against one without: {best['live'] / best['alone']:.2f}")
 
 
 if __name__ == "__main__":

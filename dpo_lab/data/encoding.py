@@ -128,8 +128,10 @@ class Encoder:
     def _ids(self, texts: list[str]) -> list[Ids]:
         if not texts:
             return []
-        ids = self.tokenizer(texts, add_special_tokens=False).input_ids
-        return [tuple(row) for row in ids]
+        distinct = list(dict.fromkeys(texts))
+        rows = self.tokenizer(distinct, add_special_tokens=False).input_ids
+        ids = dict(zip(distinct, map(tuple, rows), strict=True))
+        return [ids[text] for text in texts]
 
     def _end_turn(self, ids: Ids) -> Ids:
         """Cut what a template writes after the end of turn: a newline, or one more end token."""

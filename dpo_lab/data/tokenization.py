@@ -193,6 +193,8 @@ def _fit(
     """The pair, cut to its limits."""
     longest = max(len(pair.chosen), len(pair.rejected))
     budget = max_prompt_length or max(max_length - longest, max_length // 2)
+    if len(pair.prompt) <= budget and len(pair.prompt) + longest <= max_length:
+        return pair
     prompt = _cut_prompt(pair.prompt, budget, bos)
     room = max(0, max_length - len(prompt))
     if not room:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from dpo_lab.data.preferences import Preferences, Score
 from dpo_lab.models.builtin import builtin_model
@@ -20,7 +23,8 @@ from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import Job, prepare
 
-ENDS = ("done", "stopped", "failed")
+SMALL = 2_000_000
+"""Weights of a model whose step is no faster on several threads than on one."""
 
 
 class Follower(Protocol):
@@ -184,8 +188,9 @@ class BackgroundRun(Callback):
         if run:
             for record in run.records() if run.checkpoint else ():
                 self.records.append(record)
-        for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
-            pass
+        with _threads_for(self.job):
+            for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
+                pass
         return "stopped" if self.control.stopped else "done"
 
     def _say(self, message: str) -> None:
@@ -221,3 +226,15 @@ class BackgroundRun(Callback):
             "total": self.total_steps,
             "beta": last.beta if last else self.config.beta,
         }
+
+
+@contextmanager
+def _threads_for(job: Job) -> Iterator[None]:
+    """One thread for a small model: no slower, and the other cores are free to draw."""
+    before = torch.get_num_threads()
+    if job.policy.base.num_parameters() < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

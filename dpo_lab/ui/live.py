@@ -18,6 +18,11 @@ SHARE = 0.04
 """Most of the time that drawing takes: what is slow to draw is drawn less often."""
 
 
+PATIENCE = 2.0
+"""Seconds after which a page that does not answer is drawn for again."""
+_ANSWERS = {"_js2py_traceDeltas", "_js2py_layoutDelta"}
+
+
 class LiveFigure(go.FigureWidget):
     """A figure that takes what changed from one specification to the next.
 
@@ -30,15 +35,30 @@ class LiveFigure(go.FigureWidget):
     def __init__(self, spec: dict[str, Any]):
         self._guard = threading.RLock()
         self._drawn = spec
+        self._sent_at = self._answered_at = 0.0
         super().__init__(data=spec["data"], layout=spec["layout"] | {"autosize": True})
         self._config = CONFIG
 
     def _handle_msg(self, message) -> None:
+        state = message["content"]["data"].get("state", {})
+        if _ANSWERS & state.keys():
+            # After every drawing the page tells all that it filled in: long, and of no use here.
+            self._answered_at = time.perf_counter()
+            return
         with self._guard:
             super()._handle_msg(message)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a page is still drawing, or has not rested as long as its last drawing took."""
+        if not self._view_count:
+            return False
+        now, took = time.perf_counter(), self._answered_at - self._sent_at
+        return now < (self._answered_at + took if took > 0 else self._sent_at + PATIENCE)
+
     def draw(self, spec: dict[str, Any]) -> None:
         """Show a specification: whole arrays of the traces that changed, and nothing else."""
+        self._sent_at = time.perf_counter()
         with self._guard, self.batch_update():
             before, self._drawn = self._drawn, spec
             for trace, old, new in zip(self.data, before["data"], spec["data"], strict=True):

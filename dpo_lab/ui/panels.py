@@ -99,14 +99,14 @@ class Bar:
         self.step.disabled = running and not paused
         records = run.records if run else History()
         step = records[-1].step if records else 0
-        total = (run.total_steps if isinstance(run, BackgroundRun) else step) or 0
+        total = (run.total_steps if run else 0) or step
         self.progress.value = step / total if total else 0
         self.numbers.value = escaped(_numbers(run, records, step, total))
         state = "idle" if run is None else run.state
         words = [state, f"step {step}" + (f"/{total}" if total else "")]
         if run is not None:
             words.append(f"beta {records[-1].beta if records else run.config.beta:.3g}")
-        if isinstance(run, BackgroundRun) and run.error is not None:
+        if run is not None and run.error is not None:
             words = [f"failed: {run.error}"]
         self.status.value = escaped(" · ".join(words))
 

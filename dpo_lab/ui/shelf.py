@@ -31,6 +31,8 @@ class ShelvedRun:
         samples: Answers of its last evaluation.
         state: How it ended; unfinished after a kill.
         folder: Where it is kept, if it is.
+        total_steps: Optimiser steps of the whole run, where that is known.
+        error: What it failed with, in words.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ShelvedRun:
     samples: Sequence[SampleRecord]
     state: str
     folder: Path | None = None
+    total_steps: int | None = None
+    error: str | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -78,7 +82,16 @@ class Shelf:
             self._number += 1
             name = f"run {self._number}"
         config = run.job.config if run.job else run.config
-        shelved = ShelvedRun(name, config, run.records, run.samples, run.state, run.folder)
+        shelved = ShelvedRun(
+            name,
+            config,
+            run.records,
+            run.samples,
+            run.state,
+            run.folder,
+            run.total_steps,
+            None if run.error is None else str(run.error),
+        )
         self._put(shelved)
         return shelved
 
@@ -132,5 +145,14 @@ class Shelf:
 
 
 def _of_folder(run: Run) -> ShelvedRun:
-    records, state = History(run.records()), run.summary["state"]
-    return ShelvedRun(run.path.name, run.config, records, last_samples(run), state, run.path)
+    config, summary = run.config, run.summary
+    return ShelvedRun(
+        run.path.name,
+        config,
+        History(run.records()),
+        last_samples(run),
+        summary["state"],
+        run.path,
+        config.steps,
+        summary.get("error"),
+    )

@@ -236,16 +236,17 @@ class Workbench:
     def _draw(self) -> None:
         """Everything that follows the run; in the drawing thread while one is going on."""
         with self._lock:
-            shown = self._shown
-            over = isinstance(shown, BackgroundRun) and not shown.running
-            if over:
+            shown, before = self._shown, self.state.phase
+            going_on = isinstance(shown, BackgroundRun) and shown.running
+            if isinstance(shown, BackgroundRun) and not going_on:
                 self._shelve(shown)
-            self.figure.draw(self._spec())
-            settled = self.state.phase in ("idle", "paused")
             self.state.phase = "idle" if shown is None else shown.state
-            if over or (self.state.phase == "paused" and not settled):
+            resting = self.state.phase != before and self.state.phase != "training"
+            if resting or not going_on or not self.figure.busy:
+                self.figure.draw(self._spec())
+            if resting:
                 self.figure.settle()
-            self.bar.show(shown)
+            self.bar.show(self._shown)
             self._notice.value = notice(self._records())
             samples = samples_panel(shown.samples if shown else [])
             if self._samples.value != samples:

@@ -1,6 +1,80 @@
-"""A notebook in JupyterLab as a test sees it."""
+"""A real JupyterLab on this machine, and a notebook in it as a browser shows it."""
 
 from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+def copy_notebooks(home: Path) -> Path:
+    """Copies of the project's notebooks, without runs, in a folder of a home."""
+    root = home / "notebooks"
+    shutil.copytree(NOTEBOOKS, root, ignore=shutil.ignore_patterns("runs", ".ipynb_checkpoints"))
+    return root
+
+
+@contextmanager
+def jupyterlab(root: Path) -> Iterator[str]:
+    """Address of a JupyterLab on a folder, with settings of its own beside that folder."""
+    home = root.parent
+    news = home / "settings" / "@jupyterlab" / "apputils-extension"
+    news.mkdir(parents=True)
+    (news / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {
+        "JUPYTERLAB_SETTINGS_DIR": home / "settings",
+        "JUPYTER_CONFIG_DIR": home / "config",
+        "JUPYTER_DATA_DIR": home / "data",
+        "IPYTHONDIR": home / "ipython",
+    }
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.root_dir={root}",
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+        "--ServerApp.allow_root=True", "--IdentityProvider.token=",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]  # fmt: skip
+    environment = os.environ | {name: str(path) for name, path in folders.items()}
+    log = (home / "log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _until_it_answers(f"{address}/api/status", server, home / "log")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _until_it_answers(address: str, server: subprocess.Popen, log: Path) -> None:
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            assert server.poll() is None, log.read_text()
+            try:  # a pause that ends at once if the server does
+                server.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+
 
 _CURVE = "document.querySelector('.dpo-figure').data.find(trace => trace.meta === meta)"
 
@@ -82,3 +156,19 @@ class Page:
         self.page.evaluate(
             "() => document.querySelector('.dpo-workbench').scrollIntoView({ block: 'start' })"
         )
+
+
+@contextmanager
+def browser_page(address: str, width: int = 1280, height: int = 1500) -> Iterator[Page]:
+    """A browser with an empty profile on a JupyterLab."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        tab = browser.new_page(viewport={"width": width, "height": height})
+        try:
+            yield Page(tab, address)
+        finally:
+            # Kernels outlive the browser.
+            tab.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
+            browser.close()

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import csv
+import threading
+
+import pytest
+
+from dpo_lab.models.loading import load_model
+from dpo_lab.training import TrainConfig
+from dpo_lab.training.runs import Run
+from dpo_lab.ui.workbench import Workbench
+
+QUICK = {"steps": 8, "batch_pairs": 4, "eval_every": 4, "eval_pairs": 8, "kl_samples": 5}
+PROMPTS = 3
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Workbench(folder=tmp_path / "runs", **QUICK)
+    yield made
+    made.close()
+
+
+def _curve(bench: Workbench, meta: str):
+    return next(trace for trace in bench.figure.data if trace.meta == meta)
+
+
+def _threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dpo-lab")]
+
+
+def _click(button) -> None:
+    button._click_handlers(button)
+
+
+def test_a_run_from_code_is_drawn_shelved_and_kept(bench: Workbench) -> None:
+    run = bench.train(beta=0.5).wait(120)
+    assert run is bench.run and run.state == "done" and bench.state.phase == "done"
+    assert list(_curve(bench, "loss").x) == list(range(1, 9))
+    assert [r["loss"] for r in run.records if r.step] == pytest.approx(
+        list(_curve(bench, "loss").y)
+    )
+    assert bench.bar.status.value == "done · step 8/8 · beta 0.5"
+    assert bench.bar.progress.value == 1 and "pairs/s" in bench.bar.numbers.value
+    assert "<td" in bench._samples.value and "after step 8" in bench._samples.value
+    assert Run.open(run.folder).summary["state"] == "done" and list(bench.shelf.runs) == [
+        run.folder.name
+    ]
+    assert not _threads()
+
+
+def test_controls_show_what_code_set_and_do_not_train_by_it(bench: Workbench) -> None:
+    assert bench.bar.instant.value
+    bench.change(beta=2.0)
+    assert bench.controls["beta"].value.value == 2.0 and bench.run is None
+    with pytest.raises(ValueError, match="beta=-1"):
+        bench.train(beta=-1)
+    assert bench.run is None
+
+
+def test_letting_go_of_beta_trains_anew_and_keeps_the_run_before_as_a_faint_line(bench) -> None:
+    first = bench.train(beta=0.5).wait(120)
+    bench.controls["beta"].value.value = 3.0
+    second = bench.run
+    second.wait(120)
+    assert second is not first and second.config.beta == 3.0
+    assert second.folder is None and len(bench.shelf.runs) == 2
+    behind = _curve(bench, "former 0 kl/policy")
+    assert list(behind.x) == [0, 4, 8] and behind.text[-1] == "β 0.5"
+    bench.bar.instant.value = False
+    bench.controls["beta"].value.value = 1.0
+    assert bench.run is second
+
+
+def test_beta_and_learning_rate_move_in_mid_run_and_leave_a_mark(bench: Workbench) -> None:
+    run = bench.step(3).reach(3, 60)
+    bench.controls["beta"].value.value = 2.0
+    bench.controls["learning_rate"].value.value = 1e-4
+    bench.resume().wait(120)
+    betas = [record.beta for record in run.records if record.step]
+    assert betas == [0.3] * 3 + [2.0] * 5
+    assert run.records[4].step == 4 and run.records[4]["change/learning_rate"] == 1e-4
+    labels = {note.text for note in bench.figure.layout.annotations if note.name == "change"}
+    assert {shape.x0 for shape in bench.figure.layout.shapes} == {4} and labels
+    assert len(bench.shelf.runs) == 1
+
+
+def test_buttons_pause_step_resume_stop(bench: Workbench) -> None:
+    bar = bench.bar
+    assert not bar.train.disabled and bar.pause.disabled and bar.stop.disabled
+    _click(bar.step)
+    run = bench.run.reach(1, 60)
+    _click(bar.step)
+    run.reach(2, 60)
+    assert run.running and run.records[-1].step == 2
+    _click(bar.stop)
+    assert run.wait(60).state == "stopped"
+    assert not bar.train.disabled and bar.stop.disabled and bar.pause.description == "Resume"
+    _click(bar.pause)  # goes on in the same folder
+    resumed = bench.run.wait(120)
+    assert resumed is not run and resumed.state == "done" and resumed.folder == run.folder
+    assert [record.step for record in resumed.records] == list(range(9))
+    assert list(bench.shelf.runs) == [run.folder.name]
+
+
+def test_a_second_start_is_refused(bench: Workbench) -> None:
+    run = bench.step()
+    with pytest.raises(RuntimeError, match="going on"):
+        bench.train()
+    with pytest.raises(RuntimeError, match="going on"):
+        bench.reset()
+    _click(bench.bar.train)
+    assert bench.run is run and "going on" in bench.bar.status.value
+    bench.stop()
+    run.wait(60)
+
+
+def test_an_error_stands_in_the_status_line_and_is_raised_by_wait(bench: Workbench) -> None:
+    run = bench.train(data="no<b>where.jsonl")
+    with pytest.raises(FileNotFoundError):
+        run.wait(60)
+    assert bench.bar.status.value.startswith("failed: ")
+    assert "no&lt;b&gt;where" in bench.bar.status.value
+    assert not bench.bar.train.disabled and not _threads()
+    assert bench.train(data="reviews").wait(120).state == "done"
+
+
+def test_a_new_workbench_ends_the_run_of_the_one_before(bench: Workbench) -> None:
+    run = bench.step()
+    after = Workbench(folder=None, **QUICK)
+    assert run.state == "stopped" and not _threads()
+    assert "another workbench" in bench.bar.status.value and bench.bar.train.disabled
+    after.close()
+
+
+def test_reset_clears_the_curves_and_the_runs_behind(bench: Workbench) -> None:
+    bench.train().wait(120)
+    bench.train(beta=1.0).wait(120)
+    bench.reset()
+    assert bench.run is None and all(len(trace.x) == 0 for trace in bench.figure.data)
+    assert bench.bar.status.value == "idle · step 0"
+
+
+def test_runs_of_earlier_sessions_are_found_loaded_and_gone_on_with(bench, tmp_path) -> None:
+    run = bench.step(3).reach(3, 60)
+    bench.stop()
+    run.wait(60)
+    bench.train(beta=1.0).wait(120)
+    later = Workbench(folder=tmp_path / "runs", **QUICK)
+    assert len(later.shelf.runs) == 2
+    unfinished = later.shelf.runs[run.folder.name]
+    later.show(unfinished)
+    assert later.state.config.beta == 0.3 and later.controls["beta"].value.value == 0.3
+    assert later.bar.pause.description == "Resume" and len(_curve(later, "loss").x) == 3
+    assert later.resume().wait(120).state == "done"
+    later.close()
+
+
+def test_an_unreadable_run_is_named_and_the_others_are_shown(bench, tmp_path) -> None:
+    bench.train().wait(120)
+    broken = tmp_path / "runs" / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    later = Workbench(folder=tmp_path / "runs", **QUICK)
+    assert len(later.shelf.runs) == 1
+    assert "broken" in later.runs._rows.children[-1].value
+    later.close()
+
+
+def test_ticked_runs_are_exported_reported_and_compared(bench: Workbench, tmp_path) -> None:
+    names = [bench.train(beta=beta).wait(120).folder.name for beta in (0.5, 2.0)]
+    assert bench.runs.ticked == names
+    path = bench.shelf.export_csv(names, tmp_path / "runs.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18 and {row["run"] for row in rows} == set(names)
+    kept = bench.shelf.runs[names[1]].records
+    assert [float(row["loss"]) for row in rows[10:]] == [r["loss"] for r in kept if r.step]
+    assert bench.shelf.report(names[0]).read_text().startswith("<!DOCTYPE html>")
+    compare = bench.runs.view.children[0].children[1]
+    _click(compare)
+    assert bench.runs._answers.value.count("<tr>") > PROMPTS
+    assert "β 0.5" in bench.runs._answers.value and "β 2" in bench.runs._answers.value
+
+
+def test_a_model_data_and_a_score_of_ones_own() -> None:
+    model = load_model("micro")
+    rows = [
+        {"prompt": f"the plot was {word}", "chosen": "great", "rejected": "<script>awful"}
+        for word in "good fine great awful superb warm strong flat".split()
+    ]
+    bench = Workbench(
+        model, rows, score=lambda prompt, answer: float(len(answer)), folder=None,
+        **QUICK | {"held_out": 0.5},
+    )  # fmt: skip
+    run = bench.train().wait(120)
+    assert run.job.policy is not model and run.records.last("score/policy") is not None
+    assert bench.controls["model"].value.disabled and bench.controls["data"].value.disabled
+    bench.close()
+
+
+def test_text_of_data_and_model_is_escaped_wherever_it_is_shown() -> None:
+    attack = "<img src=x onerror=alert(1)>"
+    rows = [
+        {"prompt": f"{attack} {i}", "chosen": f"great {attack}", "rejected": "awful"}
+        for i in range(12)
+    ]
+    bench = Workbench(data=rows, folder=None, **QUICK | {"held_out": 0.5})
+    bench.train().wait(120)
+    _click(bench.runs.view.children[0].children[1])
+    pages = [bench._samples.value, bench.runs._answers.value]
+    assert all("<img" not in page and "&lt;img" in page for page in pages)
+    bench.close()
+
+
+def test_the_picture_is_the_figure_for_a_page_without_a_kernel(bench: Workbench) -> None:
+    bench.train().wait(120)
+    picture = bench.picture()
+    loss = next(trace for trace in picture.data if trace.meta == "loss")
+    assert list(loss.y) == list(_curve(bench, "loss").y)
+    bundle = bench._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle and "run this cell" in str(bundle)
+
+
+def test_what_the_log_ratios_mean_is_said_where_both_fall(bench: Workbench) -> None:
+    run = bench.train(beta=0.02, steps=60, eval_every=0).wait(120)
+    assert run.records.last("drift/chosen") < 0 > run.records.last("drift/rejected")
+    assert "Both log-ratios are below zero" in bench._notice.value
+
+
+def test_micro_begins_with_settings_that_suit_it_and_others_with_the_defaults() -> None:
+    bench = Workbench(folder=None)
+    assert (bench.state.config.steps, bench.state.config.beta) == (300, 0.3)
+    other = Workbench("smollm2", "places", folder=None)
+    assert other.state.config == TrainConfig(model="smollm2", data="places")
+    assert not other.bar.instant.value
+    other.close()
