@@ -8,7 +8,7 @@ BENCH_DATA ?= places
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint bench pictures clean
+.PHONY: help setup demo lab test lint bench notebooks pictures clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -31,7 +31,7 @@ lab: $(READY)  ## JupyterLab on the notebooks, on this machine, with a token
 
 test: $(READY)  ## every test, and every notebook run and compared
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+	DPO_LAB_SHORT=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=300 -p no:cacheprovider notebooks
 
 lint: $(READY)  ## style
@@ -43,6 +43,11 @@ bench: $(READY)  ## measure: beside TRL, growth, overhead (BENCH_DATA=pairs.json
 	$(BIN)/python benchmarks/vs_trl.py --model $(BENCH_MODEL) --data $(BENCH_DATA) --json benchmarks/results/vs_trl.json
 	$(BIN)/python benchmarks/scaling.py --json benchmarks/results/scaling.json
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/latency.py
+
+notebooks: $(READY)  ## run every notebook from a clean kernel and keep its outputs (needs chromium)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[pictures]'
+	$(BIN)/python assets/scripts/make_notebooks.py
 
 pictures: $(READY)  ## draw the README's pictures anew (needs chromium)
 	$(BIN)/python assets/scripts/make_pictures.py

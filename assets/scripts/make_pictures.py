@@ -1,11 +1,12 @@
-"""Draw the pictures of the README: the report of a fresh run, and how the cost of a step grows.
+"""Draw the pictures of the README: the workbench, a run's report, how the cost of a step grows.
 
 Usage: python assets/scripts/make_pictures.py  (needs Debian's package `chromium`)
 """
 
 import json
-import shutil
+import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,14 +18,12 @@ from dpo_lab.cli.jobs import train_and_report
 from dpo_lab.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "browser"))
+from page import CHROMIUM, FLAGS, browser_page, copy_notebooks, jupyterlab  # noqa: E402
+
 PICTURES = ROOT / "assets" / "pictures"
 SCALING = ROOT / "benchmarks" / "results" / "scaling.json"
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--virtual-time-budget=8000",
-)  # fmt: skip
-
+STILL = ("--headless", *FLAGS, "--hide-scrollbars", "--virtual-time-budget=8000")
 
 COLOURS = {
     "prompt": "#0072B2",
@@ -36,27 +35,44 @@ COLOURS = {
 
 
 def main() -> None:
-    """Train, write the report, take its picture; draw how the cost of a step grows."""
-    browser = shutil.which("chromium")
-    if browser is None:
+    """Take the pictures, one after the other."""
+    if CHROMIUM is None:
         raise SystemExit("chromium is missing: apt-get install chromium fonts-dejavu-core")
+    os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as scratch:
+        workbench(Path(scratch), PICTURES / "workbench.png")
         run = Path(scratch) / "micro on reviews"
         config = TrainConfig(steps=300, beta=0.3)
         train_and_report(config, run, resume=False, console=Console(), say=print)
-        photograph(browser, run / "report.html", PICTURES / "report.png", 1280, 1330)
+        photograph(run / "report.html", PICTURES / "report.png", 1280, 1330)
         page = Path(scratch) / "scaling.html"
         scaling_figure(json.loads(SCALING.read_text())).write_html(
             page, config={"staticPlot": True}
         )
-        photograph(browser, page, PICTURES / "scaling.png", 1000, 420)
+        photograph(page, PICTURES / "scaling.png", 1000, 420)
 
 
-def photograph(browser: str, page: Path, picture: Path, width: int, height: int) -> None:
+def workbench(home: Path, picture: Path) -> None:
+    """Run notebook 03 in JupyterLab, and take the picture of the workbench in it."""
+    with jupyterlab(copy_notebooks(home)) as address, browser_page(address, 1340, 1700) as page:
+        page.open("03_workbench.ipynb")
+        page.run_command("notebook:run-all-cells")
+        page.page.wait_for_function(
+            "() => document.querySelectorAll('.dpo-rows .widget-checkbox').length === 4",
+            timeout=120_000,
+        )
+        page.wait_for_status("done")
+        page.idle()
+        page.run_command("application:toggle-left-area")
+        page.use_theme("JupyterLab Light")
+        page.page.locator(".dpo-workbench").screenshot(path=picture)
+
+
+def photograph(page: Path, picture: Path, width: int, height: int) -> None:
     """Take the picture of a page."""
     profile = page.parent / f"profile of {page.stem}"
     size = f"--window-size={width},{height}"
-    command = [browser, *FLAGS, size, f"--user-data-dir={profile}", f"--screenshot={picture}"]
+    command = [CHROMIUM, *STILL, size, f"--user-data-dir={profile}", f"--screenshot={picture}"]
     subprocess.run([*command, page.as_uri()], check=True, capture_output=True)
 
 
