@@ -56,6 +56,7 @@ def workbench(home: Path, picture: Path) -> None:
     """Run notebook 03 in JupyterLab, and take the picture of the workbench in it."""
     with jupyterlab(copy_notebooks(home)) as address, browser_page(address, 1340, 1700) as page:
         page.open("03_workbench.ipynb")
+        page.run_command("application:toggle-left-area")
         page.run_command("notebook:run-all-cells")
         page.page.wait_for_function(
             "() => document.querySelectorAll('.dpo-rows .widget-checkbox').length === 4",
@@ -63,7 +64,6 @@ def workbench(home: Path, picture: Path) -> None:
         )
         page.wait_for_status("done")
         page.idle()
-        page.run_command("application:toggle-left-area")
         page.use_theme("JupyterLab Light")
         page.page.locator(".dpo-workbench").screenshot(path=picture)
 

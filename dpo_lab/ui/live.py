@@ -70,6 +70,11 @@ class LiveFigure(go.FigureWidget):
             if changed:
                 self.layout.update(changed, overwrite=True)
 
+    def fit(self) -> None:
+        """Take the width that the page has now: it may have changed since it was shown."""
+        with self._guard:
+            self._send_relayout_msg({"autosize": True})
+
     def settle(self) -> None:
         """Make what is shown the state that a reloaded page gets: changes alone do not reach it."""
         with self._guard:

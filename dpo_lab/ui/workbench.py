@@ -230,6 +230,7 @@ class Workbench:
         run.followers.append(self._ticker)
         self.run = self._shown = run
         self.state.phase = run.state
+        self.figure.fit()
         self._ticker.start()
         return run.start()
 
