@@ -11,21 +11,23 @@ from dpo_lab.data.batching import Batch
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
-from dpo_lab.objective.kl import Estimate, compare_tokens
+from dpo_lab.objective.kl import Estimate, compare_tokens, k3
 
 
 @dataclass(frozen=True)
 class MeasuredKL:
-    """Two estimates of KL(policy || reference) of whole responses, in nats, on the same samples.
+    """Three estimates of KL(policy || reference) of whole responses, in nats, on the same samples.
 
     Attributes:
         exact: Sum over steps of the exact per-token KL over the vocabulary.
         log_ratio: Plain log-ratio of the samples.
+        k3: Schulman's k3 of the same log-ratios.
         entropy: The policy's entropy over the next token, nats, mean over all tokens.
     """
 
     exact: Estimate
     log_ratio: Estimate
+    k3: Estimate
     entropy: float
 
 
@@ -48,7 +50,7 @@ def measure_kl(
         token_budget: Most padded tokens in a forward pass.
 
     Returns:
-        Both estimates, n being the number of answers; and the entropy.
+        The estimates, n being the number of answers; and the entropy.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
     exact, log_ratio, entropy = torch.zeros(3, len(sequences))
@@ -57,7 +59,7 @@ def measure_kl(
         exact[group], log_ratio[group], entropy[group] = _compare(policy, reference, batch)
     tokens = sum(len(ids) for _, ids in sequences)
     return MeasuredKL(
-        Estimate.of(exact), Estimate.of(log_ratio), entropy.sum().item() / max(1, tokens)
+        *map(Estimate.of, (exact, log_ratio, k3(log_ratio))), entropy.sum().item() / max(1, tokens)
     )
 
 

@@ -35,7 +35,12 @@ class Enumeration:
 
 @torch.no_grad()
 def enumerate_responses(
-    language_model: LanguageModel, prompt: Ids, *, max_words: int = 3, chunk: int = 1024
+    language_model: LanguageModel,
+    prompt: Ids,
+    *,
+    max_words: int = 3,
+    then_ends: bool = False,
+    chunk: int = 1024,
 ) -> Enumeration:
     """Every response of at most `max_words` tokens, ended by the end token.
 
@@ -46,6 +51,8 @@ def enumerate_responses(
         language_model: A policy with a small vocabulary and one end token.
         prompt: Ids of the prompt.
         max_words: Most tokens before the end token.
+        then_ends: Take it for certain that a response ends after `max_words`, as `micro`'s do to
+            within 1e-6: far fewer forward passes, and probabilities that sum to one exactly.
         chunk: Prefixes in one forward pass.
 
     Returns:
@@ -68,6 +75,10 @@ def enumerate_responses(
     weight = torch.zeros(1, dtype=torch.float64, device=device)
     all_words, all_logps = [], []
     for length in range(max_words + 1):
+        if then_ends and length == max_words:
+            all_words.append(prefixes)
+            all_logps.append(weight)
+            break
         log_probs = _next_token(language_model, prompt, prefixes, chunk)
         all_words.append(torch.nn.functional.pad(prefixes, (0, max_words - length), value=-1))
         all_logps.append(weight + log_probs[:, end])
@@ -81,16 +92,6 @@ def enumerate_responses(
                 dim=1,
             )
     return Enumeration(torch.cat(all_words), torch.cat(all_logps))
-
-
-def exact_kl(policy: Enumeration, reference: Enumeration) -> float:
-    """KL(policy || reference) over the enumerated responses, nats.
-
-    Args:
-        policy: All responses of the policy.
-        reference: All responses of the reference to the same prompt, in the same order.
-    """
-    return (policy.logps.exp() * (policy.logps - reference.logps)).sum().item()
 
 
 def _next_token(language_model: LanguageModel, prompt: Ids, prefixes: Tensor, chunk: int) -> Tensor:

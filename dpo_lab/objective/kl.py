@@ -70,6 +70,25 @@ def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     return (policy.exp() * (policy - reference)).sum(dim=-1)
 
 
+def k3(log_ratios: Tensor) -> Tensor:
+    """Schulman's k3, `pi_ref / pi - 1 - log(pi_ref / pi)`: never negative, and its mean is the KL.
+
+    It adds to the plain log-ratio a term whose mean is zero and which takes away what is negative.
+    Where policy and reference are far apart its spread is the largest of all, since `pi_ref / pi`
+    may be huge on a rare sample.
+
+    Args:
+        log_ratios: `log pi(y|x) - log pi_ref(y|x)` of samples of the policy, any shape, nats.
+
+    Returns:
+        The same shape, nats.
+
+    Source:
+        Schulman 2020, "Approximating KL divergence", estimator k3.
+    """
+    return torch.expm1(-log_ratios) + log_ratios
+
+
 @dataclass(frozen=True)
 class TokenComparison:
     """Policy against reference at each step of a response, each `(tokens,)`, nats.

@@ -76,7 +76,7 @@ class Bar:
         self.progress = widgets.FloatProgress(min=0, max=1).add_class("dpo-progress")
         self.numbers = widgets.HTML().add_class("dpo-numbers")
         self.status = widgets.HTML("idle").add_class("dpo-status")
-        self.train.on_click(self._answering(bench.train))
+        self.train.on_click(self._answering(self._train))
         self.pause.on_click(self._answering(self._pause_or_resume))
         self.stop.on_click(self._answering(bench.stop))
         self.step.on_click(self._answering(bench.step))
@@ -119,6 +119,12 @@ class Bar:
         for button in (self.train, self.pause, self.stop, self.step, self.reset, self.instant):
             button.disabled = True
         self.say("closed: another workbench was opened")
+
+    def _train(self) -> None:
+        wrong = list(self._bench.state.problems)
+        if wrong:
+            raise ValueError(f"mend what is wrong first: {', '.join(wrong)}")
+        self._bench.train()
 
     def _pause_or_resume(self) -> None:
         run = self._bench.run

@@ -5,11 +5,12 @@ import torch
 from tiny import make_language_model, shake
 
 from dpo_lab.models.drift import measure_kl
-from dpo_lab.models.enumeration import enumerate_responses, exact_kl
+from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.objective.optimum import exact_kl
 
 TEXTS = ["the acting felt", "the plot was"]
 
@@ -79,7 +80,7 @@ def test_sampled_kl_agrees_with_the_exact_one(world):
     The estimator with exact steps must be the sharper of the two.
     """
     policy, reference, prompts, before, after = world
-    each = [exact_kl(*both) for both in zip(after, before, strict=True)]
+    each = [exact_kl(a.logps, b.logps).item() for a, b in zip(after, before, strict=True)]
     exact = sum(each) / len(each)
     assert 0.1 < exact < 2
     answers = sample(policy, prompts * 2500, max_new_tokens=4, seed=1, batch_size=5000)
@@ -95,22 +96,41 @@ def test_sampled_kl_agrees_with_the_exact_one(world):
     assert measured.entropy * tokens / 5000 == pytest.approx(sum(whole) / len(whole), rel=0.02)
 
 
+def test_three_estimators_are_unbiased_and_exact_steps_spread_least(world):
+    """Fifty seeds of forty samples: the mean of each estimator within 3 of its standard errors."""
+    policy, reference, prompts, before, after = world
+    exact = sum(exact_kl(a.logps, b.logps).item() for a, b in zip(after, before, strict=True)) / 2
+    names = ("exact", "log_ratio", "k3")
+    found = {name: [] for name in names}
+    scorer = Scorer(policy)
+    for seed in range(50):
+        answers = sample(policy, prompts * 20, max_new_tokens=4, seed=seed)
+        measured = measure_kl(scorer, reference, answers)
+        for name in names:
+            found[name].append(getattr(measured, name).mean)
+    means = {name: torch.tensor(values) for name, values in found.items()}
+    for name in names:
+        error = means[name].std().item() / math.sqrt(50)
+        assert abs(means[name].mean().item() - exact) < 3 * error
+    assert means["exact"].var() < 0.7 * means["log_ratio"].var()
+    assert min(found["k3"]) >= 0 and min(found["exact"]) >= 0
+
+
 def test_the_policy_has_no_kl_to_itself(world):
     _, reference, prompts, before, _ = world
-    assert exact_kl(before[0], before[0]) == 0
+    assert exact_kl(before[0].logps, before[0].logps) == 0
     with reference.active() as scorer:
         answers = sample(scorer.language_model, prompts, max_new_tokens=4)
         measured = measure_kl(scorer, Reference(scorer), answers)
     assert abs(measured.exact.mean) < 1e-6 and abs(measured.log_ratio.mean) < 1e-6
 
 
-def test_exact_kl_by_hand(world):
-    """Probabilities (1/4, 3/4) against (1/2, 1/2): 3/4 ln 3 - ln 2."""
-    *_, before, _ = world
-    kind, words = type(before[0]), torch.tensor([[-1], [3]])
-    policy = kind(words, torch.tensor([0.25, 0.75], dtype=torch.float64).log())
-    reference = kind(words, torch.tensor([0.5, 0.5], dtype=torch.float64).log())
-    assert exact_kl(policy, reference) == pytest.approx(0.75 * math.log(3) - math.log(2))
+def test_taking_the_end_for_certain_changes_nothing_but_the_work(world):
+    policy, _, prompts, _, after = world
+    short = enumerate_responses(policy, prompts[0], then_ends=True)
+    assert torch.equal(short.words, after[0].words)
+    assert short.logps.exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert (short.logps.exp() - after[0].logps.exp()).abs().max() < 1e-6
 
 
 def test_a_model_that_says_too_much_is_refused():

@@ -133,6 +133,15 @@ def test_a_new_workbench_ends_the_run_of_the_one_before(bench: Workbench) -> Non
     after.close()
 
 
+def test_the_button_does_not_train_while_a_value_is_wrong(bench: Workbench) -> None:
+    bench.controls["steps"].value.value = "many"
+    _click(bench.bar.train)
+    assert bench.run is None and "steps" in bench.bar.status.value
+    bench.controls["steps"].value.value = "4"
+    _click(bench.bar.train)
+    assert len(bench.run.wait(60).records) == 5
+
+
 def test_reset_clears_the_curves_and_the_runs_behind(bench: Workbench) -> None:
     bench.train().wait(120)
     bench.train(beta=1.0).wait(120)

@@ -1,0 +1,232 @@
+"""The optimum of RLHF in closed form: Z(x), pi*, the objective, and the reward-KL frontier.
+
+Where every response can be listed, all of it is exact. Arrays are `(..., responses)`: the last
+axis runs over all responses to a prompt, those before it over prompts, which weigh the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MIN_EFFECTIVE_SAMPLES = 50
+"""Fewest effective samples from which an optimum is estimated: about 14 % standard error."""
+_HALVINGS = 60
+
+
+def log_partition(reference_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """`log Z(x) = log sum_y pi_ref(y|x) exp(r(x, y) / beta)`.
+
+    Args:
+        reference_logps: `(..., responses)`, of all responses, nats.
+        rewards: `(..., responses)`.
+        beta: Weight of the KL, > 0.
+
+    Returns:
+        `(...)`, nats.
+
+    Source:
+        Rafailov et al. 2023, below Eq. 4.
+    """
+    return torch.logsumexp(reference_logps + rewards / beta, dim=-1)
+
+
+def optimal_logps(reference_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """`log pi*(y|x)`, with `pi*(y|x) = pi_ref(y|x) exp(r(x, y) / beta) / Z(x)`.
+
+    Args:
+        reference_logps: `(..., responses)`, of all responses, nats.
+        rewards: `(..., responses)`.
+        beta: Weight of the KL, > 0.
+
+    Returns:
+        `(..., responses)`, nats.
+
+    Source:
+        Rafailov et al. 2023, Eq. 4; derived in its appendix A.1.
+    """
+    log_z = log_partition(reference_logps, rewards, beta)
+    return reference_logps + rewards / beta - log_z.unsqueeze(-1)
+
+
+def expected_reward(policy_logps: Tensor, rewards: Tensor) -> Tensor:
+    """`E_{y ~ pi}[r(x, y)]`, `(...)`, of all responses `(..., responses)`."""
+    return (policy_logps.exp() * rewards).sum(dim=-1)
+
+
+def exact_kl(policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
+    """`KL(pi || pi_ref) = sum_y pi(y|x) log(pi(y|x) / pi_ref(y|x))`.
+
+    Args:
+        policy_logps: `(..., responses)`, of all responses, nats; minus infinity where it says none.
+        reference_logps: `(..., responses)`.
+
+    Returns:
+        `(...)`, nats.
+    """
+    share = policy_logps.exp()
+    terms = torch.where(share > 0, share * (policy_logps - reference_logps), 0.0)
+    return terms.sum(dim=-1)
+
+
+def rlhf_objective(
+    policy_logps: Tensor, reference_logps: Tensor, rewards: Tensor, beta: float
+) -> Tensor:
+    """`J(pi) = E_{y ~ pi}[r(x, y)] - beta KL(pi || pi_ref)`, which pi* maximises.
+
+    At the optimum it is `beta log Z(x)`; elsewhere it is less by `beta KL(pi || pi*)`.
+
+    Args:
+        policy_logps: `(..., responses)`, of all responses, nats.
+        reference_logps: `(..., responses)`.
+        rewards: `(..., responses)`.
+        beta: Weight of the KL, > 0.
+
+    Returns:
+        `(...)`, in the unit of the reward.
+
+    Source:
+        Rafailov et al. 2023, Eq. 3.
+    """
+    return expected_reward(policy_logps, rewards) - beta * exact_kl(policy_logps, reference_logps)
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """The best policy at one beta, over all prompts.
+
+    Attributes:
+        beta: Weight of the KL; 0 for the policy that takes the best response always.
+        kl: Mean KL(pi* || pi_ref), nats.
+        reward: Mean expected reward: the most that any policy of this KL has.
+    """
+
+    beta: float
+    kl: float
+    reward: float
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The exact reward-KL frontier of a reference and a reward.
+
+    One beta serves all prompts: that is what is best for a given mean KL.
+
+    Args:
+        reference_logps: `(prompts, responses)`, of all responses, nats, float64.
+        rewards: `(prompts, responses)`.
+    """
+
+    reference_logps: Tensor
+    rewards: Tensor
+
+    def at(self, beta: float) -> FrontierPoint:
+        """The best policy at a beta; at 0 its limit, at infinity the reference."""
+        if beta == 0:
+            logps = self.reference_logps.masked_fill(self.rewards < self._best, -torch.inf)
+            policy = logps.log_softmax(dim=-1)
+        elif math.isinf(beta):
+            policy = self.reference_logps
+        else:
+            policy = optimal_logps(self.reference_logps, self.rewards, beta)
+        kl = exact_kl(policy, self.reference_logps).mean().item()
+        return FrontierPoint(beta, kl, expected_reward(policy, self.rewards).mean().item())
+
+    def at_kl(self, kl: float) -> FrontierPoint:
+        """The best policy within a mean KL, nats.
+
+        Beyond the KL of the limit at beta 0 more KL buys nothing: that limit is given.
+
+        Raises:
+            ValueError: If the KL is negative.
+        """
+        if kl < 0:
+            raise ValueError(f"kl={kl}: a KL is never negative. Give 0 or more.")
+        if kl == 0:
+            return self.at(math.inf)
+        limit = self.at(0.0)
+        if kl >= limit.kl:
+            return limit
+        # KL falls as beta rises; halved on the logarithm.
+        low, high = math.log(1e-6), math.log(1e9)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.at(math.exp(middle)).kl > kl else (low, middle)
+        return self.at(math.exp(high))
+
+    def curve(self, betas: list[float]) -> list[FrontierPoint]:
+        """The frontier at some betas, in their order."""
+        return [self.at(beta) for beta in betas]
+
+    def efficiency(self, kl: float, reward: float) -> float:
+        """Share of the reward gained over the reference that the frontier gains at the same KL.
+
+        Args:
+            kl: Of a policy, nats.
+            reward: Its mean expected reward.
+
+        Returns:
+            1 on the frontier; NaN at KL 0.
+        """
+        start = self.at(math.inf).reward
+        gain = self.at_kl(kl).reward - start
+        return (reward - start) / gain if gain > 0 else math.nan
+
+    @property
+    def _best(self) -> Tensor:
+        return self.rewards.max(dim=-1, keepdim=True).values
+
+
+class TooFewSamples(ValueError):
+    """The samples hardly reach where the optimum lies."""
+
+
+@dataclass(frozen=True)
+class SampledOptimum:
+    """An estimate of pi* from samples of the reference.
+
+    Attributes:
+        beta: Weight of the KL.
+        kl: KL(pi* || pi_ref), nats.
+        reward: Expected reward of pi*.
+        effective_samples: How many samples of pi* itself those of the reference are worth.
+    """
+
+    beta: float
+    kl: float
+    reward: float
+    effective_samples: float
+
+
+def sampled_optimum(rewards: Tensor, beta: float) -> SampledOptimum:
+    """pi* where responses cannot be listed, by self-normalised importance weights.
+
+    A sample y of the reference weighs `exp(r(x, y) / beta)`; normalised, the weights stand for pi*.
+
+    Args:
+        rewards: `(samples,)` of one prompt, or `(prompts, samples)`; samples of the reference.
+        beta: Weight of the KL, > 0.
+
+    Raises:
+        TooFewSamples: If for some prompt the weights are worth fewer than
+            `MIN_EFFECTIVE_SAMPLES` samples.
+
+    Source:
+        Owen 2013, "Monte Carlo theory, methods and examples", sections 9.2 and 9.3.
+    """
+    rewards = rewards.double()
+    weights = (rewards / beta).softmax(dim=-1)
+    effective = (1 / weights.square().sum(dim=-1)).min().item()
+    if effective < MIN_EFFECTIVE_SAMPLES:
+        raise TooFewSamples(
+            f"beta={beta:g}: {rewards.shape[-1]} samples of the reference are worth "
+            f"{effective:.1f} of the optimum, fewer than {MIN_EFFECTIVE_SAMPLES}. "
+            "Draw more, or take a larger beta."
+        )
+    log_ratio = weights.log() + math.log(rewards.shape[-1])
+    kl = (weights * log_ratio).sum(dim=-1).mean().item()
+    reward = (weights * rewards).sum(dim=-1).mean().item()
+    return SampledOptimum(beta, kl, reward, effective)

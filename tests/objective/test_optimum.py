@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dpo_lab.objective.losses import LOSSES, PairLogps
+from dpo_lab.objective.optimum import (
+    MIN_EFFECTIVE_SAMPLES,
+    Frontier,
+    TooFewSamples,
+    exact_kl,
+    expected_reward,
+    log_partition,
+    optimal_logps,
+    rlhf_objective,
+    sampled_optimum,
+)
+from dpo_lab.objective.preference import preference_probability
+
+
+@pytest.fixture
+def world() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three prompts with sixty responses each: log-probabilities of the reference, rewards."""
+    generator = torch.Generator().manual_seed(0)
+    logps = torch.randn(3, 60, dtype=torch.float64, generator=generator).mul(2).log_softmax(-1)
+    return logps, torch.randn(3, 60, dtype=torch.float64, generator=generator)
+
+
+def test_by_hand() -> None:
+    """Two responses of the reference, 1/4 and 3/4, with rewards ln 3 and 0 at beta 1."""
+    reference = torch.tensor([0.25, 0.75], dtype=torch.float64).log()
+    rewards = torch.tensor([math.log(3), 0.0], dtype=torch.float64)
+    # Z = 1/4 * 3 + 3/4 = 3/2, so that pi* = (1/2, 1/2).
+    assert log_partition(reference, rewards, 1.0).exp().item() == pytest.approx(1.5)
+    optimum = optimal_logps(reference, rewards, 1.0)
+    assert optimum.exp().tolist() == pytest.approx([0.5, 0.5])
+    assert expected_reward(optimum, rewards).item() == pytest.approx(math.log(3) / 2)
+    # 1/2 ln 2 + 1/2 ln(2/3)
+    assert exact_kl(optimum, reference).item() == pytest.approx(math.log(2) - math.log(3) / 2)
+    value = rlhf_objective(optimum, reference, rewards, 1.0).item()
+    assert value == pytest.approx(math.log(1.5))
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.3, 1.0, 5.0])
+def test_no_policy_beats_the_optimum_and_each_falls_short_by_beta_times_its_kl(world, beta) -> None:
+    reference, rewards = world
+    optimum = optimal_logps(reference, rewards, beta)
+    torch.testing.assert_close(optimum.exp().sum(-1), torch.ones(3, dtype=torch.float64))
+    best = rlhf_objective(optimum, reference, rewards, beta)
+    torch.testing.assert_close(best, beta * log_partition(reference, rewards, beta))
+    for seed in range(200):
+        noise = torch.randn(3, 60, generator=torch.Generator().manual_seed(seed)).double()
+        near = optimum if seed % 2 else reference
+        policy = (near + noise * 10 ** (-seed % 4)).log_softmax(-1)
+        value = rlhf_objective(policy, reference, rewards, beta)
+        assert (value < best).all()
+        torch.testing.assert_close(best - value, beta * exact_kl(policy, optimum))
+
+
+def test_gradient_ascent_on_the_objective_reaches_the_optimum(world) -> None:
+    reference, rewards = (part[:, :20].log_softmax(-1) for part in world)
+    logits = reference.clone().requires_grad_()
+    ascent = torch.optim.LBFGS([logits], lr=1, max_iter=300, line_search_fn="strong_wolfe")
+    ascent.param_groups[0].update(tolerance_grad=1e-9, tolerance_change=1e-12)
+
+    def loss() -> torch.Tensor:
+        ascent.zero_grad()
+        value = -rlhf_objective(logits.log_softmax(-1), reference, rewards, 0.5).sum()
+        value.backward()
+        return value
+
+    ascent.step(loss)
+    reached = logits.detach().log_softmax(-1)
+    optimum = optimal_logps(reference, rewards, 0.5)
+    variation = (reached.exp() - optimum.exp()).abs().sum(-1) / 2
+    assert variation.max() < 1e-4
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_the_implicit_reward_of_the_optimum_is_the_reward_up_to_a_function_of_the_prompt(
+    world, beta
+) -> None:
+    reference, rewards = world
+    implicit = beta * (optimal_logps(reference, rewards, beta) - reference)
+    shift = implicit - rewards
+    assert (shift - shift.mean(-1, keepdim=True)).abs().max() < 1e-6
+    torch.testing.assert_close(-shift[:, 0], beta * log_partition(reference, rewards, beta))
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+def test_dpo_on_expected_labels_reaches_the_optimum(world, beta) -> None:
+    """The project's own loss, over every pair of responses with its Bradley-Terry probability."""
+    reference, rewards = world[0][0], world[1][0]
+    first, second = torch.triu_indices(60, 60, offset=1)
+    preferred = preference_probability(rewards[first], rewards[second])
+    logits = reference.clone().requires_grad_()
+    descent = torch.optim.LBFGS([logits], lr=1, max_iter=2000, line_search_fn="strong_wolfe")
+    descent.param_groups[0].update(tolerance_grad=1e-14, tolerance_change=1e-18)
+
+    def loss() -> torch.Tensor:
+        descent.zero_grad()
+        policy = logits.log_softmax(-1)
+        sides = policy[first], policy[second], reference[first], reference[second]
+        forth = LOSSES["sigmoid"](PairLogps(*sides), beta)
+        back = LOSSES["sigmoid"](PairLogps(sides[1], sides[0], sides[3], sides[2]), beta)
+        value = (preferred * forth + (1 - preferred) * back).sum()
+        value.backward()
+        return value
+
+    descent.step(loss)
+    reached = logits.detach().log_softmax(-1)
+    assert exact_kl(reached, optimal_logps(reference, rewards, beta)).item() < 1e-6
+
+
+def test_the_frontier_rises_with_the_kl_and_ends_at_the_best_responses(world) -> None:
+    frontier = Frontier(*world)
+    points = frontier.curve([math.inf, 30, 10, 3, 1, 0.3, 0.1, 0.01, 0])
+    assert points[0].kl == 0
+    assert points[0].reward == pytest.approx(expected_reward(*world).mean().item())
+    for less, more in zip(points, points[1:], strict=False):
+        assert more.kl > less.kl - 1e-9 and more.reward > less.reward - 1e-9
+    assert points[-1].reward == pytest.approx(world[1].max(-1).values.mean().item())
+    best = world[0].gather(1, world[1].argmax(-1, keepdim=True))
+    assert points[-1].kl == pytest.approx(-best.mean().item())
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.7, 4.0])
+def test_a_point_of_the_frontier_is_found_by_its_kl(world, beta) -> None:
+    frontier = Frontier(*world)
+    wanted = frontier.at(beta)
+    found = frontier.at_kl(wanted.kl)
+    assert found.beta == pytest.approx(beta, rel=1e-6)
+    assert found.reward == pytest.approx(wanted.reward, rel=1e-9)
+    assert frontier.efficiency(wanted.kl, wanted.reward) == pytest.approx(1)
+    assert frontier.at_kl(1e3) == frontier.at(0) and frontier.at_kl(0).reward == pytest.approx(
+        frontier.at(math.inf).reward, abs=1e-6
+    )
+    with pytest.raises(ValueError, match="never negative"):
+        frontier.at_kl(-0.1)
+
+
+def test_no_policy_is_beyond_the_frontier(world) -> None:
+    frontier = Frontier(*world)
+    for seed in range(50):
+        noise = torch.randn(3, 60, generator=torch.Generator().manual_seed(seed)).double()
+        policy = (world[0] + world[1] * seed / 10 + noise).log_softmax(-1)
+        kl, reward = exact_kl(policy, world[0]), expected_reward(policy, world[1])
+        assert frontier.efficiency(kl.mean().item(), reward.mean().item()) < 1
+    assert math.isnan(frontier.efficiency(0.0, 0.0))
+
+
+def test_a_policy_that_says_some_responses_never_has_a_finite_kl(world) -> None:
+    policy = world[0].masked_fill(world[1] < 0, -torch.inf).log_softmax(-1)
+    share = world[0].exp().masked_fill(world[1] < 0, 0).sum(-1)
+    torch.testing.assert_close(exact_kl(policy, world[0]), -share.log())
+
+
+def test_samples_of_the_reference_estimate_the_optimum_within_their_error(world) -> None:
+    reference, rewards = world[0][0], world[1][0]
+    exact = Frontier(reference[None], rewards[None]).at(1.0)
+    found = []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.multinomial(reference.exp(), 4000, replacement=True, generator=generator)
+        found.append(sampled_optimum(rewards[drawn], 1.0))
+    for name in ("kl", "reward"):
+        values = torch.tensor([getattr(one, name) for one in found], dtype=torch.float64)
+        error = (values.std() / math.sqrt(len(values))).item()
+        assert abs(values.mean().item() - getattr(exact, name)) < 3 * error + 1e-3
+    assert all(MIN_EFFECTIVE_SAMPLES < one.effective_samples < 4000 for one in found)
+
+
+def test_equal_rewards_leave_the_reference() -> None:
+    same = sampled_optimum(torch.full((2, 100), 0.7), 0.1)
+    assert same.effective_samples == pytest.approx(100)
+    assert same.kl == pytest.approx(0, abs=1e-9) and same.reward == pytest.approx(0.7)
+
+
+def test_an_optimum_that_the_samples_do_not_reach_is_refused() -> None:
+    rewards = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(TooFewSamples, match="beta=0.05: 500 samples .* larger beta"):
+        sampled_optimum(rewards, 0.05)
