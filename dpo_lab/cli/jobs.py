@@ -17,7 +17,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
-from dpo_lab.ui.summary import last_samples, report_of
+from dpo_lab.ui.summary import report_of
 
 
 def train_and_report(
@@ -57,7 +57,7 @@ def train_and_report(
             return
         outcome = measure_outcome(job, display.waiting)
         run.finish({"outcome": outcome and outcome.as_dict()})
-    print_outcome(console, run.summary, last_samples(run))
+    print_outcome(console, run.summary, run.last_samples())
     console.print(f"Run     {out}", markup=False, soft_wrap=True)
     console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)
 

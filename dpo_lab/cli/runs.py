@@ -42,13 +42,13 @@ class RunsShow:
         """Print it."""
         from dpo_lab.cli.terminal import print_outcome
         from dpo_lab.training.runs import Run
-        from dpo_lab.ui.summary import last_samples, run_row
+        from dpo_lab.ui.summary import run_row
 
         run = Run.open(self.run)
         console = new_console()
         for name, value in run_row(run).items():
             console.print(f"{name:<12} {value}", markup=False)
-        print_outcome(console, run.summary, last_samples(run))
+        print_outcome(console, run.summary, run.last_samples())
         console.print_json(data=run.config.as_dict())
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from dpo_lab.data.preferences import Preferences, Score
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.training.callbacks import Callback
+from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.history import History
@@ -25,6 +25,10 @@ from dpo_lab.training.setup import Job, prepare
 
 SMALL = 2_000_000
 """Weights of a model whose step is no faster on several threads than on one."""
+
+
+class _Stopped(Exception):
+    """The run was told to stop while it was prepared."""
 
 
 class Follower(Protocol):
@@ -71,8 +75,9 @@ class BackgroundRun(Callback):
     ):
         self.config = config
         self.folder = folder
-        self.records = History()
-        self.samples: list[SampleRecord] = []
+        kept = Run(folder) if folder and Run(folder).exists else None
+        self.records = History(kept.records() if kept else ())
+        self.samples: list[SampleRecord] = kept.last_samples() if kept else []
         self.control = RunControl()
         self.job: Job | None = None
         self.total_steps: int | None = None
@@ -81,6 +86,7 @@ class BackgroundRun(Callback):
         self.followers: list[Follower] = []
         self._inputs = {"model": model, "data": data, "score": score}
         self._end: str | None = None
+        self._outcome = "failed"
         self._ended = threading.Event()
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="dpo-lab run", daemon=True)
@@ -118,7 +124,7 @@ class BackgroundRun(Callback):
         """
         with self._news:
             there = self._news.wait_for(
-                lambda: self._end or (self.records and self.records[-1].step >= step), timeout
+                lambda: self._end or (self.total_steps and self._step >= step), timeout
             )
         if not there:
             raise TimeoutError(f"step {step} is not done after {timeout:g} s; the run goes on.")
@@ -147,7 +153,7 @@ class BackgroundRun(Callback):
             raise
         if not ended:
             raise TimeoutError(
-                f"still {self.state} after {timeout:g} s, at step {len(self.records)}; the run "
+                f"still {self.state} after {timeout:g} s, at step {self._step}; the run "
                 "goes on. Wait longer, or call stop()."
             )
         self._join()
@@ -155,6 +161,16 @@ class BackgroundRun(Callback):
             if error is not None:
                 raise error
         return self
+
+    @property
+    def _step(self) -> int:
+        return self.records[-1].step if self.records else 0
+
+    def end(self) -> None:
+        """Stop it and wait for its end, whatever comes of it."""
+        self.stop()
+        self._ended.wait()
+        self._join()
 
     def _join(self) -> None:
         # Not before the event: an interrupted join takes the thread for ended (Python 3.11).
@@ -165,6 +181,8 @@ class BackgroundRun(Callback):
         state = "failed"
         try:
             state = self._run()
+        except _Stopped:
+            state = "stopped"
         except BaseException as error:  # shown by whoever watches, raised by wait()
             self.error = error
         finally:
@@ -183,15 +201,12 @@ class BackgroundRun(Callback):
             inputs = inputs | {"model": deepcopy(inputs["model"])}
         self.job = prepare(self.config, progress=self.on_wait, **inputs)
         if self.control.stopped:
-            return "stopped"
-        run = open_or_create(Run(self.folder), self.job) if self.folder else None
-        if run:
-            for record in run.records() if run.checkpoint else ():
-                self.records.append(record)
+            raise _Stopped
         with _threads_for(self.job):
+            run = open_or_create(Run(self.folder), self.job) if self.folder else None
             for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
                 pass
-        return "stopped" if self.control.stopped else "done"
+        return self._outcome
 
     def _say(self, message: str) -> None:
         self.doing = (message, 0, 0)
@@ -201,9 +216,13 @@ class BackgroundRun(Callback):
         self.total_steps = total_steps
         self.records = History(r for r in self.records if first_step and r.step <= first_step)
         self.doing = None
+        with self._news:
+            self._news.notify_all()
 
     def on_wait(self, what: str, done: int, total: int) -> None:
         """Note what it is at."""
+        if self.job is None and self.control.stopped:
+            raise _Stopped
         self.doing = (what, done, total)
 
     def on_step(self, record: StepRecord) -> None:
@@ -217,15 +236,9 @@ class BackgroundRun(Callback):
         """Keep the newest answers."""
         self.samples = list(samples)
 
-    def describe(self) -> dict[str, Any]:
-        """State, step, total steps, beta: what a status line says."""
-        last = self.records[-1] if self.records else None
-        return {
-            "state": self.state,
-            "step": last.step if last else 0,
-            "total": self.total_steps,
-            "beta": last.beta if last else self.config.beta,
-        }
+    def on_end(self, state: State, error: BaseException | None) -> None:
+        """Note how it ended."""
+        self._outcome = state
 
 
 @contextmanager

@@ -48,16 +48,21 @@ class RunControl:
     def pause(self) -> None:
         """Wait after the step in progress."""
         with self._condition:
-            self._paused = True
+            self._paused, self._steps_allowed = True, 0
 
     def resume(self) -> None:
         """Go on."""
         with self._condition:
-            self._paused = False
+            self._paused, self._steps_allowed = False, 0
             self._condition.notify_all()
 
     def step(self, steps: int = 1) -> None:
-        """Let a paused run take some steps."""
+        """Let a paused run take some steps more.
+
+        Raises:
+            ValueError: If there are fewer than one.
+        """
+        check_range("steps", steps, 1, strict=False)
         with self._condition:
             self._steps_allowed += steps
             self._condition.notify_all()

@@ -43,7 +43,7 @@ def evaluate(
             job.scorer,
             job.held_out.tokens.sequences(),
             config.micro_batch_tokens,
-            naming(progress, "held-out pairs"),
+            naming(progress, "held-out responses"),
         ).split(len(job.held_out))
         pairs = PairLogps(*policy, job.held_out.reference_chosen, job.held_out.reference_rejected)
         loss, options = LOSSES[config.loss], config.loss_options
@@ -60,7 +60,7 @@ def evaluate(
         values |= {"kl/policy_n": kl.exact.n, "entropy/policy": kl.entropy}
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)
-    return {key: value for key, value in values.items() if math.isfinite(value)}
+    return _finite(values)
 
 
 def reference_score(job: Job, seed: int) -> dict[str, float]:
@@ -73,7 +73,7 @@ def reference_score(job: Job, seed: int) -> dict[str, float]:
     prompts = list(islice(cycle(job.prompts), job.config.kl_samples))
     with job.reference.active() as reference:
         completions = draw(reference.language_model, prompts, job.config.max_new_tokens, seed)
-    return _score_values("score/reference", job.score, prompts, completions)
+    return _finite(_score_values("score/reference", job.score, prompts, completions))
 
 
 def draw(
@@ -109,6 +109,11 @@ def answers(job: Job, step: int) -> list[SampleRecord]:
         )
         for prompt, before, after in zip(prompts, reference, policy, strict=True)
     ]
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    """Without what could not be measured: one sample has no standard error."""
+    return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
 def _score_values(name, score: Score, prompts, completions) -> dict[str, float]:

@@ -80,13 +80,17 @@ def train(
         error = caught
         raise
     finally:
-        if run:
-            if state != "failed" and saved < learner.step:
-                _checkpoint(learner, run, callbacks)
-            run.finish({"state": state, "step": learner.step, "error": str(error or "") or None})
-            run.unlock()
-        release_freed_memory()
-        _tell(callbacks, "on_end", state, error)
+        try:
+            if run:
+                if state != "failed" and saved < learner.step:
+                    _checkpoint(learner, run, callbacks)
+                how = {"state": state, "step": learner.step, "error": str(error or "") or None}
+                run.finish(how)
+        finally:
+            if run:
+                run.unlock()
+            release_freed_memory()
+            _tell(callbacks, "on_end", state, error)
 
 
 def _restore(learner: Learner, run: Run) -> int:

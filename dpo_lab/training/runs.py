@@ -110,6 +110,11 @@ class Run:
         """Every answer so far."""
         return [SampleRecord(**line) for line in _lines(self.path / "samples.jsonl")]
 
+    def last_samples(self) -> list[SampleRecord]:
+        """The answers of the last evaluation."""
+        samples = self.samples()
+        return [sample for sample in samples if sample.step == samples[-1].step]
+
     def lock(self) -> None:
         """Take the folder for this process; released when the process ends, however it ends.
 
@@ -229,6 +234,7 @@ def open_or_create(run: Run, job: Job) -> Run:
                 data=[str(report) for report in job.load_reports],
                 tokens=str(job.train.tokens),
                 reference=asdict(job.cache_use),
+                total_steps=job.config.total_steps(len(job.train)),
             ),
         )
     for name, now in (

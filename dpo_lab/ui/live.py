@@ -86,7 +86,7 @@ class Ticker(threading.Thread):
     """Calls a function now and then until told to end, and once more then.
 
     Args:
-        work: Called in this thread. What it raises ends the thread and is kept.
+        work: Called in this thread. The first that it raises is kept, and it is called again.
     """
 
     def __init__(self, work: Callable[[], None]):
@@ -107,18 +107,18 @@ class Ticker(threading.Thread):
 
     def run(self) -> None:
         """The thread's work."""
-        try:
-            over = False
-            while not over:
-                over = self._over.is_set()
-                started = time.perf_counter()
-                self._hurry.clear()
+        over = False
+        while not over:
+            over = self._over.is_set()
+            started = time.perf_counter()
+            self._hurry.clear()
+            try:
                 self._work()
-                took = time.perf_counter() - started
-                if not over and not self._over.is_set():
-                    self._hurry.wait(max(PERIOD, took / SHARE))
-        except BaseException as error:
-            self.error = error
+            except Exception as error:
+                self.error = self.error or error
+            took = time.perf_counter() - started
+            if not over and not self._over.is_set():
+                self._hurry.wait(max(PERIOD, took / SHARE))
 
 
 def _changed(old: dict, new: dict) -> dict:

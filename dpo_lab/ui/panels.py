@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.history import History
 from dpo_lab.training.records import SampleRecord
+from dpo_lab.ui.controls import MAIN, Control
 from dpo_lab.ui.samples import escaped, samples_table
 from dpo_lab.ui.shelf import ShelvedRun
 
@@ -21,7 +22,16 @@ RECENT = 20
 """Steps over which speed is averaged."""
 
 
-def style() -> widgets.HTML:
+def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget:
+    """The workbench as one widget: controls, the rarer ones folded away, then the other parts."""
+    views = {name: control.view for name, control in controls.items()}
+    main = widgets.HBox([views.pop(name) for name in MAIN]).add_class("dpo-grid")
+    more = widgets.HBox(list(views.values())).add_class("dpo-grid")
+    folded = widgets.Accordion([more], titles=["Advanced"])
+    return widgets.VBox([_style(), main, folded, *parts]).add_class("dpo-workbench")
+
+
+def _style() -> widgets.HTML:
     """The look of the workbench, in the colours of JupyterLab's theme."""
     css = files("dpo_lab.ui").joinpath("workbench.css").read_text()
     return widgets.HTML(f"<style>{css}</style>").add_class("dpo-style")
@@ -44,8 +54,8 @@ def notice(records: History) -> str:
         return (
             f"<b>Both log-ratios are below zero</b> (chosen {chosen:.2f}, rejected {rejected:.2f} "
             "nats): the policy gives the chosen answers, too, less probability than the reference "
-            "does. The margin still grows, since the rejected ones lose more; what both lose goes "
-            "to answers outside the data (likelihood displacement). A larger β keeps it smaller."
+            "does. DPO asks only that the rejected ones lose more; what both lose goes to answers "
+            "outside the pairs (likelihood displacement). A larger β keeps it smaller."
         )
     if chosen < 0:
         return f"The chosen answers' log-ratio is below zero ({chosen:.2f} nats)."
@@ -64,7 +74,7 @@ class Bar:
         self.train = _button("Train", "Train from the reference with these settings", "train")
         self.train.button_style = "primary"
         self.pause = _button("Pause", "Wait after the step in progress", "pause")
-        self.stop = _button("Stop", "End the run; it can be taken up again", "stop")
+        self.stop = _button("Stop", "End the run; if it is kept, Resume takes it up again", "stop")
         self.step = _button("Step", "One optimiser step", "step")
         self.reset = _button("Reset", "Back to the reference: clear the curves", "reset")
         self.instant = widgets.Checkbox(
@@ -76,19 +86,27 @@ class Bar:
         self.progress = widgets.FloatProgress(min=0, max=1).add_class("dpo-progress")
         self.numbers = widgets.HTML().add_class("dpo-numbers")
         self.status = widgets.HTML("idle").add_class("dpo-status")
-        self.train.on_click(self._answering(self._train))
+        self.train.on_click(self._answering(self._if_all_is_right(bench.train)))
         self.pause.on_click(self._answering(self._pause_or_resume))
         self.stop.on_click(self._answering(bench.stop))
-        self.step.on_click(self._answering(bench.step))
+        self.step.on_click(self._answering(self._if_all_is_right(bench.step)))
         self.reset.on_click(self._answering(bench.reset))
         buttons = [self.train, self.pause, self.stop, self.step, self.reset, self.instant]
         line = [self.progress, self.numbers, self.status]
         rows = [widgets.HBox(row).add_class("dpo-bar") for row in (buttons, line)]
         self.view = widgets.VBox(rows)
+        bench.state.observe(self._model_changed, "config")
         self.show(None)
 
-    def show(self, run: BackgroundRun | ShelvedRun | None) -> None:
-        """Progress, speed and state of a run."""
+    def _model_changed(self, change) -> None:
+        """Only micro is trained anew at once by itself."""
+        if change["old"].model != change["new"].model:
+            self.instant.value = change["new"].model == "micro"
+
+    def show(
+        self, run: BackgroundRun | ShelvedRun | None, error: BaseException | None = None
+    ) -> None:
+        """Progress, speed and state of a run, and what it failed with."""
         running = isinstance(run, BackgroundRun) and run.running
         paused = running and run.control.paused
         resumable = isinstance(run, ShelvedRun) and run.unfinished
@@ -106,25 +124,30 @@ class Bar:
         words = [state, f"step {step}" + (f"/{total}" if total else "")]
         if run is not None:
             words.append(f"beta {records[-1].beta if records else run.config.beta:.3g}")
-        if run is not None and run.error is not None:
-            words = [f"failed: {run.error}"]
+        if error is not None:
+            words = [f"failed: {error}"]
         self.status.value = escaped(" · ".join(words))
 
     def say(self, words: str) -> None:
         """Something in the status line."""
         self.status.value = escaped(words)
 
-    def close(self) -> None:
-        """No button answers any more."""
+    def close(self, words: str) -> None:
+        """No button answers any more; the status says why."""
         for button in (self.train, self.pause, self.stop, self.step, self.reset, self.instant):
             button.disabled = True
-        self.say("closed: another workbench was opened")
+        self.say(words)
 
-    def _train(self) -> None:
-        wrong = list(self._bench.state.problems)
-        if wrong:
-            raise ValueError(f"mend what is wrong first: {', '.join(wrong)}")
-        self._bench.train()
+    def _if_all_is_right(self, work: Callable[[], object]) -> Callable[[], None]:
+        """Work that begins a run, refused while a value is wrong."""
+
+        def begin() -> None:
+            wrong = list(self._bench.state.problems)
+            if wrong and not (self._bench.run and self._bench.run.running):
+                raise ValueError(f"mend what is wrong first: {', '.join(wrong)}")
+            work()
+
+        return begin
 
     def _pause_or_resume(self) -> None:
         run = self._bench.run

@@ -34,8 +34,13 @@ class RunsTable:
     ):
         self.shelf, self._on_tick, self._on_load = shelf, on_tick, on_load
         self._ticks: dict[str, widgets.Checkbox] = {}
+        self._lines: dict[str, widgets.HBox] = {}
         self._all = False
         self._rows = widgets.VBox().add_class("dpo-rows")
+        space = widgets.HTML().add_class("dpo-tick")
+        titles = _cells({column: column.replace("beta", "β") for column in COLUMNS}, "head")
+        self._head = widgets.HBox([space, widgets.HTML(titles).add_class("dpo-cells")])
+        self._note = widgets.HTML()
         self._message = widgets.HTML().add_class("dpo-message")
         self._answers = widgets.HTML()
         buttons = [
@@ -56,7 +61,7 @@ class RunsTable:
     @property
     def ticked(self) -> list[str]:
         """Names of the ticked runs, the oldest first."""
-        return [name for name in self.shelf.runs if name in self._ticks and self._ticks[name].value]
+        return [n for n in list(self.shelf.runs) if n in self._ticks and self._ticks[n].value]
 
     def tick(self, name: str) -> None:
         """Tick a run that is on the shelf, and untick the oldest beyond those that are drawn."""
@@ -74,14 +79,21 @@ class RunsTable:
         """Show what is on the shelf now."""
         runs = list(reversed(self.shelf.runs.values()))
         shown = runs if self._all else runs[:SHOWN]
-        head = _cells({column: column.replace("beta", "β") for column in COLUMNS}, "head")
-        empty = widgets.HTML("<p class='note'>No run yet: press Train.</p>")
-        rows = [widgets.HBox([self._tick_of(run.name), _cells(_row(run))]) for run in shown]
-        space = widgets.HTML().add_class("dpo-tick")
-        notes = [f"{len(runs) - len(shown)} older runs are folded away."] * (len(shown) < len(runs))
+        notes = ["No run yet: press Train."] * (not runs)
+        folded = len(runs) - len(shown)
+        notes += [f"{folded} older runs are folded away."] * (folded > 0)
         notes += [f"not readable: {words}" for words in self.shelf.unread]
-        note = widgets.HTML("".join(f"<p class='note'>{escaped(words)}</p>" for words in notes))
-        self._rows.children = [widgets.HBox([space, head]), *rows, note] if rows else [empty]
+        self._note.value = "".join(f"<p class='note'>{escaped(words)}</p>" for words in notes)
+        head = [self._head] * bool(runs)
+        self._rows.children = [*head, *map(self._line_of, shown), self._note]
+
+    def _line_of(self, run: ShelvedRun) -> widgets.HBox:
+        if run.name not in self._lines:
+            cells = widgets.HTML().add_class("dpo-cells")
+            self._lines[run.name] = widgets.HBox([self._tick_of(run.name), cells])
+        line = self._lines[run.name]
+        line.children[1].value = _cells(_row(run))
+        return line
 
     def _tick_of(self, name: str) -> widgets.Checkbox:
         if name not in self._ticks:
@@ -96,7 +108,8 @@ class RunsTable:
 
         def clicked(_) -> None:
             ticked = self.ticked
-            if not ticked and work != self._fold:
+            folding = work == self._fold or (work == self._compare and self._answers.value)
+            if not ticked and not folding:
                 self._say("Tick a run first.")
                 return
             try:
@@ -142,9 +155,9 @@ def _row(run: ShelvedRun) -> dict:
     return row | {"beta": f"{row['beta']:.3g}{after}"}
 
 
-def _cells(row: dict, kind: str = "") -> widgets.HTML:
+def _cells(row: dict, kind: str = "") -> str:
     cells = "".join(
         f"<span class='{column}' title='{escaped(row[column])}'>{escaped(row[column])}</span>"
         for column in COLUMNS
     )
-    return widgets.HTML(f"<div class='dpo-row {kind}'>{cells}</div>").add_class("dpo-cells")
+    return f"<div class='dpo-row {kind}'>{cells}</div>"

@@ -56,14 +56,16 @@ def compared_answers(runs: Mapping[str, Sequence[SampleRecord]]) -> str:
     """An HTML table: prompt, reference's answer, and the answer of each run's policy.
 
     Args:
-        runs: Samples by the run's label; a prompt that a run has not got stays empty there.
+        runs: Samples by the run's label; a prompt that a run has not got stays empty there, and
+            so does the reference where the runs' references differ.
     """
     prompts = dict.fromkeys(sample.prompt for samples in runs.values() for sample in samples)
     head = "".join(f"<th>{escaped(label)}</th>" for label in ("Prompt", "Reference", *runs))
     rows = []
     for prompt in prompts:
         found = [next((s for s in some if s.prompt == prompt), None) for some in runs.values()]
-        reference = next(sample.reference for sample in found if sample)
+        references = {sample.reference for sample in found if sample}
+        reference = references.pop() if len(references) == 1 else None
         texts = [prompt, reference, *(sample.policy if sample else None for sample in found)]
         cells = "".join(
             f"<td dir='auto'>{'–' if text is None else _answer(text)}</td>" for text in texts

@@ -14,7 +14,7 @@ from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.runs import Run, list_runs
 from dpo_lab.ui.curves import Former
 from dpo_lab.ui.report import write_report
-from dpo_lab.ui.summary import last_samples, report_of, start_loss, tiles
+from dpo_lab.ui.summary import report_of, start_loss, tiles
 
 EARLIER_RUNS = 30
 """Most runs of earlier sessions that are read, the newest."""
@@ -32,7 +32,6 @@ class ShelvedRun:
         state: How it ended; unfinished after a kill.
         folder: Where it is kept, if it is.
         total_steps: Optimiser steps of the whole run, where that is known.
-        error: What it failed with, in words.
     """
 
     name: str
@@ -42,7 +41,6 @@ class ShelvedRun:
     state: str
     folder: Path | None = None
     total_steps: int | None = None
-    error: str | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -71,26 +69,29 @@ class Shelf:
         for run in list_runs(folder)[-EARLIER_RUNS:] if folder else ():
             try:
                 self._put(_of_folder(run))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
                 self.unread.append(f"{run.path.name}: {error}")
 
     def add(self, run: BackgroundRun) -> ShelvedRun:
-        """A run that has ended, put where it is found again."""
+        """A run that has ended, put where it is found again.
+
+        One that was taken up again and never got to training stays what it was.
+        """
         if run.folder:
             name = run.folder.name
+            if run.total_steps is None and name in self.runs:
+                return self.runs[name]
         else:
             self._number += 1
             name = f"run {self._number}"
-        config = run.job.config if run.job else run.config
         shelved = ShelvedRun(
             name,
-            config,
+            run.config,
             run.records,
             run.samples,
             run.state,
             run.folder,
             run.total_steps,
-            None if run.error is None else str(run.error),
         )
         self._put(shelved)
         return shelved
@@ -145,14 +146,12 @@ class Shelf:
 
 
 def _of_folder(run: Run) -> ShelvedRun:
-    config, summary = run.config, run.summary
     return ShelvedRun(
         run.path.name,
-        config,
+        run.config,
         History(run.records()),
-        last_samples(run),
-        summary["state"],
+        run.last_samples(),
+        run.summary["state"],
         run.path,
-        config.steps,
-        summary.get("error"),
+        run.environment.get("total_steps"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,21 +31,21 @@ class WorkbenchState(HasTraits):
 
     def __init__(self, config: TrainConfig):
         super().__init__(config=config)
-        self._from_code = False
+        self._code = threading.local()
 
     @property
     def by_hand(self) -> bool:
         """Whether the change in progress comes from a person at the controls."""
-        return not self._from_code
+        return not getattr(self._code, "at_work", False)
 
     @contextmanager
     def from_code(self) -> Iterator[None]:
         """Changes made meanwhile are not taken for a person's."""
-        before, self._from_code = self._from_code, True
+        before, self._code.at_work = not self.by_hand, True
         try:
             yield
         finally:
-            self._from_code = before
+            self._code.at_work = before
 
     def set(self, **changes: Any) -> bool:
         """Take new values, or refuse them in words.
@@ -54,7 +55,7 @@ class WorkbenchState(HasTraits):
         """
         try:
             config = replace(self.config, **changes)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             # A message begins with the name of the field that it is about.
             named = str(error).split("=")[0]
             field = named if named in changes else next(iter(changes))

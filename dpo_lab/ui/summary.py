@@ -11,16 +11,16 @@ import torch
 from dpo_lab.objective.losses import LOSSES, PairLogps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
-from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.ui.report import write_report
 
 
-def start_loss(config: TrainConfig) -> float:
-    """The loss where the policy equals the reference: ln 2 for DPO."""
+def start_loss(config: TrainConfig, beta: float | None = None) -> float:
+    """The loss where the policy equals the reference, ln 2 for DPO; at another beta if given."""
     zero = torch.zeros(1)
     pairs = PairLogps(zero, zero, zero, zero)
-    return LOSSES[config.loss](pairs, config.beta, **config.loss_options).item()
+    return LOSSES[config.loss](pairs, beta or config.beta, **config.loss_options).item()
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -45,12 +45,6 @@ def row_of(
         "KL": _shown(records.last("kl/policy")),
         "score": _shown(records.last("score/policy")),
     }
-
-
-def last_samples(run: Run) -> list[SampleRecord]:
-    """The answers of the last evaluation."""
-    samples = run.samples()
-    return [sample for sample in samples if sample.step == samples[-1].step]
 
 
 def report_of(run: Run) -> Path:

@@ -17,17 +17,17 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
-from dpo_lab.training.runs import new_folder
-from dpo_lab.ui.controls import MAIN, Control, setting_names
+from dpo_lab.training.runs import Run, new_folder
+from dpo_lab.ui.controls import Control, setting_names
 from dpo_lab.ui.figures import training_figure, training_spec
 from dpo_lab.ui.live import LiveFigure, Ticker
-from dpo_lab.ui.panels import Bar, notice, samples_panel, style
+from dpo_lab.ui.panels import Bar, notice, page, samples_panel
 from dpo_lab.ui.runs_table import RunsTable
 from dpo_lab.ui.shelf import Shelf, ShelvedRun
 from dpo_lab.ui.state import MID_RUN, WorkbenchState
 from dpo_lab.ui.summary import start_loss
 
-MICRO_DEFAULTS = {"steps": 300, "beta": 0.3, "checkpoint_every": 0}
+MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
 """At beta 0.1, micro ends with the same answer to everything."""
 IN_MEMORY = "(in memory)"
 
@@ -65,7 +65,6 @@ class Workbench:
         folder: str | Path | None = "runs",
         **settings: Any,
     ):
-        _close_the_one_before(self)
         self._inputs = {
             "model": None if isinstance(model, str) else model,
             "data": None if isinstance(data, str) else data,
@@ -75,10 +74,14 @@ class Workbench:
         settings["data"] = data if isinstance(data, str) else IN_MEMORY
         if settings["model"] == "micro":
             settings = MICRO_DEFAULTS | settings
+            if "epochs" in settings:
+                del settings["steps"]
         self.state = WorkbenchState(TrainConfig(**settings))
         self.run: BackgroundRun | None = None
         self._shown: BackgroundRun | ShelvedRun | None = None
         self._ticker: Ticker | None = None
+        self._closed = ""
+        self._error: BaseException | None = None
         self._lock = threading.RLock()
         self.shelf = Shelf(Path(folder) if folder is not None else None)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
@@ -91,8 +94,11 @@ class Workbench:
         self.figure.add_class("dpo-figure")
         self._notice = widgets.HTML().add_class("dpo-notice")
         self._samples = widgets.HTML(samples_panel([])).add_class("dpo-samples")
-        self.view = self._laid_out()
+        self.view = page(
+            self.controls, self.bar.view, self.figure, self._notice, self._samples, self.runs.view
+        )
         self.state.observe(self._set, "config")
+        _close_the_one_before(self)
 
     def train(self, **changes: Any) -> BackgroundRun:
         """Begin a run from the reference; returns at once, `wait` on what is returned.
@@ -107,25 +113,35 @@ class Workbench:
         with self._lock:
             self._check_free()
             self.change(**changes)
-            return self._start(replace(self.state.config), keep=True)
+            return self._start(self.state.config, keep=True)
 
     def step(self, steps: int = 1) -> BackgroundRun:
         """Some optimiser steps, then pause: of the run that is going on, or of a new one."""
         with self._lock:
             if self.run is None or not self.run.running:
-                self._start(replace(self.state.config), keep=True, paused=True)
-            self.run.control.pause()
-            self.run.control.step(steps)
+                self._start(self.state.config, keep=True, paused=True)
+            control = self.run.control
+            if not control.paused:
+                control.pause()
+            control.step(steps)
             return self.run
 
     def change(self, **settings: Any) -> None:
         """New settings; beta and learning rate take effect in a run that is going on, too.
 
         Raises:
-            ValueError: If a setting is wrong.
+            ValueError: If a setting is wrong, or names a model or data instead of those that the
+                workbench was made with.
         """
+        config = replace(self.state.config, **settings)
+        for name in ("model", "data"):
+            asked, own = getattr(config, name), getattr(self.state.config, name)
+            if asked != own and IN_MEMORY in (asked, own) or asked != own and self._inputs[name]:
+                raise ValueError(
+                    f"{name}={asked!r}: this workbench was made with {own!r}. Make another one."
+                )
         with self.state.from_code():
-            self.state.config = replace(self.state.config, **settings)
+            self.state.config = config
             self.state.problems = {}
 
     def pause(self) -> None:
@@ -135,13 +151,21 @@ class Workbench:
             self._hurry()
 
     def resume(self) -> BackgroundRun | None:
-        """Go on: with the run that is paused, or with the unfinished one that is shown."""
+        """Go on: with the run that is paused, or with the unfinished one that is shown.
+
+        Raises:
+            FileNotFoundError: If the folder of the unfinished one is gone.
+        """
         with self._lock:
             if self.run and self.run.running:
                 self.run.control.resume()
                 self._hurry()
             elif isinstance(self._shown, ShelvedRun) and self._shown.unfinished:
-                self._start(self._shown.config, folder=self._shown.folder)
+                shown, wanted = self._shown, self.state.config
+                Run.open(shown.folder)
+                moved = {name for name in MID_RUN if getattr(wanted, name) != self._loaded[name]}
+                self._start(shown.config, folder=shown.folder)
+                self.run.control.set(**{name: getattr(wanted, name) for name in moved})
             return self.run
 
     def stop(self) -> None:
@@ -158,7 +182,8 @@ class Workbench:
         """
         with self._lock:
             self._check_free()
-            self.run = self._shown = None
+            self._shelve()
+            self.run = self._shown = self._error = None
             self.runs.clear()
             self.state.phase = "idle"
             self._draw()
@@ -172,8 +197,11 @@ class Workbench:
         """
         with self._lock:
             self._check_free()
-            self.change(**run.config.as_dict())
-            self._shown = run
+            self._shelve()
+            beta = run.records[-1].beta if run.records else run.config.beta
+            self.change(**run.config.as_dict() | {"beta": beta})
+            self._shown, self._error = run, None
+            self._loaded = {name: getattr(self.state.config, name) for name in MID_RUN}
             self.state.phase = run.state
             self._draw()
             self.figure.settle()
@@ -183,12 +211,15 @@ class Workbench:
         former = self.shelf.former(self._behind())
         return training_figure(self._records(), start_loss=self._start_loss(), former=former)
 
-    def close(self) -> None:
-        """Stop the run and its drawing; the page keeps what it shows."""
-        if self.run and self.run.running:
-            self.run.stop()
-            self.run.wait()
-        self.bar.close()
+    def close(self, words: str = "closed") -> None:
+        """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
+        if self.run:
+            self.run.end()
+        with self._lock:
+            self._closed = words
+            self.run = self._shown = None
+            self._inputs = dict.fromkeys(self._inputs)
+        self.bar.close(words)
 
     def _repr_mimebundle_(self, **options):
         words = "The workbench: run this cell to open it."
@@ -199,15 +230,20 @@ class Workbench:
 
     def _set(self, change) -> None:
         """A setting was changed, by hand or from code."""
-        old, new = change["old"], change["new"]
+        old, new = change["old"].resolved(), change["new"].resolved()
         changed = {name for name in MID_RUN if getattr(old, name) != getattr(new, name)}
         with self._lock:
             if self.run and self.run.running:
                 if changed:
                     self.run.control.set(**{name: getattr(new, name) for name in changed})
                     self._hurry()
-            elif "beta" in changed and self.state.by_hand and self.bar.instant.value:
-                self._start(replace(new), keep=False)
+            elif "beta" in changed and self.state.by_hand and self._instant:
+                self._start(change["new"])
+
+    @property
+    def _instant(self) -> bool:
+        """Whether letting go of beta trains."""
+        return self.bar.instant.value and not self.state.problems and not self._closed
 
     def _check_free(self) -> None:
         if self.run and self.run.running:
@@ -221,6 +257,9 @@ class Workbench:
         folder: Path | None = None,
         paused: bool = False,
     ) -> BackgroundRun:
+        if self._closed:
+            raise RuntimeError(self._closed)
+        self._shelve()
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
         run = BackgroundRun(config, folder=folder, **self._inputs)
@@ -229,6 +268,7 @@ class Workbench:
         self._ticker = Ticker(self._draw)
         run.followers.append(self._ticker)
         self.run = self._shown = run
+        self._error = None
         self.state.phase = run.state
         self.figure.fit()
         self._ticker.start()
@@ -237,25 +277,31 @@ class Workbench:
     def _draw(self) -> None:
         """Everything that follows the run; in the drawing thread while one is going on."""
         with self._lock:
+            if self._closed:
+                return
+            self._shelve()
             shown, before = self._shown, self.state.phase
-            going_on = isinstance(shown, BackgroundRun) and shown.running
-            if isinstance(shown, BackgroundRun) and not going_on:
-                self._shelve(shown)
+            going_on = isinstance(shown, BackgroundRun)
             self.state.phase = "idle" if shown is None else shown.state
+            self.bar.show(shown, self._error)
             resting = self.state.phase != before and self.state.phase != "training"
             if resting or not going_on or not self.figure.busy:
                 self.figure.draw(self._spec())
             if resting:
                 self.figure.settle()
-            self.bar.show(self._shown)
             self._notice.value = notice(self._records())
             samples = samples_panel(shown.samples if shown else [])
             if self._samples.value != samples:
                 self._samples.value = samples
 
-    def _shelve(self, run: BackgroundRun) -> None:
-        """A run that has ended joins the others, and will be drawn behind the next."""
-        self._shown = self.shelf.add(run)
+    def _shelve(self) -> None:
+        """The run that is shown joins the others once it has ended, to be drawn behind the next."""
+        run = self._shown
+        if not isinstance(run, BackgroundRun) or run.running:
+            return
+        self._shown, self._error = self.shelf.add(run), run.error
+        beta = run.records[-1].beta if run.records else run.config.beta
+        self._loaded = {"beta": beta, "learning_rate": self.state.config.learning_rate}
         if run.records:
             self.runs.tick(self._shown.name)
         else:
@@ -269,31 +315,18 @@ class Workbench:
         return self._shown.records if self._shown else History()
 
     def _start_loss(self) -> float:
-        return start_loss(self._shown.config if self._shown else self.state.config)
+        records = self._records()
+        config = self._shown.config if self._shown else self.state.config
+        return start_loss(config, records[-1].beta if records else None)
 
     def _behind(self) -> list[str]:
-        own = self._shown.name if isinstance(self._shown, ShelvedRun) else None
+        shown = self._shown
+        own = shown and (shown.folder.name if shown.folder else getattr(shown, "name", None))
         return [name for name in self.runs.ticked if name != own]
 
     def _spec(self) -> dict[str, Any]:
         former = self.shelf.former(self._behind())
         return training_spec(self._records(), start_loss=self._start_loss(), former=former)
-
-    def _laid_out(self) -> widgets.Widget:
-        main = widgets.HBox([self.controls[name].view for name in MAIN])
-        more = [control.view for name, control in self.controls.items() if name not in MAIN]
-        folded = widgets.Accordion([widgets.HBox(more).add_class("dpo-grid")], titles=["Advanced"])
-        parts = [
-            style(),
-            main.add_class("dpo-grid"),
-            folded,
-            self.bar.view,
-            self.figure,
-            self._notice,
-            self._samples,
-            self.runs.view,
-        ]
-        return widgets.VBox(parts).add_class("dpo-workbench")
 
 
 _open: weakref.ref[Workbench] | None = None
@@ -303,4 +336,4 @@ def _close_the_one_before(new: Workbench) -> None:
     global _open
     before, _open = _open and _open(), weakref.ref(new)
     if before is not None:
-        before.close()
+        before.close("closed: another workbench was opened")

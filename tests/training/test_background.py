@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -94,3 +95,39 @@ def test_a_model_that_was_handed_over_is_not_changed() -> None:
     assert all((before[name] == now).all() for name, now in model.model.state_dict().items())
     trained = run.job.policy.model.state_dict()
     assert any((before[name] != now).any() for name, now in trained.items())
+
+
+def test_pausing_takes_back_the_steps_that_were_allowed() -> None:
+    run = BackgroundRun(replace(_CONFIG, steps=5000, eval_every=0))
+    run.control.pause()
+    run.control.step(4000)
+    run.start().reach(5, 60)
+    run.control.pause()
+    while run.state != "paused":
+        run.reach(run.records[-1].step, 60)
+    step = run.records[-1].step
+    assert step < 4000
+    run.control.step()
+    assert run.reach(step + 1, 60).records[-1].step == step + 1
+    with pytest.raises(ValueError, match="steps=0"):
+        run.control.step(0)
+    run.end()
+    assert run.state == "stopped"
+
+
+def test_a_resumed_run_has_reached_what_is_behind_it(tmp_path) -> None:
+    first = BackgroundRun(_CONFIG, folder=tmp_path / "run")
+    first.control.pause()
+    first.control.step(5)
+    first.start().reach(5, 60)
+    first.end()
+    second = BackgroundRun(_CONFIG, folder=tmp_path / "run")
+    second.control.pause()
+    assert second.start().reach(5, 60).records[-1].step == 5
+    second.end()
+
+
+def test_stop_while_it_is_prepared_ends_it_before_any_step() -> None:
+    run = BackgroundRun(_CONFIG)
+    run.stop()
+    assert run.start().wait(60).state == "stopped" and len(run.records) == 0

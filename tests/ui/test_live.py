@@ -122,8 +122,9 @@ def test_the_ticker_works_once_more_when_it_is_ended_and_keeps_an_error() -> Non
 
     broken = Ticker(fail)
     broken.start()
+    broken.end()
     broken.join(10)
-    assert isinstance(broken.error, OSError)
+    assert not broken.is_alive() and isinstance(broken.error, OSError)
 
 
 def test_the_figure_offers_no_upload() -> None:

@@ -142,6 +142,117 @@ def test_the_button_does_not_train_while_a_value_is_wrong(bench: Workbench) -> N
     assert len(bench.run.wait(60).records) == 5
 
 
+def test_a_workbench_that_is_refused_leaves_the_one_before_alone(bench: Workbench) -> None:
+    run = bench.step()
+    with pytest.raises(ValueError, match="beta=-1"):
+        Workbench(beta=-1)
+    assert run.running and "closed" not in bench.bar.status.value
+    bench.stop()
+    run.wait(60)
+    failed = bench.train(data="nowhere.jsonl")
+    Workbench(folder=None).close()  # what the other one's run fails with is not its business
+    assert failed.state == "failed"
+
+
+def test_after_closing_nothing_starts_any_more(bench: Workbench) -> None:
+    bench.train().wait(120)
+    bench.close()
+    bench.controls["beta"].value.value = 3.0
+    for tick in bench.runs._ticks.values():
+        tick.value = False
+    assert bench.bar.train.disabled and bench.run is None and not _threads()
+    with pytest.raises(RuntimeError, match="closed"):
+        bench.train()
+
+
+def test_every_run_is_shelved_however_soon_the_next_begins(bench: Workbench) -> None:
+    for seed in range(4):
+        run = bench.train(seed=seed)
+        run._ended.wait()  # not wait(): its end may not be drawn yet
+    run.wait(60)
+    assert len(bench.shelf.runs) == 4
+
+
+def test_model_and_data_that_were_handed_over_cannot_be_renamed() -> None:
+    rows = [
+        {"prompt": f"the plot was {i}", "chosen": "great", "rejected": "awful"} for i in range(8)
+    ]
+    bench = Workbench(data=rows, folder=None, **QUICK | {"held_out": 0.5})
+    with pytest.raises(ValueError, match="data='places': this workbench was made with"):
+        bench.train(data="places")
+    own = bench.train().wait(60)
+    other = Workbench(folder=None, **QUICK)
+    shelved = other.shelf.add(own)
+    with pytest.raises(ValueError, match="in memory"):
+        other.show(shelved)
+    other.close()
+
+
+def test_a_failure_to_draw_is_raised_and_the_page_still_shows_the_end(bench: Workbench) -> None:
+    def fail(spec) -> None:
+        raise OSError("no figure today")
+
+    bench.figure.draw = fail
+    run = bench.train()
+    with pytest.raises(OSError, match="no figure today"):
+        run.wait(60)
+    assert run.state == "done" and not bench.bar.train.disabled
+    assert bench.bar.status.value.startswith("done") and len(bench.shelf.runs) == 1
+
+
+def test_a_run_taken_up_again_keeps_what_it_had_if_it_does_not_get_to_train(bench) -> None:
+    run = bench.step(5).reach(5, 60)
+    bench.stop()
+    run.wait(60)
+    name = run.folder.name
+    bench.resume()
+    bench.stop()  # while it is prepared, or just after
+    bench.run.wait(60)
+    kept = bench.shelf.runs[name]
+    assert kept.state == "stopped" and kept.records[-1].step >= 5 and kept.samples
+    lock = Run(run.folder)
+    lock.lock()
+    with pytest.raises(FileExistsError):
+        bench.resume().wait(60)
+    assert bench.bar.status.value.startswith("failed") and bench.shelf.runs[name] is kept
+    lock.unlock()
+    assert bench.resume().wait(120).state == "done"
+    assert len(bench.shelf.runs[name].samples) == len(kept.samples)
+
+
+def test_a_run_whose_folder_is_gone_cannot_go_on(bench: Workbench) -> None:
+    run = bench.step(2).reach(2, 60)
+    bench.stop()
+    run.wait(60)
+    run.folder.rename(run.folder.with_name("moved"))
+    with pytest.raises(FileNotFoundError, match="no run there"):
+        bench.resume()
+    assert not _threads()
+
+
+def test_beta_moved_between_stop_and_resume_takes_effect(bench: Workbench) -> None:
+    run = bench.step(3).reach(3, 60)
+    bench.stop()
+    run.wait(60)
+    bench.change(beta=2.0)
+    resumed = bench.resume().wait(120)
+    assert [r.beta for r in resumed.records if r.step] == [0.3] * 3 + [2.0] * 5
+
+
+def test_a_stop_after_the_last_step_comes_too_late(bench: Workbench) -> None:
+    run = bench.train()
+    run.reach(8, 60)
+    bench.stop()
+    assert run.wait(60).state == "done"
+    assert next(iter(bench.shelf.runs.values())).state == "done"
+
+
+def test_epochs_instead_of_the_steps_of_micro() -> None:
+    bench = Workbench(folder=None, epochs=1)
+    assert bench.state.config.steps is None and bench.state.config.epochs == 1
+    bench.close()
+
+
 def test_reset_clears_the_curves_and_the_runs_behind(bench: Workbench) -> None:
     bench.train().wait(120)
     bench.train(beta=1.0).wait(120)
