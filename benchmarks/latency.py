@@ -71,12 +71,11 @@ def press(page: Page) -> tuple[str, float]:
 
 def retrained(page: Page) -> float:
     """Seconds from a key with nothing running to the last point of the new run."""
-    beta, pressed = press(page)
+    last = "document.querySelector('.dpo-figure').data.find(t => t.meta === 'loss')"
+    before = page.page.evaluate(f"() => {last}.y.at(-1) ?? null")
+    _, pressed = press(page)
     page.page.wait_for_function(
-        """beta => document.querySelector('.dpo-status').innerText.includes(`beta ${beta}`)
-        && document.querySelector('.dpo-figure').data.find(t => t.meta === 'loss').x.at(-1) === 300
-        """,
-        arg=beta,
+        f"before => {last}.x.at(-1) === 300 && {last}.y.at(-1) !== before", arg=before
     )
     took = time.time() - pressed
     page.wait_for_status("done")

@@ -44,7 +44,7 @@ def main() -> None:
         run = Path(scratch) / "micro on reviews"
         config = TrainConfig(steps=300, beta=0.3)
         train_and_report(config, run, resume=False, console=Console(), say=print)
-        photograph(run / "report.html", PICTURES / "report.png", 1280, 1330)
+        photograph(run / "report.html", PICTURES / "report.png", 1280, 1760)
         page = Path(scratch) / "scaling.html"
         scaling_figure(json.loads(SCALING.read_text())).write_html(
             page, config={"staticPlot": True}
@@ -54,7 +54,7 @@ def main() -> None:
 
 def workbench(home: Path, picture: Path) -> None:
     """Run notebook 03 in JupyterLab, and take the picture of the workbench in it."""
-    with jupyterlab(copy_notebooks(home)) as address, browser_page(address, 1340, 1700) as page:
+    with jupyterlab(copy_notebooks(home)) as address, browser_page(address, 1340, 2600) as page:
         page.open("03_workbench.ipynb")
         page.run_command("application:toggle-left-area")
         page.run_command("notebook:run-all-cells")

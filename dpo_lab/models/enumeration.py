@@ -79,7 +79,7 @@ def enumerate_responses(
             all_words.append(prefixes)
             all_logps.append(weight)
             break
-        log_probs = _next_token(language_model, prompt, prefixes, chunk)
+        log_probs = next_token_logps(language_model, prompt, prefixes, chunk)
         all_words.append(torch.nn.functional.pad(prefixes, (0, max_words - length), value=-1))
         all_logps.append(weight + log_probs[:, end])
         if length < max_words:
@@ -94,8 +94,18 @@ def enumerate_responses(
     return Enumeration(torch.cat(all_words), torch.cat(all_logps))
 
 
-def _next_token(language_model: LanguageModel, prompt: Ids, prefixes: Tensor, chunk: int) -> Tensor:
-    """Float64 log-probabilities of the token after each prefix, `(prefixes, vocabulary)`."""
+@torch.no_grad()
+def next_token_logps(
+    language_model: LanguageModel, prompt: Ids, prefixes: Tensor, chunk: int = 1024
+) -> Tensor:
+    """Float64 log-probabilities of the token after each prefix, `(prefixes, vocabulary)`, nats.
+
+    Args:
+        language_model: The policy.
+        prompt: Ids of the prompt.
+        prefixes: `(prefixes, words)`, ids of what was said so far.
+        chunk: Prefixes in one forward pass.
+    """
     start = torch.tensor(prompt, device=prefixes.device)
     rows = []
     for some in prefixes.split(chunk):

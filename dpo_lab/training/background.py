@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -52,6 +52,7 @@ class BackgroundRun(Callback):
         data: Pairs or rows in memory, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
         folder: Where the run is kept; goes on with the run that is there. None keeps nothing.
+        on_prepared: Called in the run's thread with the job, while policy and reference are equal.
 
     Attributes:
         records: What was measured so far.
@@ -72,7 +73,9 @@ class BackgroundRun(Callback):
         data: Preferences | Sequence[dict] | None = None,
         score: Score | None = None,
         folder: Path | None = None,
+        on_prepared: Callable[[Job], None] | None = None,
     ):
+        self._on_prepared = on_prepared
         self.config = config
         self.folder = folder
         kept = Run(folder) if folder and Run(folder).exists else None
@@ -200,6 +203,8 @@ class BackgroundRun(Callback):
         if inputs["model"] is not None:
             inputs = inputs | {"model": deepcopy(inputs["model"])}
         self.job = prepare(self.config, progress=self.on_wait, **inputs)
+        if self._on_prepared:
+            self._on_prepared(self.job)
         if self.control.stopped:
             raise _Stopped
         with _threads_for(self.job):

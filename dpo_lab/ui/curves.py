@@ -11,13 +11,15 @@ import numpy as np
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.style import CHOSEN, POLICY, REFERENCE, REJECTED, SHADE, SMALL, THEORY
+from dpo_lab.ui.theory import Theory
 
 MAX_POINTS = 1000
 FORMER_RUNS, FORMER_POINTS = 6, 120
 """Former runs that a figure has room for, and the points of each of their curves."""
 
-SCORE, SHADED = 7, 8
-"""Number of the panel of the score, and of the axis that shading is drawn on."""
+SCORE, SHADED, FRONTIER = 7, 8, 9
+"""Numbers of the panel of the score, of the axis that shading is drawn on, and of the panel of
+reward against KL."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ _FORMER_LINES = (
 )
 
 
-FORMER_CURVES = len(_FORMER_LINES)
+FORMER_CURVES = len(_FORMER_LINES) + 1
 
 
 def thin(rows: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
@@ -133,13 +135,17 @@ class Former:
 
 
 def traces_of(
-    records: History, start_loss: float | None, start_name: str, former: Sequence[Former]
+    records: History,
+    start_loss: float | None,
+    start_name: str,
+    former: Sequence[Former],
+    theory: Theory | None,
 ) -> list[dict]:
     """Every trace of the training figure, the same in number and order whatever was measured."""
     traces = [*_former_traces(former), _start_line(records, start_loss, start_name)]
     for line in _LINES:
         traces += [*_band(records, line), _curve(records, line)]
-    return [*traces, _shade(records)]
+    return [*traces, _shade(records), *_frontier_traces(records, theory)]
 
 
 def _former_traces(former: Sequence[Former]) -> list[dict]:
@@ -160,7 +166,45 @@ def _former_traces(former: Sequence[Former]) -> list[dict]:
                 look |= {"mode": "lines+text", "text": text, "textposition": "top left"}
                 look |= {"textfont": SMALL | {"color": colour}, "cliponaxis": False}
             traces.append(_trace(panel, *points.T, meta=f"former {age} {keys[-1]}", **look))
+        path = series(records, "kl/policy", "score/policy", limit=FORMER_POINTS)[:, 1:]
+        look = {"mode": "lines", "line": {"width": 1.3, "color": POLICY}, "showlegend": False}
+        look |= {"opacity": 0.6 * 0.75**age, "name": name, "hoverinfo": "skip"}
+        if len(path):
+            text = [*[""] * (len(path) - 1), f"β {records[-1].beta:.3g}"]
+            look |= {"mode": "lines+text", "text": text, "textposition": "bottom center"}
+            look |= {"textfont": SMALL | {"color": POLICY}, "cliponaxis": False}
+        traces.append(_trace(FRONTIER, *path.T, meta=f"former {age} path", **look))
     return traces
+
+
+def _frontier_traces(records: History, theory: Theory | None) -> list[dict]:
+    """Exact frontier, pi* at the current beta, and the run's path in reward against KL."""
+    path = series(records, "kl/policy", "score/policy", "kl/policy_stderr", "score/policy_stderr")
+    steps, kl, score, kl_error, score_error = path.T
+    nothing = np.zeros((0, 2), np.float32)
+    curve, star = nothing, nothing
+    if theory is not None and len(path):
+        best = theory.star(float(records[-1].beta))
+        curve = theory.up_to(1.15 * max(float(kl.max()), best.kl, 0.1)).astype(np.float32)
+        star = np.array([(best.kl, best.reward)], np.float32)
+    shown = {"showlegend": len(star) > 0}
+    line = {"mode": "lines", "line": {"color": THEORY, "width": 2}, "name": "exact frontier"}
+    mark = {"symbol": "star", "size": 14, "color": THEORY}
+    mark = {"mode": "markers", "marker": mark, "name": "π* at the current β"}
+    thin_bars = {"width": 0, "thickness": 1, "color": POLICY}
+    walked = {"mode": "lines+markers", "name": "the run, ±1 s.e.", "customdata": steps}
+    walked |= {"line": {"color": POLICY, "width": 2}, "marker": {"size": 5, "color": POLICY}}
+    walked |= {"error_x": {"array": kl_error} | thin_bars}
+    walked |= {"error_y": {"array": score_error} | thin_bars, "showlegend": len(path) > 0}
+    tell = "score %{y:.3g}, KL %{x:.3g}<extra>"
+    line |= {"hovertemplate": tell + "frontier</extra>"}
+    mark |= {"hovertemplate": tell + "π*</extra>"}
+    walked |= {"hovertemplate": tell + "step %{customdata}</extra>"}
+    return [
+        _trace(FRONTIER, *curve.T, meta="frontier", **line | shown),
+        _trace(FRONTIER, *star.T, meta="optimum", **mark | shown),
+        _trace(FRONTIER, kl, score, meta="path", **walked),
+    ]
 
 
 def _curve(records: History, line: _Line) -> dict:

@@ -20,6 +20,7 @@ from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import (
     FORMER_CURVES,
     FORMER_RUNS,
+    FRONTIER,
     SCORE,
     SHADED,
     Former,
@@ -28,18 +29,19 @@ from dpo_lab.ui.curves import (
     traces_of,
 )
 from dpo_lab.ui.style import LEGEND, STYLE
+from dpo_lab.ui.theory import Theory
 
-HEIGHT = 840
+_MARGIN, _ROW, _GAP = {"l": 60, "r": 14, "t": 92, "b": 46}, 288, 126
+"""Pixels around the panels, of a row of them, and between two rows."""
 MAX_CHANGES = 40
 """Changes in mid-run that are marked, the newest."""
-_COLUMNS = ((0, 0.281), (0.3595, 0.6405), (0.719, 1))
-_TOP, _BOTTOM, _UPPER_HALF, _LOWER_HALF = (0.59, 1), (0, 0.41), (0.273, 0.41), (0, 0.137)
+_LEFT, _MIDDLE, _RIGHT, _WIDE = (0, 0.281), (0.3595, 0.6405), (0.719, 1), (0.3595, 1)
 
 
 @dataclass(frozen=True)
 class _Panel:
-    column: int
-    rows: tuple[float, float]
+    columns: tuple[float, float]
+    row: int
     title: str
     unit: str
     note: str
@@ -47,14 +49,17 @@ class _Panel:
 
 _FELL = "grey where both are below 0: both fell"
 _PANELS = {
-    1: _Panel(0, _TOP, "Loss", "loss", "mean over pairs"),
-    2: _Panel(1, _TOP, "Rewards", "reward (nats)", "β × log-ratio, mean over pairs"),
-    3: _Panel(2, _TOP, "Reward margin", "margin (nats)", "band: 10th to 90th percentile"),
-    4: _Panel(0, _BOTTOM, "KL(policy ‖ reference)", "KL (nats)", "on the policy's own samples"),
-    5: _Panel(1, _BOTTOM, "Log-ratio to the reference", "log-ratio (nats)", _FELL),
-    6: _Panel(2, _BOTTOM, "Pair accuracy", "share", "reward margin > 0: reads 0 at step 0"),
-    SCORE: _Panel(2, _LOWER_HALF, "Score", "score", "ground truth, mean over own samples"),
+    1: _Panel(_LEFT, 0, "Loss", "loss", "mean over pairs"),
+    2: _Panel(_MIDDLE, 0, "Rewards", "reward (nats)", "β × log-ratio, mean over pairs"),
+    3: _Panel(_RIGHT, 0, "Reward margin", "margin (nats)", "band: 10th to 90th percentile"),
+    4: _Panel(_LEFT, 1, "KL(policy ‖ reference)", "KL (nats)", "on the policy's own samples"),
+    5: _Panel(_MIDDLE, 1, "Log-ratio to the reference", "log-ratio (nats)", _FELL),
+    6: _Panel(_RIGHT, 1, "Pair accuracy", "share", "reward margin > 0: reads 0 at step 0"),
+    SCORE: _Panel(_LEFT, 2, "Score", "score", "ground truth, mean over own samples"),
+    FRONTIER: _Panel(_WIDE, 2, "Score against KL", "score", "what the policy gained for its drift"),
 }
+
+_THIRD_ROW = (SCORE, FRONTIER)
 
 
 def training_figure(
@@ -63,6 +68,7 @@ def training_figure(
     title: str | None = None,
     start_loss: float | None = None,
     former: Sequence[Former] = (),
+    theory: Theory | None = None,
 ) -> go.Figure:
     """Loss, rewards, reward margin, KL, log-ratios and accuracy of one run, over its steps.
 
@@ -71,12 +77,13 @@ def training_figure(
         title: Plain text above the panels.
         start_loss: The loss at margin 0, drawn dashed; ln 2 for the DPO loss, which is in nats.
         former: Runs drawn behind, the newest first.
+        theory: The exact frontier, where it is known.
 
     Returns:
-        A figure of `HEIGHT` pixels, and 34 more for a title, and any width from about 1000. A
-        ground-truth score, where there is one, stands below the accuracy on its own axis.
+        A figure of any width from about 1000 pixels. A ground-truth score, where there is one,
+        makes a third row: over the steps, and against the KL that it cost.
     """
-    spec = training_spec(records, title=title, start_loss=start_loss, former=former)
+    spec = training_spec(records, title=title, start_loss=start_loss, former=former, theory=theory)
     unused = FORMER_RUNS - len(former[:FORMER_RUNS])
     return go.Figure(spec | {"data": spec["data"][unused * FORMER_CURVES :]})
 
@@ -87,6 +94,7 @@ def training_spec(
     title: str | None = None,
     start_loss: float | None = None,
     former: Sequence[Former] = (),
+    theory: Theory | None = None,
 ) -> dict[str, Any]:
     """The same as plain dictionaries, `data` and `layout`, with room for `FORMER_RUNS` runs.
 
@@ -95,55 +103,63 @@ def training_spec(
     """
     records = History.of(records)
     in_nats = math.isclose(start_loss or 0, math.log(2), rel_tol=1e-6)
-    traces = traces_of(records, start_loss, "ln 2" if in_nats else "at margin 0", former)
+    name = "ln 2" if in_nats else "at margin 0"
+    traces = traces_of(records, start_loss, name, former, theory)
     axes = {trace["yaxis"] for trace in traces if len(trace["x"])}
     filled = {number for number in _PANELS if axis("y", number) in axes}
-    panels = _panels(records, filled, in_nats)
-    space = 34 if title else 0
+    panels = _panels(records, filled, in_nats, theory)
+    space, rows = 34 if title else 0, 1 + max(panel.row for panel in panels.values())
+    area = rows * _ROW + (rows - 1) * _GAP
     layout = {
         "template": {"layout": STYLE},
-        "height": HEIGHT + space,
-        "margin": {"l": 60, "r": 14, "t": 92 + space, "b": 46},
+        "height": _MARGIN["t"] + space + area + _MARGIN["b"],
+        "margin": _MARGIN | {"t": _MARGIN["t"] + space},
         "annotations": [],
         "shapes": [],
-        **dict.fromkeys((f"xaxis{SCORE}", f"yaxis{SCORE}"), {"visible": False}),
+        **{f"{xy}axis{number}": {"visible": False} for xy in "xy" for number in _THIRD_ROW},
         f"yaxis{SHADED}": {"overlaying": "y5", "range": [0, 1], "visible": False},
     }
     if title:
         text = {"text": f"<b>{html.escape(title, quote=False)}</b>", "font": {"size": 17}}
         layout["title"] = text | {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad.t": 12}
     for number, panel in panels.items():
-        _add_panel(layout, number, panel, number in filled)
+        _add_panel(layout, number, panel, area, number in filled)
     layout["yaxis4"]["rangemode"] = "tozero"
     layout["yaxis6"] |= {"range": [-0.06, 1.06], "tickformat": ".0%", "tickvals": [0, 0.5, 1]}
-    if SCORE in panels:
-        layout["xaxis6"] |= {"showticklabels": False, "title.text": ""}
-    _mark_changes(layout, records, panels)
+    if FRONTIER in panels:
+        against = {"title.text": "KL(policy ‖ reference) (nats)", "rangemode": "tozero"}
+        layout[f"xaxis{FRONTIER}"].pop("matches")
+        layout[f"xaxis{FRONTIER}"] |= against | {"unifiedhovertitle": {"text": "KL %{x}"}}
+    _mark_changes(layout, records, panels.keys() - {FRONTIER})
     return {"data": traces, "layout": layout}
 
 
-def _panels(records: History, filled: set[int], in_nats: bool) -> dict[int, _Panel]:
+def _panels(
+    records: History, filled: set[int], in_nats: bool, theory: Theory | None
+) -> dict[int, _Panel]:
     """The panels with what depends on the run: unit of the loss, n of the KL, room for a score."""
-    panels = {n: panel for n, panel in _PANELS.items() if n != SCORE or n in filled}
-    if SCORE in filled:
-        panels[6] = replace(panels[6], rows=_UPPER_HALF)
+    panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     sizes = np.unique(records.columns("kl/policy_n")[:, 1]).astype(int)
+    if theory is not None and FRONTIER in panels:
+        note = "pink: the most that any policy of that KL scores, exactly"
+        panels[FRONTIER] = replace(panels[FRONTIER], note=note)
     if len(sizes):
         count = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else sizes[0]
         panels[4] = replace(panels[4], note=f"n = {count} of the policy's own samples, ±1 s.e.")
     return panels
 
 
-def _add_panel(layout: dict, number: int, panel: _Panel, filled: bool) -> None:
+def _add_panel(layout: dict, number: int, panel: _Panel, area: int, filled: bool) -> None:
     """Axes, legend and heading of one panel; an empty one says so."""
     x, y = axis("x", number), axis("y", number)
-    left, right = _COLUMNS[panel.column]
+    left, right = panel.columns
+    top = 1 - panel.row * (_ROW + _GAP) / area
     shared = {"showticklabels": filled, "anchor": y, "domain": [left, right]}
     layout[f"xaxis{number}"] = shared | ({"matches": "x"} if number > 1 else {})
-    shared |= {"anchor": x, "domain": panel.rows}
+    shared |= {"anchor": x, "domain": [max(0.0, top - _ROW / area), top]}
     layout[f"yaxis{number}"] = shared | {"title.text": panel.unit}
-    place = {"x": left, "y": panel.rows[1] + 0.016, "yanchor": "bottom"}
+    place = {"x": left, "y": top + 11 / area, "yanchor": "bottom"}
     layout[axis("legend", number)] = place | LEGEND
     place = {"xref": f"{x} domain", "yref": f"{y} domain"}
     heading = f"<b style='font-size:14px'>{panel.title}</b><br>{panel.note}"

@@ -130,4 +130,7 @@ def _changed(old: dict, new: dict) -> dict:
 def _same(old: Any, new: Any) -> bool:
     if isinstance(new, np.ndarray):
         return isinstance(old, np.ndarray) and np.array_equal(old, new, equal_nan=True)
+    if isinstance(new, dict):
+        same_keys = isinstance(old, dict) and old.keys() == new.keys()
+        return same_keys and all(_same(old[key], value) for key, value in new.items())
     return old == new

@@ -14,6 +14,7 @@ from dpo_lab.training.records import SampleRecord
 from dpo_lab.ui.controls import MAIN, Control
 from dpo_lab.ui.samples import escaped, samples_table
 from dpo_lab.ui.shelf import ShelvedRun
+from dpo_lab.ui.theory import Theory, distance
 
 if TYPE_CHECKING:
     from dpo_lab.ui.workbench import Workbench
@@ -45,8 +46,13 @@ def samples_panel(samples: Sequence[SampleRecord]) -> str:
     return f"<h3>Samples</h3><p class='note'>{note}</p>{samples_table(samples)}"
 
 
-def notice(records: History) -> str:
-    """What the log-ratios of the last step mean, as HTML; nothing before the first."""
+def notice(records: History, theory: Theory | None) -> str:
+    """What the last step's log-ratios and distance from the frontier mean, as HTML."""
+    said = [_displacement(records), distance(records, theory)]
+    return "".join(f"<p>{words}</p>" for words in said if words)
+
+
+def _displacement(records: History) -> str:
     chosen, rejected = records.last("drift/chosen"), records.last("drift/rejected")
     if chosen is None or rejected is None:
         return ""

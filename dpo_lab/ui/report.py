@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.ui.curves import beta_changes
-from dpo_lab.ui.figures import HEIGHT, training_figure
+from dpo_lab.ui.figures import training_figure
 from dpo_lab.ui.samples import escaped, number, samples_table
 from dpo_lab.ui.style import CONFIG, POLICY, REFERENCE
 
@@ -230,7 +230,7 @@ section {{ margin-top: 44px; }}
 .change {{ display: flex; align-items: baseline; gap: 10px; margin: 4px 0 0; color: var(--muted); }}
 .change span {{ font-size: 20px; }}
 .change strong {{ font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; color: var(--ink); }}
-#training {{ min-height: {HEIGHT}px; margin: 0 -8px; }}
+#training {{ margin: 0 -8px; }}
 table {{ width: 100%; border-collapse: collapse; font-size: 15px; }}
 th {{ text-align: left; font-weight: 600; font-size: 13px; color: var(--muted); }}
 th, td {{ padding: 10px 16px 10px 0; border-bottom: 1px solid var(--line); vertical-align: top; }}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import weakref
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.data.preferences import Preferences, Score
+from dpo_lab.models.frontier import exact_frontier
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.training.runs import Run, new_folder
+from dpo_lab.training.setup import Job
 from dpo_lab.ui.controls import Control, setting_names
 from dpo_lab.ui.figures import training_figure, training_spec
 from dpo_lab.ui.live import LiveFigure, Ticker
@@ -26,6 +29,7 @@ from dpo_lab.ui.runs_table import RunsTable
 from dpo_lab.ui.shelf import Shelf, ShelvedRun
 from dpo_lab.ui.state import MID_RUN, WorkbenchState
 from dpo_lab.ui.summary import start_loss
+from dpo_lab.ui.theory import Theory
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
 """At beta 0.1, micro ends with the same answer to everything."""
@@ -82,6 +86,9 @@ class Workbench:
         self._ticker: Ticker | None = None
         self._closed = ""
         self._error: BaseException | None = None
+        self._theory: Theory | None = None  # of the run that is going on, or was the last
+        self._theory_of: dict[str, Theory | None] = {}
+        self._theories: dict[tuple, Theory | None] = {}
         self._lock = threading.RLock()
         self.shelf = Shelf(Path(folder) if folder is not None else None)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
@@ -208,8 +215,7 @@ class Workbench:
 
     def picture(self) -> go.Figure:
         """The curves as they stand, as a figure for pages without a kernel."""
-        former = self.shelf.former(self._behind())
-        return training_figure(self._records(), start_loss=self._start_loss(), former=former)
+        return training_figure(self._records(), **self._around())
 
     def close(self, words: str = "closed") -> None:
         """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
@@ -262,7 +268,8 @@ class Workbench:
         self._shelve()
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
-        run = BackgroundRun(config, folder=folder, **self._inputs)
+        self._theory = None
+        run = BackgroundRun(config, folder=folder, on_prepared=self._prepared, **self._inputs)
         if paused:
             run.control.pause()
         self._ticker = Ticker(self._draw)
@@ -289,7 +296,7 @@ class Workbench:
                 self.figure.draw(self._spec())
             if resting:
                 self.figure.settle()
-            self._notice.value = notice(self._records())
+            self._notice.value = notice(self._records(), self._shown_theory)
             samples = samples_panel(shown.samples if shown else [])
             if self._samples.value != samples:
                 self._samples.value = samples
@@ -302,6 +309,7 @@ class Workbench:
         self._shown, self._error = self.shelf.add(run), run.error
         beta = run.records[-1].beta if run.records else run.config.beta
         self._loaded = {"beta": beta, "learning_rate": self.state.config.learning_rate}
+        self._theory_of[self._shown.name] = self._theory
         if run.records:
             self.runs.tick(self._shown.name)
         else:
@@ -325,8 +333,31 @@ class Workbench:
         return [name for name in self.runs.ticked if name != own]
 
     def _spec(self) -> dict[str, Any]:
+        return training_spec(self._records(), **self._around())
+
+    def _around(self) -> dict[str, Any]:
+        """What is drawn around the records."""
         former = self.shelf.former(self._behind())
-        return training_spec(self._records(), start_loss=self._start_loss(), former=former)
+        return {"start_loss": self._start_loss(), "former": former, "theory": self._shown_theory}
+
+    @property
+    def _shown_theory(self) -> Theory | None:
+        if isinstance(self._shown, ShelvedRun):
+            return self._theory_of.get(self._shown.name)
+        return self._theory if self._shown else None
+
+    def _prepared(self, job: Job) -> None:
+        """In the run's thread, before it trains: the exact frontier, where there is one."""
+        if job.score is None or not job.prompts:
+            return
+        key = job.fingerprint, json.dumps(job.prompts), job.score
+        if key not in self._theories:
+            try:
+                frontier = exact_frontier(job.policy, job.prompts, job.score)
+                self._theories[key] = Theory.of(frontier)
+            except ValueError:  # too many responses to list
+                self._theories[key] = None
+        self._theory = self._theories[key]
 
 
 _open: weakref.ref[Workbench] | None = None

@@ -5,11 +5,15 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 
+from dpo_lab.objective.optimum import Frontier
+from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import beta_changes, series, thin
 from dpo_lab.ui.figures import MAX_CHANGES, training_figure
 from dpo_lab.ui.style import CONFIG
+from dpo_lab.ui.theory import Theory, distance
 
 TRAIN_KEYS = (
     "loss",
@@ -23,6 +27,8 @@ TRAIN_KEYS = (
 HELD_OUT_KEYS = tuple(f"eval/{key}" for key in TRAIN_KEYS)
 MEASURED_KEYS = ("kl/policy", "kl/log_ratio", "score/policy", "score/reference")
 SPREADS = {"kl/policy_stderr": 0.25, "kl/log_ratio_stderr": 0.5, "kl/policy_n": 64.0}
+SPREADS |= {"score/policy_stderr": 0.1}
+THEORETICAL = ("frontier", "optimum")  # empty where no theory is given
 
 
 def _record(step: int, values: dict[str, float], beta: float = 0.1) -> StepRecord:
@@ -124,9 +130,11 @@ def test_no_trace_is_longer_than_the_limit_and_all_are_float32() -> None:
     records = _run(5000, every=2)
     figure = training_figure(records, start_loss=math.log(2))
     for trace in figure.data:
+        if trace.meta in THEORETICAL:
+            continue
         assert 2 <= len(trace.x) == len(trace.y) <= 1000
         assert trace.x.dtype == trace.y.dtype == np.float32
-        assert trace.x[-1] == 5000
+        assert trace.x[-1] == 5000 or trace.meta == "path"
     assert _traces(figure)["loss"].x[0] == 1
     assert _traces(figure)["loss"].y[-1] == np.float32(records[-1]["loss"])
 
@@ -198,6 +206,36 @@ def test_the_start_loss_is_drawn_from_end_to_end_and_sets_the_unit() -> None:
     assert len(none.x) == 0 and not none.showlegend
 
 
+def test_the_third_row_has_the_path_of_score_against_kl_with_the_exact_frontier_behind() -> None:
+    reference = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
+    rewards = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64)
+    theory = Theory.of(Frontier(reference, rewards))
+    records = [
+        _record(step, {
+            "kl/policy": step / 50, "kl/policy_stderr": 0.01,
+            "score/policy": step / 40, "score/policy_stderr": 0.02,
+        }, beta=0.5)
+        for step in (0, 5, 10)
+    ]  # fmt: skip
+    traces = _traces(training_figure(records, theory=theory))
+    path, frontier, star = traces["path"], traces["frontier"], traces["optimum"]
+    np.testing.assert_allclose(path.x, [0, 0.1, 0.2])
+    np.testing.assert_allclose(path.y, [0, 0.125, 0.25])
+    np.testing.assert_allclose(path.error_y.array, [0.02] * 3)
+    # pi* at beta 1/2: weights 1/2, e^2/4, e^-2/4.
+    weights = np.array([0.5, math.e**2 / 4, math.e**-2 / 4])
+    shares = weights / weights.sum()
+    assert star.y[0] == pytest.approx(shares[1] - shares[2], rel=1e-6)
+    kl = (shares * np.log(shares / [0.5, 0.25, 0.25])).sum()
+    assert star.x[0] == pytest.approx(kl, rel=1e-6)
+    assert frontier.x[-1] == pytest.approx(1.15 * kl, rel=1e-6) and frontier.x[0] == 0
+    assert np.interp(star.x[0], frontier.x, frontier.y) == pytest.approx(star.y[0], abs=2e-3)
+    words = distance(History(records), theory)
+    best = Frontier(reference, rewards).at_kl(0.2).reward
+    assert f"more than {best:.2f}" in words and f"scores 0.25: {0.25 / best:.0%}" in words
+    assert distance(History(records), None) == ""
+
+
 def test_a_score_has_an_axis_of_its_own_and_takes_no_room_when_absent() -> None:
     scored = training_figure(_run(20)).layout
     assert scored.yaxis7.domain[1] < scored.yaxis6.domain[0]
@@ -206,14 +244,15 @@ def test_a_score_has_an_axis_of_its_own_and_takes_no_room_when_absent() -> None:
         _record(r.step, {k: v for k, v in r.values.items() if "score" not in k}) for r in _run(9)
     ]
     layout = training_figure(plain).layout
-    assert layout.yaxis6.domain[0] == 0 and layout.yaxis7.visible is False
+    assert layout.yaxis6.domain[0] == pytest.approx(0, abs=1e-9)
+    assert layout.yaxis7.visible is False and layout.height < scored.height
     assert not any("Score" in a.text for a in layout.annotations)
 
 
 def test_no_panel_legend_or_heading_lies_over_another_panel() -> None:
     layout = training_figure(_run(20)).layout
     height = layout.height - layout.margin.t - layout.margin.b
-    names = [""] + [str(n) for n in range(2, 8)]
+    names = ["", *(str(n) for n in range(2, 8)), "9"]
     for name in names:
         (left, right), top = layout[f"xaxis{name}"].domain, layout[f"yaxis{name}"].domain[1]
         legend = layout[f"legend{name}"]

@@ -30,8 +30,12 @@ def _history(steps: int, beta: float = 0.1) -> History:
 def _same(figure, expected) -> None:
     for trace, wanted in zip(figure.data, expected.data, strict=True):
         mine, theirs = trace.to_plotly_json(), wanted.to_plotly_json()
-        for axis in ("x", "y"):
-            np.testing.assert_array_equal(mine.pop(axis), theirs.pop(axis))
+        for axis in ("x", "y", "customdata"):
+            np.testing.assert_array_equal(mine.pop(axis, ()), theirs.pop(axis, ()))
+        for axis in ("error_x", "error_y"):
+            mine_bars, their_bars = mine.pop(axis, {}), theirs.pop(axis, {})
+            np.testing.assert_array_equal(mine_bars.pop("array", ()), their_bars.pop("array", ()))
+            assert mine_bars == their_bars
         mine.pop("uid"), theirs.pop("uid", None)
         assert mine == theirs
     drawn, wanted = figure.layout.to_plotly_json(), expected.layout.to_plotly_json()

@@ -348,6 +348,22 @@ def test_what_the_log_ratios_mean_is_said_where_both_fall(bench: Workbench) -> N
     assert "Both log-ratios are below zero" in bench._notice.value
 
 
+def test_the_exact_frontier_stands_behind_a_run_of_micro(bench: Workbench) -> None:
+    bench.train().wait(120)
+    frontier, star = _curve(bench, "frontier"), _curve(bench, "optimum")
+    assert len(frontier.x) > 20 and len(star.x) == 1
+    assert list(_curve(bench, "path").x) == [
+        pytest.approx(r["kl/policy"]) for r in bench.run.records if r.get("kl/policy") is not None
+    ]
+    assert "of the reward that can be gained" in bench._notice.value
+    plain = Workbench(folder=None, data=[
+        {"prompt": f"the plot was {i}", "chosen": "great", "rejected": "awful"} for i in range(8)
+    ], **QUICK | {"held_out": 0.5})  # fmt: skip
+    plain.train().wait(60)
+    assert len(_curve(plain, "frontier").x) == 0 and "gained" not in plain._notice.value
+    plain.close()
+
+
 def test_micro_begins_with_settings_that_suit_it_and_others_with_the_defaults() -> None:
     bench = Workbench(folder=None)
     assert (bench.state.config.steps, bench.state.config.beta) == (300, 0.3)
