@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from random import Random
 
 VALENCE = {
@@ -52,6 +53,12 @@ def score(prompt: str, response: str) -> float:
     Returns:
         The reward; of at most three words, between -6 and 6.
     """
+    return _worth(response)
+
+
+@lru_cache(maxsize=1 << 16)
+def _worth(response: str) -> float:
+    """The reward; kept, since the exact frontier asks for every response to every prompt."""
     total, factor = 0.0, 1.0
     for word in response.split():
         if word in VALENCE:

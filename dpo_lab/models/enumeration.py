@@ -33,6 +33,13 @@ class Enumeration:
         return language_model.tokenizer.decode(ids)
 
 
+def enumerable(language_model: LanguageModel, max_words: int = 3) -> bool:
+    """Whether the responses of so many words are few enough to be listed."""
+    vocabulary = language_model.base.config.get_text_config().vocab_size
+    one_end = len(language_model.encoder.end_ids) == 1
+    return one_end and vocabulary**max_words <= MAX_RESPONSES
+
+
 @torch.no_grad()
 def enumerate_responses(
     language_model: LanguageModel,
@@ -64,7 +71,7 @@ def enumerate_responses(
     end, *other_ends = language_model.encoder.end_ids
     device = language_model.device
     vocabulary = language_model.base.config.get_text_config().vocab_size
-    if other_ends or vocabulary**max_words > MAX_RESPONSES:
+    if not enumerable(language_model, max_words):
         raise ValueError(
             f"{language_model.name}: {vocabulary} tokens, {1 + len(other_ends)} of which end a "
             f"response, and max_words={max_words}: its responses cannot all be enumerated. "

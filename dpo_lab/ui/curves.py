@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -77,6 +78,7 @@ _FORMER_LINES = (
 
 
 FORMER_CURVES = len(_FORMER_LINES) + 1
+_NOTHING = History()
 
 
 def thin(rows: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
@@ -150,31 +152,37 @@ def traces_of(
 
 def _former_traces(former: Sequence[Former]) -> list[dict]:
     """Curves of former runs at falling opacity: first room for more, then the oldest."""
-    shown = list(former[:FORMER_RUNS])
-    runs = [*shown, *[None] * (FORMER_RUNS - len(shown))]
+    shown = [(run.name, History.of(run.records)) for run in former[:FORMER_RUNS]]
+    shown += [("", _NOTHING)] * (FORMER_RUNS - len(shown))
+    aged = reversed(list(enumerate(shown)))
+    return [
+        trace
+        for age, (name, records) in aged
+        for trace in _former_run(age, name, records, len(records))
+    ]
+
+
+@lru_cache(maxsize=4 * FORMER_RUNS)
+def _former_run(age: int, name: str, records: History, length: int) -> tuple[dict, ...]:
+    """Curves of one former run; kept, since they are asked for at every drawing of another."""
+    look = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
+    look |= {"opacity": 0.6 * 0.75**age, "name": html.escape(name, quote=False)}
+
+    def drawn(panel: int, points: np.ndarray, key: str, colour: str, label: str | None) -> dict:
+        line = look | {"line": {"width": 1.3, "color": colour}}
+        if label and len(points):
+            text = [*[""] * (len(points) - 1), f"β {records[-1].beta:.3g}"]
+            line |= {"mode": "lines+text", "text": text, "textposition": label}
+            line |= {"textfont": SMALL | {"color": colour}, "cliponaxis": False}
+        return _trace(panel, *points.T, meta=f"former {age} {key}", **line)
+
     traces = []
-    for age, run in reversed(list(enumerate(runs))):
-        records = History.of(run.records) if run else History()
-        name = html.escape(run.name, quote=False) if run else ""
-        for panel, keys, colour, labelled in _FORMER_LINES:
-            measured = [series(records, key, limit=FORMER_POINTS) for key in keys]
-            points = next((found for found in measured if len(found) > 1), measured[-1])
-            look = {"mode": "lines", "line": {"width": 1.3, "color": colour}, "showlegend": False}
-            look |= {"opacity": 0.6 * 0.75**age, "name": name, "hoverinfo": "skip"}
-            if labelled and len(points):
-                text = [*[""] * (len(points) - 1), f"β {records[-1].beta:.3g}"]
-                look |= {"mode": "lines+text", "text": text, "textposition": "top left"}
-                look |= {"textfont": SMALL | {"color": colour}, "cliponaxis": False}
-            traces.append(_trace(panel, *points.T, meta=f"former {age} {keys[-1]}", **look))
-        path = series(records, "kl/policy", "score/policy", limit=FORMER_POINTS)[:, 1:]
-        look = {"mode": "lines", "line": {"width": 1.3, "color": POLICY}, "showlegend": False}
-        look |= {"opacity": 0.6 * 0.75**age, "name": name, "hoverinfo": "skip"}
-        if len(path):
-            text = [*[""] * (len(path) - 1), f"β {records[-1].beta:.3g}"]
-            look |= {"mode": "lines+text", "text": text, "textposition": "bottom center"}
-            look |= {"textfont": SMALL | {"color": POLICY}, "cliponaxis": False}
-        traces.append(_trace(FRONTIER, *path.T, meta=f"former {age} path", **look))
-    return traces
+    for panel, keys, colour, labelled in _FORMER_LINES:
+        measured = [series(records, key, limit=FORMER_POINTS) for key in keys]
+        points = next((found for found in measured if len(found) > 1), measured[-1])
+        traces.append(drawn(panel, points, keys[-1], colour, "top left" if labelled else None))
+    path = series(records, "kl/policy", "score/policy", limit=FORMER_POINTS)[:, 1:]
+    return *traces, drawn(FRONTIER, path, "path", POLICY, "bottom center")
 
 
 def _frontier_traces(records: History, theory: Theory | None) -> list[dict]:

@@ -14,7 +14,7 @@ from dpo_lab.ui.style import CONFIG
 
 PERIOD = 0.2
 """Seconds between drawings at least."""
-SHARE = 0.04
+SHARE = 0.02
 """Most of the time that drawing takes: what is slow to draw is drawn less often."""
 
 
@@ -62,7 +62,7 @@ class LiveFigure(go.FigureWidget):
         with self._guard, self.batch_update():
             before, self._drawn = self._drawn, spec
             for trace, old, new in zip(self.data, before["data"], spec["data"], strict=True):
-                changed = _changed(old, new)
+                changed = {} if new is old else _changed(old, new)
                 if changed:
                     trace.update(changed, overwrite=True)
             changed = _changed(before["layout"], spec["layout"])

@@ -11,7 +11,7 @@ import numpy as np
 from dpo_lab.objective.optimum import Frontier, FrontierPoint
 from dpo_lab.training.history import History
 
-BETAS = (math.inf, *np.geomspace(300, 0.01, 120).tolist())
+BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import json
 import threading
 import weakref
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.data.preferences import Preferences, Score
+from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.frontier import exact_frontier
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
@@ -87,6 +89,7 @@ class Workbench:
         self._closed = ""
         self._error: BaseException | None = None
         self._theory: Theory | None = None  # of the run that is going on, or was the last
+        self._wanted: tuple | None = None
         self._theory_of: dict[str, Theory | None] = {}
         self._theories: dict[tuple, Theory | None] = {}
         self._lock = threading.RLock()
@@ -272,7 +275,7 @@ class Workbench:
         run = BackgroundRun(config, folder=folder, on_prepared=self._prepared, **self._inputs)
         if paused:
             run.control.pause()
-        self._ticker = Ticker(self._draw)
+        self._ticker = Ticker(self._follow)
         run.followers.append(self._ticker)
         self.run = self._shown = run
         self._error = None
@@ -347,17 +350,26 @@ class Workbench:
         return self._theory if self._shown else None
 
     def _prepared(self, job: Job) -> None:
-        """In the run's thread, before it trains: the exact frontier, where there is one."""
-        if job.score is None or not job.prompts:
+        """In the run's thread, before it trains: what the exact frontier is computed from."""
+        if job.score is None or not job.prompts or not enumerable(job.policy):
             return
         key = job.fingerprint, json.dumps(job.prompts), job.score
-        if key not in self._theories:
+        if key in self._theories:
+            self._theory = self._theories[key]
+        else:
+            self._wanted = key, deepcopy(job.policy), job.prompts, job.score
+
+    def _follow(self) -> None:
+        """The drawing thread's work; the frontier takes a second, once, beside the training."""
+        if self._wanted:
+            (key, *inputs), self._wanted = self._wanted, None
+            self._draw()
             try:
-                frontier = exact_frontier(job.policy, job.prompts, job.score)
-                self._theories[key] = Theory.of(frontier)
-            except ValueError:  # too many responses to list
+                self._theories[key] = Theory.of(exact_frontier(*inputs))
+            except ValueError:  # it says more than can be listed
                 self._theories[key] = None
-        self._theory = self._theories[key]
+            self._theory = self._theories[key]
+        self._draw()
 
 
 _open: weakref.ref[Workbench] | None = None
