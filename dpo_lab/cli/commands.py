@@ -12,10 +12,12 @@ from dpo_lab.cli.estimate import Estimate
 from dpo_lab.cli.models import Fetch, Logps, Sample
 from dpo_lab.cli.output import PROGRAM, say
 from dpo_lab.cli.runs import Runs
+from dpo_lab.cli.sweep import Sweep
 from dpo_lab.cli.train import Demo, Train, resumed_train
 
 COMMANDS = {
     "train": Train,
+    "sweep": Sweep,
     "demo": Demo,
     "estimate": Estimate,
     "logps": Logps,

@@ -1,0 +1,221 @@
+"""A grid of runs: every combination of some settings, resumable, the reference scored once."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields, replace
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.loading import load_model
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.history import History
+from dpo_lab.training.loop import train
+from dpo_lab.training.outcome import measure_outcome
+from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.setup import prepare
+
+MEASURED = ("loss", "rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
+MEASURED += ("kl/policy", "kl/policy_stderr", "score/policy", "score/policy_stderr")
+"""What the table has of each run, beside its settings: the last values."""
+
+Done = Callable[[str, int, int], None]
+"""Called with the name of a run that is finished, how many are, and how many there are."""
+
+
+def grid(base: TrainConfig, values: Mapping[str, Sequence[Any]]) -> dict[str, TrainConfig]:
+    """Every combination of settings by its name, such as `beta=0.1,seed=0`.
+
+    Args:
+        base: All other settings.
+        values: The settings that vary, each with its values.
+
+    Raises:
+        ValueError: If nothing varies, a setting is not known, or a value is given twice.
+    """
+    known = {field.name for field in fields(TrainConfig)}
+    varied = {name: list(some) for name, some in values.items()}
+    for name, some in varied.items():
+        if name not in known:
+            raise ValueError(f"{name}: no such setting. See 'dpo-lab train --help'.")
+        if not some or len(set(map(str, some))) < len(some):
+            raise ValueError(f"{name}={some}: give one or more different values.")
+    if not varied:
+        raise ValueError("nothing varies: give at least one setting several values.")
+    configs = {}
+    for combination in product(*varied.values()):
+        settings = dict(zip(varied, combination, strict=True))
+        name = ",".join(f"{key}={_shown(value)}" for key, value in settings.items())
+        configs[name] = replace(base, **settings)
+    return configs
+
+
+def sweep(
+    configs: Mapping[str, TrainConfig],
+    folder: Path,
+    *,
+    workers: int | None = None,
+    done: Done | None = None,
+) -> list[dict[str, Any]]:
+    """Run what is not finished yet, several at a time, each in a folder of its name.
+
+    Killed and begun again, it leaves finished runs alone and takes up the others at their last
+    checkpoint. Before the first run the reference scores every pair that some run uses; no run
+    does it again.
+
+    Args:
+        configs: Settings by name.
+        folder: Where the runs lie.
+        workers: Processes; by default one a core on the CPU, else one.
+        done: Told of every run that is finished, those of earlier times included.
+
+    Returns:
+        The table, a row a run in the order of the configurations.
+
+    Raises:
+        ValueError: If a run that is there has other settings, or one fails.
+    """
+    for name, config in configs.items():
+        _check_same(Run(folder / name), config)
+    left = [name for name in configs if not _finished(Run(folder / name))]
+    count = len(configs) - len(left)
+    for name in configs.keys() - set(left):
+        if done:
+            done(name, count, len(configs))
+    if left:
+        _score_references([configs[name] for name in left])
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        workers = workers or (os.cpu_count() or 1 if device == "cpu" else 1)
+        workers = min(workers, len(left))
+        with ProcessPoolExecutor(
+            workers, get_context("spawn"), _begin, (workers,), max_tasks_per_child=None
+        ) as pool:
+            futures = {pool.submit(run_one, configs[name], folder / name): name for name in left}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    count += 1
+                    if done:
+                        done(futures[future], count, len(configs))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return table(configs, folder)
+
+
+def run_one(config: TrainConfig, path: Path) -> None:
+    """One run of a sweep, from where it was left to what it changed."""
+    job = prepare(config)
+    run = open_or_create(Run(path), job)
+    if job.score:
+        job.reference.keep()
+    for _ in train(job, run=run):
+        pass
+    outcome = measure_outcome(job)
+    run.finish({"outcome": outcome and outcome.as_dict(), "swept": True})
+
+
+def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, Any]]:
+    """A row a finished run: its name, the settings that vary, its last measured numbers.
+
+    `score`, `score_low` and `score_high` are those of the outcome: answers to held-out prompts
+    with their 95 % interval, as in `dpo-lab train`.
+    """
+    base = [config.as_dict() for config in configs.values()]
+    varied = [key for key in base[0] if len({str(one[key]) for one in base}) > 1]
+    rows = []
+    for name, config in configs.items():
+        run = Run(folder / name)
+        if not _finished(run):
+            continue
+        records, outcome = History(run.records()), run.summary.get("outcome") or {}
+        after = outcome.get("after", {})
+        row = {"run": name} | {key: getattr(config, key) for key in varied}
+        row |= {key: records.last(key) for key in MEASURED}
+        row |= {"score": after.get("mean"), "score_low": after.get("low")}
+        rows.append(row | {"score_high": after.get("high")})
+    return rows
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write a table as CSV, or as parquet if the file is so named.
+
+    Returns:
+        `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
+        return path
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _begin(workers: int) -> None:
+    """In each process: an equal share of the cores."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _score_references(configs: Sequence[TrainConfig]) -> None:
+    """Fill the cache with every reference value that the runs will ask for."""
+    scored = set()
+    for config in configs:
+        # Which pairs are used depends on these alone; a model is scored before any adapter.
+        plain = TrainConfig(
+            **{
+                name: getattr(config, name)
+                for name in (
+                    "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "seed",
+                    "max_length", "max_prompt_length", "on_bad_rows", "columns", "limit",
+                    "eval_pairs", "device", "precision", "revision", "trust_remote_code",
+                )
+            }
+        )  # fmt: skip
+        if str(plain) not in scored:
+            scored.add(str(plain))
+            builtin_model(plain.model)
+            model = load_model(
+                plain.model,
+                device=plain.device,
+                revision=plain.revision,
+                trust_remote_code=plain.trust_remote_code,
+            )
+            prepare(plain, model=model)
+
+
+def _finished(run: Run) -> bool:
+    return run.exists and run.summary.get("swept", False)
+
+
+def _check_same(run: Run, config: TrainConfig) -> None:
+    """A run that is there must have been asked for the same."""
+    if not run.exists:
+        return
+    kept, asked = run.config.as_dict(), config.resolved().as_dict()
+    for name, value in asked.items():
+        # What was resolved when the run was prepared is not known here.
+        if value is not None and value != "auto" and kept[name] != value:
+            raise ValueError(
+                f"{run.path}: was begun with {name}={kept[name]}, not {value}. "
+                "Give another folder, or the settings that it began with."
+            )
+
+
+def _shown(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return "".join(sign if sign.isalnum() or sign in "-+._" else "_" for sign in text)

@@ -1,0 +1,91 @@
+"""A sweep as one figure: what every run gained for its drift, with the exact frontier behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from dpo_lab.models.enumeration import enumerable
+from dpo_lab.models.frontier import exact_frontier
+from dpo_lab.models.loading import load_model
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.setup import load_data
+from dpo_lab.ui.samples import escaped
+from dpo_lab.ui.style import CONFIG, LEGEND, STYLE, THEORY
+from dpo_lab.ui.theory import Theory
+
+SCALE = "Viridis"
+
+
+def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None) -> go.Figure:
+    """Score of each run against its KL, with standard errors; coloured by beta.
+
+    Args:
+        rows: Of `dpo_lab.training.sweep.table`; without a score, held-out accuracy is drawn.
+        theory: The exact frontier, where it is known.
+    """
+    scored = any(row.get("score/policy") is not None for row in rows)
+    key = "score/policy" if scored else "eval/rewards/accuracies"
+    rows = [row for row in rows if None not in (row.get("kl/policy"), row.get(key))]
+    layout = {"template": {"layout": STYLE}, "height": 560, "hovermode": "closest"}
+    figure = go.Figure(layout=layout)
+    figure.update_layout(legend=LEGEND | {"y": 1.02, "yanchor": "bottom"}, margin={"t": 60})
+    figure.update_xaxes(title_text="KL(policy ‖ reference) (nats)", rangemode="tozero")
+    figure.update_yaxes(title_text="score" if scored else "held-out pair accuracy")
+    if theory is not None and rows and scored:
+        reach = 1.1 * max(row["kl/policy"] for row in rows)
+        curve = theory.up_to(max(reach, 0.1))
+        line = {"color": THEORY, "width": 2}
+        figure.add_scatter(x=curve[:, 0], y=curve[:, 1], name="exact frontier", line=line)
+    betas = sorted({row["beta"] for row in rows if "beta" in row})
+    places = np.linspace(0.05, 0.95, max(len(betas), 1)).tolist()
+    colours = dict(zip(betas or [None], sample_colorscale(SCALE, places), strict=True))
+    for beta, colour in colours.items():
+        some = [row for row in rows if row.get("beta") == beta]
+        bars = {"width": 0, "thickness": 1, "color": colour}
+        errors = [row.get("score/policy_stderr") if scored else None for row in some]
+        figure.add_scatter(
+            x=[row["kl/policy"] for row in some],
+            y=[row[key] for row in some],
+            error_x={"array": [row.get("kl/policy_stderr") for row in some]} | bars,
+            error_y={"array": errors} | bars,
+            text=[escaped(row["run"]) for row in some],
+            hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
+            mode="markers",
+            marker={"size": 9, "color": colour},
+            name="runs" if beta is None else f"β {beta:g}",
+        )
+    return figure
+
+
+def write_sweep_page(
+    configs: Mapping[str, TrainConfig], rows: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    """Write the figure as one page that needs no network.
+
+    Returns:
+        `path`.
+    """
+    theory = _theory(list(configs.values()))
+    page = sweep_figure(rows, theory).to_html(include_plotlyjs=True, config=CONFIG)
+    path.write_text(page)
+    return path
+
+
+def _theory(configs: Sequence[TrainConfig]) -> Theory | None:
+    """The frontier, if all runs share a model whose responses can be listed, and have a score."""
+    if len({(config.model, config.data) for config in configs}) > 1:
+        return None
+    train, held_out = load_data(configs[0])
+    model = load_model(configs[0].model, device="cpu")
+    if train.score is None or not len(held_out) or not enumerable(model):
+        return None
+    try:
+        return Theory.of(exact_frontier(model, held_out.prompts, train.score))
+    except ValueError:
+        return None

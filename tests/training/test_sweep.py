@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dpo_lab.training import TrainConfig
+from dpo_lab.training.runs import Run
+from dpo_lab.training.sweep import grid, sweep, write_table
+
+BASE = TrainConfig(steps=6, batch_pairs=4, eval_every=3, eval_pairs=8, kl_samples=5)
+
+
+def test_a_grid_is_every_combination_by_name() -> None:
+    configs = grid(BASE, {"beta": [0.1, 5.0], "loss": ["sigmoid", "ipo"], "seed": [3]})
+    assert list(configs) == [
+        "beta=0.1,loss=sigmoid,seed=3", "beta=0.1,loss=ipo,seed=3",
+        "beta=5,loss=sigmoid,seed=3", "beta=5,loss=ipo,seed=3",
+    ]  # fmt: skip
+    last = configs["beta=5,loss=ipo,seed=3"]
+    assert (last.beta, last.loss, last.seed, last.steps) == (5.0, "ipo", 3, 6)
+    (name,) = grid(BASE, {"data": ["../a b/c.jsonl"]})
+    assert "/" not in name and " " not in name
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "nothing varies"),
+        ({"betta": [1]}, "betta: no such setting"),
+        ({"beta": []}, "one or more different"),
+        ({"beta": [1.0, 1.0]}, "one or more different"),
+        ({"beta": [-1.0]}, "beta=-1.0: must be"),
+    ],
+)
+def test_a_wrong_grid_is_refused_in_words(values, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        grid(BASE, values)
+
+
+def test_a_sweep_is_run_once_scores_the_reference_once_and_tells_what_the_runs_tell(tmp_path):
+    configs = grid(BASE, {"beta": [0.1, 1.0], "seed": [0, 1]})
+    told = []
+    rows = sweep(configs, tmp_path, done=lambda *what: told.append(what))
+    assert [row["run"] for row in rows] == list(configs)
+    assert sorted(count for _, count, _ in told) == [1, 2, 3, 4]
+    for row in rows:
+        run = Run.open(tmp_path / row["run"])
+        assert row["kl/policy"] == run.records()[-1]["kl/policy"]
+        assert row["score"] == run.summary["outcome"]["after"]["mean"]
+        assert run.environment["reference"]["computed"] == 0
+    assert {"beta", "seed"} < rows[0].keys() and "steps" not in rows[0]
+    before = {name: (tmp_path / name / "summary.json").stat().st_mtime_ns for name in configs}
+    assert sweep(configs, tmp_path) == rows
+    after = {name: (tmp_path / name / "summary.json").stat().st_mtime_ns for name in configs}
+    assert after == before
+    with pytest.raises(ValueError, match="was begun with steps=6, not 7"):
+        sweep(grid(TrainConfig(**BASE.as_dict() | {"steps": 7}), {"beta": [0.1, 1.0], "seed": [0, 1]}), tmp_path)  # noqa: E501  # fmt: skip
+    with write_table(rows, tmp_path / "t.csv").open() as file:
+        assert [float(row["kl/policy"]) for row in csv.DictReader(file)] == [
+            row["kl/policy"] for row in rows
+        ]
+    assert write_table(rows, tmp_path / "t.parquet").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_without_redoing_a_finished_run(tmp_path) -> None:
+    words = ["--beta", "0.1", "1", "5", "--steps", "40", "--eval-every", "20", "--kl-samples", "5"]
+    words += ["--eval-pairs", "8", "--batch-pairs", "4", "--out", str(tmp_path), "--workers", "1"]
+    command = [sys.executable, "-m", "dpo_lab", "sweep", *words]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    killed = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    line = killed.stdout.readline()  # the first run is finished
+    assert line.startswith("1/3"), line
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    summaries = sorted(tmp_path.glob("*/summary.json"))
+    done = [path for path in summaries if json.loads(path.read_text()).get("swept")]
+    times = {path: path.stat().st_mtime_ns for path in done}
+    assert done and len(done) < 3
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == times
+    with (tmp_path / "sweep.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert (tmp_path / "sweep.html").stat().st_size > 1e6
