@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
+from dpo_lab.models.enumeration import enumerable
+from dpo_lab.models.frontier import exact_frontier
 from dpo_lab.objective.optimum import Frontier, FrontierPoint
 from dpo_lab.training.history import History
+from dpo_lab.training.setup import Job
 
 BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist())
 
@@ -45,6 +50,56 @@ class Theory:
         """The curve from KL 0 to this KL, `(points, 2)`."""
         inside = self.curve[self.curve[:, 0] < kl]
         return np.vstack([inside, [(kl, self.reward_at(kl))]])
+
+
+class Theories:
+    """The frontiers of a workbench's runs, each computed once, beside the training."""
+
+    def __init__(self) -> None:
+        self._computed: dict[tuple, Theory | None] = {}
+        self._of_run: dict[str, tuple | None] = {}
+        self._key: tuple | None = None
+        self._wanted: tuple | None = None
+
+    def begin(self) -> None:
+        """A run begins, and nothing is known of it yet."""
+        self._key = self._wanted = None
+
+    def prepared(self, job: Job) -> None:
+        """In the run's thread, before it trains: note what its frontier is computed from."""
+        if job.score is None or not job.prompts or not enumerable(job.policy):
+            return
+        self._key = job.fingerprint, json.dumps(job.prompts), job.score
+        if self._key not in self._computed:
+            self._wanted = self._key, deepcopy(job.policy), job.prompts, job.score
+
+    def compute(self) -> bool:
+        """Compute what is wanted, which takes a second.
+
+        Returns:
+            Whether there was anything to compute.
+        """
+        if self._wanted is None:
+            return False
+        (key, *inputs), self._wanted = self._wanted, None
+        try:
+            self._computed[key] = Theory.of(exact_frontier(*inputs))
+        except ValueError:  # it says more than can be listed
+            self._computed[key] = None
+        return True
+
+    @property
+    def current(self) -> Theory | None:
+        """The frontier of the run that is going on, where it is known."""
+        return self._computed.get(self._key)
+
+    def shelve(self, name: str) -> None:
+        """The run has ended, and has a name from now on."""
+        self._of_run[name] = self._key
+
+    def of(self, name: str) -> Theory | None:
+        """The frontier of a run that has ended, where it is known."""
+        return self._computed.get(self._of_run.get(name))
 
 
 def distance(records: History, theory: Theory | None) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import weakref
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,11 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.data.preferences import Preferences, Score
-from dpo_lab.models.enumeration import enumerable
-from dpo_lab.models.frontier import exact_frontier
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.training.runs import Run, new_folder
-from dpo_lab.training.setup import Job
 from dpo_lab.ui.controls import Control, setting_names
 from dpo_lab.ui.figures import training_figure, training_spec
 from dpo_lab.ui.live import LiveFigure, Ticker
@@ -31,7 +26,7 @@ from dpo_lab.ui.runs_table import RunsTable
 from dpo_lab.ui.shelf import Shelf, ShelvedRun
 from dpo_lab.ui.state import MID_RUN, WorkbenchState
 from dpo_lab.ui.summary import start_loss
-from dpo_lab.ui.theory import Theory
+from dpo_lab.ui.theory import Theories, Theory
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
 """At beta 0.1, micro ends with the same answer to everything."""
@@ -88,10 +83,7 @@ class Workbench:
         self._ticker: Ticker | None = None
         self._closed = ""
         self._error: BaseException | None = None
-        self._theory: Theory | None = None  # of the run that is going on, or was the last
-        self._wanted: tuple | None = None
-        self._theory_of: dict[str, Theory | None] = {}
-        self._theories: dict[tuple, Theory | None] = {}
+        self._theories = Theories()
         self._lock = threading.RLock()
         self.shelf = Shelf(Path(folder) if folder is not None else None)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
@@ -271,8 +263,10 @@ class Workbench:
         self._shelve()
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
-        self._theory = None
-        run = BackgroundRun(config, folder=folder, on_prepared=self._prepared, **self._inputs)
+        self._theories.begin()
+        run = BackgroundRun(
+            config, folder=folder, on_prepared=self._theories.prepared, **self._inputs
+        )
         if paused:
             run.control.pause()
         self._ticker = Ticker(self._follow)
@@ -299,7 +293,7 @@ class Workbench:
                 self.figure.draw(self._spec())
             if resting:
                 self.figure.settle()
-            self._notice.value = notice(self._records(), self._shown_theory)
+            self._notice.value = notice(self._records(), self._theory)
             samples = samples_panel(shown.samples if shown else [])
             if self._samples.value != samples:
                 self._samples.value = samples
@@ -312,7 +306,7 @@ class Workbench:
         self._shown, self._error = self.shelf.add(run), run.error
         beta = run.records[-1].beta if run.records else run.config.beta
         self._loaded = {"beta": beta, "learning_rate": self.state.config.learning_rate}
-        self._theory_of[self._shown.name] = self._theory
+        self._theories.shelve(self._shown.name)
         if run.records:
             self.runs.tick(self._shown.name)
         else:
@@ -341,35 +335,21 @@ class Workbench:
     def _around(self) -> dict[str, Any]:
         """What is drawn around the records."""
         former = self.shelf.former(self._behind())
-        return {"start_loss": self._start_loss(), "former": former, "theory": self._shown_theory}
+        return {"start_loss": self._start_loss(), "former": former, "theory": self._theory}
 
     @property
-    def _shown_theory(self) -> Theory | None:
+    def _theory(self) -> Theory | None:
+        """The exact frontier of the run that is shown, where it is known."""
         if isinstance(self._shown, ShelvedRun):
-            return self._theory_of.get(self._shown.name)
-        return self._theory if self._shown else None
-
-    def _prepared(self, job: Job) -> None:
-        """In the run's thread, before it trains: what the exact frontier is computed from."""
-        if job.score is None or not job.prompts or not enumerable(job.policy):
-            return
-        key = job.fingerprint, json.dumps(job.prompts), job.score
-        if key in self._theories:
-            self._theory = self._theories[key]
-        else:
-            self._wanted = key, deepcopy(job.policy), job.prompts, job.score
+            return self._theories.of(self._shown.name)
+        return self._theories.current if self._shown else None
 
     def _follow(self) -> None:
-        """The drawing thread's work; the frontier takes a second, once, beside the training."""
-        if self._wanted:
-            (key, *inputs), self._wanted = self._wanted, None
-            self._draw()
-            try:
-                self._theories[key] = Theory.of(exact_frontier(*inputs))
-            except ValueError:  # it says more than can be listed
-                self._theories[key] = None
-            self._theory = self._theories[key]
+        """The drawing thread's work."""
         self._draw()
+        if self._theories.compute():
+            self._draw()
+            self.figure.settle()
 
 
 _open: weakref.ref[Workbench] | None = None
