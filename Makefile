@@ -27,7 +27,7 @@ demo: $(READY)  ## train and show what changed (MODEL=smollm2 DATA=places for th
 
 lab: $(READY)  ## JupyterLab on the notebooks, on this machine, with a token
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/00_start_here.ipynb \
-		--ServerApp.root_dir=notebooks
+		--ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(READY)  ## every test, and every notebook run and compared
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

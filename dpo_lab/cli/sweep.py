@@ -15,7 +15,8 @@ from dpo_lab.training.config import TrainConfig
 
 
 def _run(sweep: Any) -> None:
-    from dpo_lab.training.sweep import grid, write_table
+    from dpo_lab.training.files import write_table
+    from dpo_lab.training.sweep import grid
     from dpo_lab.training.sweep import sweep as run_sweep
     from dpo_lab.ui.sweep_page import write_sweep_page
 

@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import read_json, read_lines, sync, write_json, write_text
 from dpo_lab.training.records import SampleRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -100,15 +101,15 @@ class Run:
 
     def records(self) -> list[StepRecord]:
         """Every step so far; a line that a kill cut short is left out."""
-        timings = {line.pop("step"): line for line in _lines(self.path / "timing.jsonl")}
+        timings = {line.pop("step"): line for line in read_lines(self.path / "timing.jsonl")}
         return [
             StepRecord.from_dict(line, timings.get(line["step"]))
-            for line in _lines(self.path / "metrics.jsonl")
+            for line in read_lines(self.path / "metrics.jsonl")
         ]
 
     def samples(self) -> list[SampleRecord]:
         """Every answer so far."""
-        return [SampleRecord(**line) for line in _lines(self.path / "samples.jsonl")]
+        return [SampleRecord(**line) for line in read_lines(self.path / "samples.jsonl")]
 
     def last_samples(self) -> list[SampleRecord]:
         """The answers of the last evaluation."""
@@ -138,7 +139,7 @@ class Run:
         for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.exists():
-                kept = [line for line in _lines(path) if line["step"] <= step]
+                kept = [line for line in read_lines(path) if line["step"] <= step]
                 write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         (self.path / "summary.json").unlink(missing_ok=True)
 
@@ -258,48 +259,3 @@ def describe_environment(**facts: Any) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         **facts,
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file.
-
-    Raises:
-        ValueError: If it cannot be read as such.
-    """
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: broken ({error}). It was changed by hand or by a fault."
-        ) from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a kill leaves the old file or the new one."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old file or the new one."""
-    scratch = path.with_name(path.name + ".next")
-    scratch.write_text(text)
-    sync(scratch)
-    os.replace(scratch, path)
-
-
-def sync(path: Path) -> None:
-    """Have the system put a file or folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return  # cut short by a kill; nothing after it is whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -143,26 +142,6 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
         row |= {"score": after.get("mean"), "score_low": after.get("low")}
         rows.append(row | {"score_high": after.get("high")})
     return rows
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write a table as CSV, or as parquet if the file is so named.
-
-    Returns:
-        `path`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
-        return path
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def _begin(workers: int) -> None:

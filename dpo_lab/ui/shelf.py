@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import write_table
 from dpo_lab.training.history import History
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.runs import Run, list_runs
@@ -120,13 +120,7 @@ class Shelf:
             for name in names
             for record in self.runs[name].records
         ]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        return path
+        return write_table(rows, path)
 
     def report(self, name: str) -> Path:
         """Write a run's page: in its folder, or under the name of the run beside the others."""

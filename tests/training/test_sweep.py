@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from dpo_lab.training import TrainConfig
+from dpo_lab.training.files import write_table
 from dpo_lab.training.runs import Run
-from dpo_lab.training.sweep import grid, sweep, write_table
+from dpo_lab.training.sweep import grid, sweep
 
 BASE = TrainConfig(steps=6, batch_pairs=4, eval_every=3, eval_pairs=8, kl_samples=5)
 

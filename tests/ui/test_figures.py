@@ -184,7 +184,7 @@ def test_a_change_of_the_learning_rate_is_marked_with_the_new_peak() -> None:
     assert {a.text for a in figure.layout.annotations if a.name == "change"} == {"lr 0.0002"}
 
 
-def test_labels_of_changes_keep_apart_while_every_change_has_its_line() -> None:
+def test_labels_of_changes_keep_apart_while_the_newest_changes_have_their_lines() -> None:
     records = [_record(step, {"loss": 1.0}, beta=0.1 + step / 100) for step in range(101)]
     figure = training_figure(records)
     assert sorted({s.x0 for s in figure.layout.shapes}) == list(range(101 - MAX_CHANGES, 101))

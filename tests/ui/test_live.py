@@ -70,7 +70,7 @@ def test_an_hour_long_run_stays_small() -> None:
     # One more record: only the traces that it belongs to are sent again.
     records.append(StepRecord(100_001, 0.0, 0, 0.1, 1e-3, dict.fromkeys(TRAIN, 0.0)))
     figure.draw(training_spec(records, former=[Former("before", _history(10))] * 0))
-    assert records._table.nbytes < 60e6
+    assert records._table.nbytes < 20e6
     assert len(messages) == 2
 
 

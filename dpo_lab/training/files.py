@@ -1,0 +1,81 @@
+"""Files that a kill leaves whole: JSON in one go, a line at a time, and tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file.
+
+    Raises:
+        ValueError: If it cannot be read as such.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: broken ({error}). It was changed by hand or by a fault."
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a kill leaves the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old file or the new one."""
+    scratch = path.with_name(path.name + ".next")
+    scratch.write_text(text)
+    sync(scratch)
+    os.replace(scratch, path)
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a file, one a line; a line that a kill cut short and what follows is left out."""
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return  # cut short by a kill; nothing after it is whole
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write a table as CSV, or as parquet if the file is so named.
+
+    Args:
+        rows: At least one; a column that a row has not got stays empty there.
+        path: Where to; folders are made.
+
+    Returns:
+        `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
+        return path
+    with path.open("w", newline="") as file:
+        columns = dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
