@@ -49,7 +49,7 @@ def main() -> None:
             page.open("latency.ipynb")
             page.run_command("notebook:run-all-cells")
             page.page.wait_for_selector(".dpo-figure .main-svg", timeout=90_000)
-            page.idle()
+            page.wait_for_status("idle")
             told("retrained", [retrained(page) for _ in range(REPEATS)])
             told("in mid-run", in_mid_run(page))
 

@@ -96,8 +96,11 @@ def answers(job: Job, step: int) -> list[SampleRecord]:
     ids = job.policy.encoder.prompts(prompts)
     limit = job.config.max_new_tokens
     policy = sample(job.policy, ids, max_new_tokens=limit, temperature=0)
-    with job.reference.active() as scorer:
-        reference = sample(scorer.language_model, ids, max_new_tokens=limit, temperature=0)
+    if not job.reference_answers:
+        with job.reference.active() as scorer:
+            job.reference_answers = sample(
+                scorer.language_model, ids, max_new_tokens=limit, temperature=0
+            )
     return [
         SampleRecord(
             step,
@@ -107,7 +110,7 @@ def answers(job: Job, step: int) -> list[SampleRecord]:
             job.score and job.score(prompt_text(prompt), before.text),
             job.score and job.score(prompt_text(prompt), after.text),
         )
-        for prompt, before, after in zip(prompts, reference, policy, strict=True)
+        for prompt, before, after in zip(prompts, job.reference_answers, policy, strict=True)
     ]
 
 

@@ -28,6 +28,7 @@ from dpo_lab.models.loading import (
     weights_fingerprint,
 )
 from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, reference_logps
+from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.training.config import TrainConfig
 
@@ -78,6 +79,7 @@ class Job:
         load_reports: What was read and skipped.
         data_fingerprint: Hash of the training pairs' text.
         cache_use: Reference values computed and read.
+    reference_answers: Greedy answers of the reference, once an evaluation has needed them.
     """
 
     config: TrainConfig
@@ -92,6 +94,7 @@ class Job:
     load_reports: list[LoadReport]
     data_fingerprint: str
     cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
+    reference_answers: list[Completion] = field(default_factory=list)
 
 
 def prepare(

@@ -110,9 +110,13 @@ class Bar:
             self.instant.value = change["new"].model == "micro"
 
     def show(
-        self, run: BackgroundRun | ShelvedRun | None, error: BaseException | None = None
+        self,
+        run: BackgroundRun | ShelvedRun | None,
+        error: BaseException | None = None,
+        *,
+        ready: bool = True,
     ) -> None:
-        """Progress, speed and state of a run, and what it failed with."""
+        """Progress, speed and state of a run, what it failed with, or how ready the kernel is."""
         running = isinstance(run, BackgroundRun) and run.running
         paused = running and run.control.paused
         resumable = isinstance(run, ShelvedRun) and run.unfinished
@@ -126,7 +130,8 @@ class Bar:
         total = (run.total_steps if run else 0) or step
         self.progress.value = step / total if total else 0
         self.numbers.value = escaped(_numbers(run, records, step, total))
-        state = "idle" if run is None else run.state
+        idle = "idle" if ready else "getting ready"
+        state = idle if run is None else run.state
         words = [state, f"step {step}" + (f"/{total}" if total else "")]
         if run is not None:
             words.append(f"beta {records[-1].beta if records else run.config.beta:.3g}")

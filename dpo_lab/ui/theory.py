@@ -67,11 +67,15 @@ class Theories:
 
     def prepared(self, job: Job) -> None:
         """In the run's thread, before it trains: note what its frontier is computed from."""
-        if job.score is None or not job.prompts or not enumerable(job.policy):
-            return
-        self._key = job.fingerprint, json.dumps(job.prompts), job.score
-        if self._key not in self._computed:
+        self._key = _key(job)
+        if self._key and self._key not in self._computed:
             self._wanted = self._key, deepcopy(job.policy), job.prompts, job.score
+
+    def warm(self, job: Job) -> None:
+        """Compute a job's frontier here and now, for the runs to come."""
+        key = _key(job)
+        if key:
+            self._compute(key, job.policy, job.prompts, job.score)
 
     def compute(self) -> bool:
         """Compute what is wanted, which takes a second.
@@ -81,12 +85,15 @@ class Theories:
         """
         if self._wanted is None:
             return False
-        (key, *inputs), self._wanted = self._wanted, None
+        wanted, self._wanted = self._wanted, None
+        self._compute(*wanted)
+        return True
+
+    def _compute(self, key: tuple, *inputs) -> None:
         try:
             self._computed[key] = Theory.of(exact_frontier(*inputs))
         except ValueError:  # it says more than can be listed
             self._computed[key] = None
-        return True
 
     @property
     def current(self) -> Theory | None:
@@ -100,6 +107,13 @@ class Theories:
     def of(self, name: str) -> Theory | None:
         """The frontier of a run that has ended, where it is known."""
         return self._computed.get(self._of_run.get(name))
+
+
+def _key(job: Job) -> tuple | None:
+    """What a job's frontier is computed from; none where it cannot be."""
+    if job.score is None or not job.prompts or not enumerable(job.policy):
+        return None
+    return job.fingerprint, json.dumps(job.prompts), job.score
 
 
 def distance(records: History, theory: Theory | None) -> str:

@@ -84,6 +84,7 @@ class Workbench:
         self._closed = ""
         self._error: BaseException | None = None
         self._theories = Theories()
+        self._warm_up: BackgroundRun | None = None
         self._lock = threading.RLock()
         self.shelf = Shelf(Path(folder) if folder is not None else None)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
@@ -101,6 +102,7 @@ class Workbench:
         )
         self.state.observe(self._set, "config")
         _close_the_one_before(self)
+        self._warm_up = self._warmed_up()
 
     def train(self, **changes: Any) -> BackgroundRun:
         """Begin a run from the reference; returns at once, `wait` on what is returned.
@@ -214,8 +216,9 @@ class Workbench:
 
     def close(self, words: str = "closed") -> None:
         """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
-        if self.run:
-            self.run.end()
+        for run in (self.run, self._warm_up):
+            if run:
+                run.end()
         with self._lock:
             self._closed = words
             self.run = self._shown = None
@@ -260,6 +263,8 @@ class Workbench:
     ) -> BackgroundRun:
         if self._closed:
             raise RuntimeError(self._closed)
+        if self._warm_up:
+            self._warm_up.stop()
         self._shelve()
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
@@ -278,6 +283,19 @@ class Workbench:
         self._ticker.start()
         return run.start()
 
+    def _warmed_up(self) -> BackgroundRun | None:
+        """Take a step that nobody sees, while the page is read: a kernel's first is slow."""
+        if self.state.config.model != "micro" or any(
+            given is not None for given in self._inputs.values()
+        ):
+            return None
+        short = replace(self.state.config, steps=1, epochs=None)
+        run = BackgroundRun(short, on_prepared=self._theories.warm, **self._inputs)
+        ticker = Ticker(self._draw)
+        run.followers.append(ticker)
+        ticker.start()
+        return run.start()
+
     def _draw(self) -> None:
         """Everything that follows the run; in the drawing thread while one is going on."""
         with self._lock:
@@ -287,7 +305,7 @@ class Workbench:
             shown, before = self._shown, self.state.phase
             going_on = isinstance(shown, BackgroundRun)
             self.state.phase = "idle" if shown is None else shown.state
-            self.bar.show(shown, self._error)
+            self.bar.show(shown, self._error, ready=not (self._warm_up and self._warm_up.running))
             resting = self.state.phase != before and self.state.phase != "training"
             if resting or not going_on or not self.figure.busy:
                 self.figure.draw(self._spec())

@@ -17,6 +17,7 @@ PROMPTS = 3
 @pytest.fixture
 def bench(tmp_path):
     made = Workbench(folder=tmp_path / "runs", **QUICK)
+    made._warm_up.wait(60)
     yield made
     made.close()
 
@@ -103,6 +104,17 @@ def test_buttons_pause_step_resume_stop(bench: Workbench) -> None:
     assert list(bench.shelf.runs) == [run.folder.name]
 
 
+def test_a_new_workbench_gets_ready_by_itself_and_a_run_does_not_wait_for_it() -> None:
+    bench = Workbench(folder=None, **QUICK)
+    assert bench._warm_up.wait(60).error is None
+    assert bench.bar.status.value == "idle · step 0" and bench.run is None
+    assert len(bench._theories._computed) == 1 and not bench.shelf.runs
+    eager = Workbench(folder=None, **QUICK)
+    assert eager.train().wait(60).state == "done" and eager.bar.status.value.startswith("done")
+    eager.close()
+    assert eager._warm_up.error is None and not _threads()
+
+
 def test_a_second_start_is_refused(bench: Workbench) -> None:
     run = bench.step()
     with pytest.raises(RuntimeError, match="going on"):
@@ -128,9 +140,10 @@ def test_an_error_stands_in_the_status_line_and_is_raised_by_wait(bench: Workben
 def test_a_new_workbench_ends_the_run_of_the_one_before(bench: Workbench) -> None:
     run = bench.step()
     after = Workbench(folder=None, **QUICK)
-    assert run.state == "stopped" and not _threads()
+    assert run.state == "stopped"
     assert "another workbench" in bench.bar.status.value and bench.bar.train.disabled
     after.close()
+    assert not _threads()
 
 
 def test_the_button_does_not_train_while_a_value_is_wrong(bench: Workbench) -> None:
