@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,3 +63,73 @@ def sample_preferences(
         Rafailov et al. 2023, Eq. 1.
     """
     return torch.bernoulli(preference_probability(reward_a, reward_b), generator=generator).bool()
+
+
+def preference_accuracy(margins: Tensor) -> Tensor:
+    """Share of pairs whose chosen response has the larger reward; a tie counts half.
+
+    Args:
+        margins: `(pairs,)`, `r(x, y_w) - r(x, y_l)`.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    return ((margins > 0).double() + 0.5 * (margins == 0).double()).mean()
+
+
+def expected_accuracy(margins: Tensor, true_margins: Tensor) -> Tensor:
+    """The accuracy to expect if the labels of these pairs were drawn again from Bradley-Terry.
+
+    Labels are noisy, so even the true reward is not always right: with `margins=true_margins` this
+    is the best that any reward reaches, the mean of `sigmoid(|margin|)`.
+
+    Args:
+        margins: `(pairs,)`, of the reward that is judged.
+        true_margins: `(pairs,)`, of the reward that labels are drawn with.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    first_wins = torch.sigmoid(true_margins.double())
+    says_first = (margins > 0).double() + 0.5 * (margins == 0).double()
+    return (says_first * first_wins + (1 - says_first) * (1 - first_wins)).mean()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Stated confidence against how often it was right, bin by bin; empty bins are left out.
+
+    Attributes:
+        confidence: `(bins,)`, mean stated probability of the response with the larger reward.
+        accuracy: `(bins,)`, share of pairs in which it was indeed the chosen one.
+        pairs: `(bins,)`, how many pairs.
+        error: Expected calibration error: mean distance of the two, weighed by pairs.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    pairs: Tensor
+    error: float
+
+
+def calibration(margins: Tensor, bins: int = 10) -> Calibration:
+    """Whether `sigmoid(margin)` is the probability that it claims to be.
+
+    Args:
+        margins: `(pairs,)`, `r(x, y_w) - r(x, y_l)`.
+        bins: Equal parts of the confidences from 1/2 to 1.
+
+    Source:
+        Guo et al. 2017, "On calibration of modern neural networks", section 2.
+    """
+    margins = margins.double()
+    confidence, right = torch.sigmoid(margins.abs()), (margins > 0).double()
+    right[margins == 0] = 0.5
+    index = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    zeros = confidence.new_zeros(bins)
+    pairs = zeros.index_add(0, index, torch.ones_like(confidence))
+    full = pairs > 0
+    sums = [zeros.index_add(0, index, values)[full] for values in (confidence, right)]
+    stated, found = (total / pairs[full] for total in sums)
+    error = ((stated - found).abs() * pairs[full]).sum() / len(margins)
+    return Calibration(stated, found, pairs[full].long(), error.item())

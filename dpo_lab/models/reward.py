@@ -1,0 +1,168 @@
+"""A reward model: a language model's trunk with one number on top, `r(x, y)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from dpo_lab.data.batching import token_budget_batches
+from dpo_lab.data.encoding import Encoder, Ids
+from dpo_lab.data.preferences import Text
+from dpo_lab.models.adapters import seeded
+from dpo_lab.models.loading import Device, LanguageModel, disable_dropout, resolve_device
+
+
+class _Score:
+    """What every reward can do: serve as a score, of text and of ids.
+
+    Bradley-Terry fixes rewards only up to a function of the prompt: compare them within a prompt.
+    """
+
+    encoder: Encoder
+
+    def score_ids(
+        self,
+        sequences: Sequence[tuple[Ids, Ids]],
+        token_budget: int = 8192,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Rewards of `(prompt, response)` ids, `(sequences,)`, without gradient, on the CPU.
+
+        Args:
+            sequences: Ids.
+            token_budget: Most padded tokens in a forward pass.
+            progress: Called with `(done, total)` responses.
+        """
+        raise NotImplementedError
+
+    def score(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
+        """Rewards of responses, one to each prompt, text or messages, `(responses,)`."""
+        ids = self.encoder.responses(prompts, responses)
+        return self.score_ids(list(zip(self.encoder.prompts(prompts), ids, strict=True)))
+
+    def __call__(self, prompt: str, response: str) -> float:
+        """The reward of one response."""
+        answer = [{"role": "assistant", "content": response}] if self.encoder.chat else response
+        return self.score([self.encoder.as_prompt(prompt)], [answer]).item()
+
+
+@dataclass
+class RewardModel(_Score):
+    """A `transformers` sequence-classification model of one label, with its tokenizer.
+
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self) -> None:
+        self.encoder = Encoder(self.tokenizer)
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer that is not the language model's: hidden state to reward."""
+        return self.model.score
+
+    def rewards(self, sequences: Sequence[tuple[Ids, Ids]]) -> Tensor:
+        """`r(x, y)` of `(prompt, response)` ids, `(sequences,)`, in one padded forward pass."""
+        whole = [torch.tensor(prompt + response) for prompt, response in sequences]
+        ids = nn.utils.rnn.pad_sequence(whole, True, self.encoder.pad_id)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in whole])[:, None]
+        device = next(self.model.parameters()).device
+        # The class itself takes the hidden state of each row's last token that is not padding.
+        output = self.model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        return output.logits.squeeze(-1).float()
+
+    @torch.no_grad()
+    def score_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
+        """As `_Score.score_ids`."""
+        lengths = [len(prompt) + len(response) for prompt, response in sequences]
+        values, done = torch.zeros(len(sequences)), 0
+        for group in token_budget_batches(lengths, token_budget):
+            values[group] = self.rewards([sequences[index] for index in group]).cpu()
+            done += len(group)
+            if progress:
+                progress(done, len(sequences))
+        return values
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `AutoModelForSequenceClassification` and the lab load."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+@dataclass
+class RewardEnsemble(_Score):
+    """Several reward models that differ by seed; their mean errs less than each of them.
+
+    Source:
+        Coste et al. 2023, "Reward model ensembles help mitigate overoptimization", section 3.3.
+    """
+
+    members: Sequence[RewardModel]
+
+    def __post_init__(self) -> None:
+        self.encoder = self.members[0].encoder
+
+    def score_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
+        """As `_Score.score_ids`, the mean over the members."""
+        each = [one.score_ids(sequences, token_budget, progress) for one in self.members]
+        return torch.stack(each).mean(0)
+
+
+def new_reward_model(language_model: LanguageModel, seed: int = 0) -> RewardModel:
+    """A reward model that begins as a copy of a language model, with a head drawn at random.
+
+    Args:
+        language_model: Where the trunk's weights come from; it is left as it is.
+        seed: Of the head.
+
+    Raises:
+        ValueError: If the model carries an adapter, or `transformers` has no such class for it.
+    """
+    base = language_model.base
+    if language_model.lora:
+        raise ValueError(
+            f"{language_model.name}: carries a LoRA adapter, and a reward model begins with plain "
+            "weights. Save it and load it again, which merges the adapter."
+        )
+    config = deepcopy(base.config)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = language_model.encoder.pad_id
+    with seeded(language_model.device, seed):
+        model = AutoModelForSequenceClassification.from_config(config)
+    trunk = getattr(base, base.base_model_prefix)
+    getattr(model, model.base_model_prefix).load_state_dict(trunk.state_dict())
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ValueError(
+            f"{language_model.name}: its sequence-classification class has no linear layer named "
+            "'score' to read a reward from. Take another architecture."
+        )
+    disable_dropout(model)
+    return RewardModel(model.to(language_model.device), language_model.tokenizer)
+
+
+def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardModel:
+    """Load what `RewardModel.save` wrote.
+
+    Raises:
+        OSError: If there is no model.
+        ValueError: If it gives more than one number.
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"{folder}: gives {model.config.num_labels} numbers, a reward model one. "
+            "Train one with num_labels=1."
+        )
+    disable_dropout(model)
+    return RewardModel(model.to(resolve_device(device)), AutoTokenizer.from_pretrained(folder))
