@@ -110,6 +110,23 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True)
+class PolicyPoint:
+    """Where a policy stands against the frontier.
+
+    Attributes:
+        kl: Mean KL(pi || pi_ref), nats.
+        reward: Mean expected reward.
+        best_reward: The most that any policy of this KL has.
+        gained: Share of the reward that can be gained over the reference at this KL.
+    """
+
+    kl: float
+    reward: float
+    best_reward: float
+    gained: float
+
+
+@dataclass(frozen=True)
 class Frontier:
     """The exact reward-KL frontier of a reference and a reward.
 
@@ -156,6 +173,13 @@ class Frontier:
             middle = (low + high) / 2
             low, high = (middle, high) if self.at(math.exp(middle)).kl > kl else (low, middle)
         return self.at(math.exp(high))
+
+    def point(self, policy_logps: Tensor) -> PolicyPoint:
+        """Where a policy stands, given `(prompts, responses)` log-probabilities, nats."""
+        kl = exact_kl(policy_logps, self.reference_logps).mean().item()
+        reward = expected_reward(policy_logps, self.rewards).mean().item()
+        kl = max(kl, 0.0)  # it may be less by rounding
+        return PolicyPoint(kl, reward, self.at_kl(kl).reward, self.efficiency(kl, reward))
 
     def curve(self, betas: list[float]) -> list[FrontierPoint]:
         """The frontier at some betas, in their order."""

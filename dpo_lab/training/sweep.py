@@ -22,7 +22,7 @@ from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 
-MEASURED = ("loss", "rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
+MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
 MEASURED += ("kl/policy", "kl/policy_stderr", "score/policy", "score/policy_stderr")
 """What the table has of each run, beside its settings: the last values."""
 
@@ -138,7 +138,8 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
         records, outcome = History(run.records()), run.summary.get("outcome") or {}
         after = outcome.get("after", {})
         row = {"run": name} | {key: getattr(config, key) for key in varied}
-        row |= {key: records.last(key) for key in MEASURED}
+        # Not as "loss": that is the name of a setting.
+        row |= {key: records.last(key) for key in MEASURED} | {"last_loss": records.last("loss")}
         row |= {"score": after.get("mean"), "score_low": after.get("low")}
         rows.append(row | {"score_high": after.get("high")})
     return rows

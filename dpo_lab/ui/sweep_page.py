@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from dpo_lab.models.enumeration import enumerable
-from dpo_lab.models.frontier import exact_frontier
 from dpo_lab.models.loading import load_model
+from dpo_lab.models.world import World
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data
 from dpo_lab.ui.samples import escaped
-from dpo_lab.ui.style import CONFIG, LEGEND, STYLE, THEORY
+from dpo_lab.ui.style import CONFIG, LEGEND, STYLE, TEXT, THEORY
 from dpo_lab.ui.theory import Theory
 
 SCALE = "Viridis"
+SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")
 
 
 def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None) -> go.Figure:
-    """Score of each run against its KL, with standard errors; coloured by beta.
+    """Score of each run against its KL, with standard errors; coloured by beta, shaped by loss.
 
     Args:
         rows: Of `dpo_lab.training.sweep.table`; without a score, held-out accuracy is drawn.
@@ -44,7 +46,10 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
         figure.add_scatter(x=curve[:, 0], y=curve[:, 1], name="exact frontier", line=line)
     betas = sorted({row["beta"] for row in rows if "beta" in row})
     places = np.linspace(0.05, 0.95, max(len(betas), 1)).tolist()
-    colours = dict(zip(betas or [None], sample_colorscale(SCALE, places), strict=True))
+    colours = dict(zip(betas, sample_colorscale(SCALE, places), strict=False))
+    if any("beta" not in row for row in rows):
+        colours[None] = TEXT
+    symbols = dict(zip(sorted({_loss(row) for row in rows}), cycle(SYMBOLS), strict=False))
     for beta, colour in colours.items():
         some = [row for row in rows if row.get("beta") == beta]
         bars = {"width": 0, "thickness": 1, "color": colour}
@@ -57,10 +62,18 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
             text=[escaped(row["run"]) for row in some],
             hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
             mode="markers",
-            marker={"size": 9, "color": colour},
+            marker={"size": 9, "color": colour, "symbol": [symbols[_loss(row)] for row in some]},
             name="runs" if beta is None else f"β {beta:g}",
         )
+    if len(symbols) > 1:
+        for loss, symbol in symbols.items():
+            marker = {"size": 9, "color": TEXT, "symbol": f"{symbol}-open"}
+            figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=loss)
     return figure
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    return row.get("loss") if isinstance(row.get("loss"), str) else "runs"
 
 
 def write_sweep_page(
@@ -86,6 +99,6 @@ def _theory(configs: Sequence[TrainConfig]) -> Theory | None:
     if train.score is None or not len(held_out) or not enumerable(model):
         return None
     try:
-        return Theory.of(exact_frontier(model, held_out.prompts, train.score))
+        return Theory.of(World.of(model, held_out.prompts, train.score).frontier)
     except ValueError:
         return None

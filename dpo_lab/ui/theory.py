@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from dpo_lab.models.enumeration import enumerable
-from dpo_lab.models.frontier import exact_frontier
+from dpo_lab.models.world import World
 from dpo_lab.objective.optimum import Frontier, FrontierPoint
 from dpo_lab.training.history import History
 from dpo_lab.training.setup import Job
@@ -91,7 +91,7 @@ class Theories:
 
     def _compute(self, key: tuple, *inputs) -> None:
         try:
-            self._computed[key] = Theory.of(exact_frontier(*inputs))
+            self._computed[key] = Theory.of(World.of(*inputs).frontier)
         except ValueError:  # it says more than can be listed
             self._computed[key] = None
 

@@ -9,24 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.data.preferences import Preferences, Score
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.history import History
 from dpo_lab.training.runs import Run, new_folder
 from dpo_lab.ui.controls import Control, setting_names
-from dpo_lab.ui.figures import training_figure, training_spec
 from dpo_lab.ui.live import LiveFigure, Ticker
-from dpo_lab.ui.panels import Bar, notice, page, samples_panel
+from dpo_lab.ui.panels import Bar, page
 from dpo_lab.ui.runs_table import RunsTable
+from dpo_lab.ui.screen import Screen
 from dpo_lab.ui.shelf import Shelf, ShelvedRun
 from dpo_lab.ui.state import MID_RUN, WorkbenchState
-from dpo_lab.ui.summary import start_loss
-from dpo_lab.ui.theory import Theories, Theory
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
 """At beta 0.1, micro ends with the same answer to everything."""
@@ -49,8 +45,7 @@ class Workbench:
     Attributes:
         state: Its settings.
         run: The run that is going on, or the last one.
-        figure: The live figure.
-        shelf: The runs at hand.
+        screen: What follows the run that is shown.
         view: All of it as one widget.
 
     Raises:
@@ -79,30 +74,39 @@ class Workbench:
                 del settings["steps"]
         self.state = WorkbenchState(TrainConfig(**settings))
         self.run: BackgroundRun | None = None
-        self._shown: BackgroundRun | ShelvedRun | None = None
         self._ticker: Ticker | None = None
         self._closed = ""
-        self._error: BaseException | None = None
-        self._theories = Theories()
         self._warm_up: BackgroundRun | None = None
         self._lock = threading.RLock()
-        self.shelf = Shelf(Path(folder) if folder is not None else None)
+        self.screen = Screen(
+            self.state, Path(folder) if folder is not None else None, self._draw, self.show
+        )
         self.controls = {name: Control(self.state, name) for name in setting_names()}
         for name, given in self._inputs.items():
             if given is not None and name in self.controls:
                 self.controls[name].value.disabled = True
         self.bar = Bar(self)
-        self.runs = RunsTable(self.shelf, self._draw, self.show)
-        self.figure = LiveFigure(self._spec())
-        self.figure.add_class("dpo-figure")
-        self._notice = widgets.HTML().add_class("dpo-notice")
-        self._samples = widgets.HTML(samples_panel([])).add_class("dpo-samples")
-        self.view = page(
-            self.controls, self.bar.view, self.figure, self._notice, self._samples, self.runs.view
-        )
+        screen = self.screen
+        below = screen.figure, screen.notice, screen.samples, screen.runs.view
+        self.view = page(self.controls, self.bar.view, *below)
         self.state.observe(self._set, "config")
         _close_the_one_before(self)
         self._warm_up = self._warmed_up()
+
+    @property
+    def figure(self) -> LiveFigure:
+        """The live figure."""
+        return self.screen.figure
+
+    @property
+    def shelf(self) -> Shelf:
+        """The runs at hand."""
+        return self.screen.shelf
+
+    @property
+    def runs(self) -> RunsTable:
+        """Their table."""
+        return self.screen.runs
 
     def train(self, **changes: Any) -> BackgroundRun:
         """Begin a run from the reference; returns at once, `wait` on what is returned.
@@ -164,10 +168,10 @@ class Workbench:
             if self.run and self.run.running:
                 self.run.control.resume()
                 self._hurry()
-            elif isinstance(self._shown, ShelvedRun) and self._shown.unfinished:
-                shown, wanted = self._shown, self.state.config
+            elif isinstance(self.screen.shown, ShelvedRun) and self.screen.shown.unfinished:
+                shown, wanted, loaded = self.screen.shown, self.state.config, self.screen.loaded
                 Run.open(shown.folder)
-                moved = {name for name in MID_RUN if getattr(wanted, name) != self._loaded[name]}
+                moved = {name for name in MID_RUN if getattr(wanted, name) != loaded[name]}
                 self._start(shown.config, folder=shown.folder)
                 self.run.control.set(**{name: getattr(wanted, name) for name in moved})
             return self.run
@@ -186,10 +190,9 @@ class Workbench:
         """
         with self._lock:
             self._check_free()
-            self._shelve()
-            self.run = self._shown = self._error = None
-            self.runs.clear()
-            self.state.phase = "idle"
+            self.screen.put_away()
+            self.run = None
+            self.screen.clear()
             self._draw()
             self.figure.settle()
 
@@ -201,18 +204,16 @@ class Workbench:
         """
         with self._lock:
             self._check_free()
-            self._shelve()
+            self.screen.put_away()
             beta = run.records[-1].beta if run.records else run.config.beta
             self.change(**run.config.as_dict() | {"beta": beta})
-            self._shown, self._error = run, None
-            self._loaded = {name: getattr(self.state.config, name) for name in MID_RUN}
-            self.state.phase = run.state
+            self.screen.show_again(run)
             self._draw()
             self.figure.settle()
 
     def picture(self) -> go.Figure:
         """The curves as they stand, as a figure for pages without a kernel."""
-        return training_figure(self._records(), **self._around())
+        return self.screen.picture()
 
     def close(self, words: str = "closed") -> None:
         """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
@@ -221,7 +222,7 @@ class Workbench:
                 run.end()
         with self._lock:
             self._closed = words
-            self.run = self._shown = None
+            self.run = self.screen.shown = None
             self._inputs = dict.fromkeys(self._inputs)
         self.bar.close(words)
 
@@ -265,21 +266,19 @@ class Workbench:
             raise RuntimeError(self._closed)
         if self._warm_up:
             self._warm_up.stop()
-        self._shelve()
+        self.screen.put_away()
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
-        self._theories.begin()
-        run = BackgroundRun(
-            config, folder=folder, on_prepared=self._theories.prepared, **self._inputs
-        )
+        theories = self.screen.theories
+        theories.begin()
+        run = BackgroundRun(config, folder=folder, on_prepared=theories.prepared, **self._inputs)
         if paused:
             run.control.pause()
         self._ticker = Ticker(self._follow)
         run.followers.append(self._ticker)
-        self.run = self._shown = run
-        self._error = None
+        self.run = run
+        self.screen.begin(run)
         self.state.phase = run.state
-        self.figure.fit()
         self._ticker.start()
         return run.start()
 
@@ -290,7 +289,7 @@ class Workbench:
         ):
             return None
         short = replace(self.state.config, steps=1, epochs=None)
-        run = BackgroundRun(short, on_prepared=self._theories.warm, **self._inputs)
+        run = BackgroundRun(short, on_prepared=self.screen.theories.warm, **self._inputs)
         ticker = Ticker(self._draw)
         run.followers.append(ticker)
         ticker.start()
@@ -301,71 +300,21 @@ class Workbench:
         with self._lock:
             if self._closed:
                 return
-            self._shelve()
-            shown, before = self._shown, self.state.phase
-            going_on = isinstance(shown, BackgroundRun)
-            self.state.phase = "idle" if shown is None else shown.state
-            self.bar.show(shown, self._error, ready=not (self._warm_up and self._warm_up.running))
-            resting = self.state.phase != before and self.state.phase != "training"
-            if resting or not going_on or not self.figure.busy:
-                self.figure.draw(self._spec())
-            if resting:
-                self.figure.settle()
-            self._notice.value = notice(self._records(), self._theory)
-            samples = samples_panel(shown.samples if shown else [])
-            if self._samples.value != samples:
-                self._samples.value = samples
-
-    def _shelve(self) -> None:
-        """The run that is shown joins the others once it has ended, to be drawn behind the next."""
-        run = self._shown
-        if not isinstance(run, BackgroundRun) or run.running:
-            return
-        self._shown, self._error = self.shelf.add(run), run.error
-        beta = run.records[-1].beta if run.records else run.config.beta
-        self._loaded = {"beta": beta, "learning_rate": self.state.config.learning_rate}
-        self._theories.shelve(self._shown.name)
-        if run.records:
-            self.runs.tick(self._shown.name)
-        else:
-            self.runs.refresh()
+            screen, before = self.screen, self.state.phase
+            screen.put_away()
+            self.state.phase = screen.phase
+            ready = not (self._warm_up and self._warm_up.running)
+            self.bar.show(screen.shown, screen.error, ready=ready)
+            screen.draw(at_rest=screen.phase not in (before, "training"))
 
     def _hurry(self) -> None:
         if self._ticker:
             self._ticker.hurry()
 
-    def _records(self) -> History:
-        return self._shown.records if self._shown else History()
-
-    def _start_loss(self) -> float:
-        records = self._records()
-        config = self._shown.config if self._shown else self.state.config
-        return start_loss(config, records[-1].beta if records else None)
-
-    def _behind(self) -> list[str]:
-        shown = self._shown
-        own = shown and (shown.folder.name if shown.folder else getattr(shown, "name", None))
-        return [name for name in self.runs.ticked if name != own]
-
-    def _spec(self) -> dict[str, Any]:
-        return training_spec(self._records(), **self._around())
-
-    def _around(self) -> dict[str, Any]:
-        """What is drawn around the records."""
-        former = self.shelf.former(self._behind())
-        return {"start_loss": self._start_loss(), "former": former, "theory": self._theory}
-
-    @property
-    def _theory(self) -> Theory | None:
-        """The exact frontier of the run that is shown, where it is known."""
-        if isinstance(self._shown, ShelvedRun):
-            return self._theories.of(self._shown.name)
-        return self._theories.current if self._shown else None
-
     def _follow(self) -> None:
         """The drawing thread's work."""
         self._draw()
-        if self._theories.compute():
+        if self.screen.theories.compute():
             self._draw()
             self.figure.settle()
 

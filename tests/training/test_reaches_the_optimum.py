@@ -1,71 +1,67 @@
-"""DPO on fresh pairs against the exact optimum: loss, log-probabilities, mask and loop at once."""
+"""DPO on sampled labels against the exact optimum: loss, mask and loop at once."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, score
-from dpo_lab.models.enumeration import enumerate_responses
-from dpo_lab.models.frontier import exact_frontier
-from dpo_lab.models.loading import load_model
-from dpo_lab.objective.optimum import exact_kl, expected_reward
-from dpo_lab.objective.preference import sample_preferences
+from dpo_lab.models.loading import LanguageModel, load_model
+from dpo_lab.models.world import World
 from dpo_lab.training import TrainConfig, prepare, train
 
-STEPS, BATCH = 1500, 256
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.of(load_model("micro"), PROMPTS, score)
 
 
-def _fresh_pairs(frontier, texts: list[str], seed: int) -> list[dict[str, str]]:
-    """As many pairs as the run uses, each once: two responses, labelled by Bradley-Terry.
+def _trained(rows: list[dict[str, str]], **settings) -> LanguageModel:
+    config = TrainConfig(
+        held_out=0.0, eval_every=0, eval_pairs=0, kl_samples=0, micro_batch_tokens=8192, **settings
+    )
+    job = prepare(config, data=rows)
+    assert len(job.train) == len(rows)
+    for _ in train(job):
+        pass
+    return job.policy
 
-    Half of the responses are the reference's own. The others are drawn from its fourth root, for
+
+def _wide(world: World):
+    """How responses are drawn: half from the reference, half from its fourth root.
+
     DPO learns nothing of answers that no pair shows: trained on the reference's own alone, micro
     gives much of its probability to answers such as "great but superb", which the reference never
     says, and reaches 60 % of the frontier.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rewards, rows = frontier.rewards[0], []
-    share = frontier.reference_logps.exp() + (frontier.reference_logps / 4).softmax(-1)
-    share[:, texts.index("")] = 0  # an empty response is no answer, and would be skipped
-    for prompt, weights in zip(PROMPTS, share, strict=True):
-        drawn = torch.multinomial(
-            weights, 2 * STEPS * BATCH // len(PROMPTS) + 4000, True, generator=generator
-        )
-        first, second = drawn.view(-1, 2)[drawn.view(-1, 2).diff(dim=1).squeeze(1) != 0].T
-        wins = sample_preferences(rewards[first], rewards[second], generator)
-        for a, b, first_wins in zip(first.tolist(), second.tolist(), wins.tolist(), strict=True):
-            chosen, rejected = (a, b) if first_wins else (b, a)
-            rows.append({"prompt": prompt, "chosen": texts[chosen], "rejected": texts[rejected]})
-    order = torch.randperm(len(rows), generator=generator)[: STEPS * BATCH]
-    return [rows[index] for index in order.tolist()]
+    return world.reference_logps.exp() + (world.reference_logps / 4).softmax(-1)
 
 
 @pytest.mark.slow
-def test_dpo_on_fresh_pairs_gains_what_the_frontier_gains_at_its_kl() -> None:
-    reference = load_model("micro")
-    (ids,) = reference.encoder.prompts([PROMPTS[0]])
-    responses = enumerate_responses(reference, ids, then_ends=True)
-    texts = [responses.text(reference, index) for index in range(len(responses.logps))]
-    rows = _fresh_pairs(exact_frontier(reference, PROMPTS, score), texts, seed=1)
-    config = TrainConfig(
-        beta=1.0, steps=STEPS, batch_pairs=BATCH, learning_rate=1e-3, held_out=0.0, eval_every=0,
-        eval_pairs=0, kl_samples=0, micro_batch_tokens=8192,
-    )  # fmt: skip
-    job = prepare(config, data=rows)
-    assert len(job.train) == STEPS * BATCH
-    for _ in train(job):
-        pass
+def test_dpo_on_fresh_pairs_gains_what_the_frontier_gains_at_its_kl(world) -> None:
+    """Every pair is seen once: as good as expected labels."""
+    steps, batch = 1500, 256
+    rows = world.pairs(_wide(world), _wide(world), steps * batch, seed=1)
+    policy = _trained(rows, beta=1.0, steps=steps, batch_pairs=batch, learning_rate=1e-3)
     # Held-out prompts are among those trained on here: the optimum of each is known.
-    frontier = exact_frontier(reference, HELD_OUT_PROMPTS, score)
-    policy = torch.stack([
-        enumerate_responses(job.policy, ids, then_ends=True).logps
-        for ids in job.policy.encoder.prompts(list(HELD_OUT_PROMPTS))
-    ])  # fmt: skip
-    kl = exact_kl(policy, frontier.reference_logps).mean().item()
-    reward = expected_reward(policy, frontier.rewards).mean().item()
-    optimum = frontier.at(1.0)
-    assert reward >= 0.98 * frontier.at_kl(kl).reward
-    assert frontier.efficiency(kl, reward) >= 0.98
-    assert kl == pytest.approx(optimum.kl, rel=0.1)
-    assert reward == pytest.approx(optimum.reward, rel=0.05)
+    held_out = World.of(load_model("micro"), HELD_OUT_PROMPTS, score)
+    point, optimum = held_out.point(policy), held_out.frontier.at(1.0)
+    assert point.reward >= 0.98 * point.best_reward and point.gained >= 0.98
+    assert point.kl == pytest.approx(optimum.kl, rel=0.1)
+    assert point.reward == pytest.approx(optimum.reward, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+def test_dpo_on_60_000_labels_in_two_rounds_has_95_percent_of_the_frontiers_reward(
+    world, beta
+) -> None:
+    """Half of the labels are asked for after a first run, on what its policy says."""
+    rate = 2e-3 if beta < 1 else 1e-3
+    how = {"beta": beta, "batch_pairs": 128, "learning_rate": rate}
+    wide = _wide(world)
+    rows = world.pairs(wide, wide, 30_000, seed=1)
+    first = world.logps(_trained(rows, steps=800, **how)).exp()
+    rows += world.pairs(first, first + (world.reference_logps / 4).softmax(-1), 30_000, seed=2)
+    point = world.point(_trained(rows, steps=1500, **how))
+    assert point.reward >= 0.95 * point.best_reward
+    assert point.kl == pytest.approx(world.frontier.at(beta).kl, rel=0.1)

@@ -45,7 +45,7 @@ def test_a_wrong_grid_is_refused_in_words(values, words) -> None:
 
 
 def test_a_sweep_is_run_once_scores_the_reference_once_and_tells_what_the_runs_tell(tmp_path):
-    configs = grid(BASE, {"beta": [0.1, 1.0], "seed": [0, 1]})
+    configs = grid(BASE, {"beta": [0.1, 1.0], "loss": ["sigmoid", "ipo"]})
     told = []
     rows = sweep(configs, tmp_path, done=lambda *what: told.append(what))
     assert [row["run"] for row in rows] == list(configs)
@@ -55,13 +55,15 @@ def test_a_sweep_is_run_once_scores_the_reference_once_and_tells_what_the_runs_t
         assert row["kl/policy"] == run.records()[-1]["kl/policy"]
         assert row["score"] == run.summary["outcome"]["after"]["mean"]
         assert run.environment["reference"]["computed"] == 0
-    assert {"beta", "seed"} < rows[0].keys() and "steps" not in rows[0]
+        assert (row["beta"], row["loss"]) == (run.config.beta, run.config.loss)
+        assert row["last_loss"] == run.records()[-1]["loss"]
+    assert "steps" not in rows[0] and "seed" not in rows[0]
     before = {name: (tmp_path / name / "summary.json").stat().st_mtime_ns for name in configs}
     assert sweep(configs, tmp_path) == rows
     after = {name: (tmp_path / name / "summary.json").stat().st_mtime_ns for name in configs}
     assert after == before
     with pytest.raises(ValueError, match="was begun with steps=6, not 7"):
-        sweep(grid(TrainConfig(**BASE.as_dict() | {"steps": 7}), {"beta": [0.1, 1.0], "seed": [0, 1]}), tmp_path)  # noqa: E501  # fmt: skip
+        sweep(grid(TrainConfig(**BASE.as_dict() | {"steps": 7}), {"beta": [0.1, 1.0], "loss": ["sigmoid", "ipo"]}), tmp_path)  # noqa: E501  # fmt: skip
     with write_table(rows, tmp_path / "t.csv").open() as file:
         assert [float(row["kl/policy"]) for row in csv.DictReader(file)] == [
             row["kl/policy"] for row in rows

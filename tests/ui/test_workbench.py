@@ -43,7 +43,7 @@ def test_a_run_from_code_is_drawn_shelved_and_kept(bench: Workbench) -> None:
     )
     assert bench.bar.status.value == "done · step 8/8 · beta 0.5"
     assert bench.bar.progress.value == 1 and "pairs/s" in bench.bar.numbers.value
-    assert "<td" in bench._samples.value and "after step 8" in bench._samples.value
+    assert "<td" in bench.screen.samples.value and "after step 8" in bench.screen.samples.value
     assert Run.open(run.folder).summary["state"] == "done" and list(bench.shelf.runs) == [
         run.folder.name
     ]
@@ -108,7 +108,7 @@ def test_a_new_workbench_gets_ready_by_itself_and_a_run_does_not_wait_for_it() -
     bench = Workbench(folder=None, **QUICK)
     assert bench._warm_up.wait(60).error is None
     assert bench.bar.status.value == "idle · step 0" and bench.run is None
-    assert len(bench._theories._computed) == 1 and not bench.shelf.runs
+    assert len(bench.screen.theories._computed) == 1 and not bench.shelf.runs
     eager = Workbench(folder=None, **QUICK)
     assert eager.train().wait(60).state == "done" and eager.bar.status.value.startswith("done")
     eager.close()
@@ -341,7 +341,7 @@ def test_text_of_data_and_model_is_escaped_wherever_it_is_shown() -> None:
     bench = Workbench(data=rows, folder=None, **QUICK | {"held_out": 0.5})
     bench.train().wait(120)
     _click(bench.runs.view.children[0].children[1])
-    pages = [bench._samples.value, bench.runs._answers.value]
+    pages = [bench.screen.samples.value, bench.runs._answers.value]
     assert all("<img" not in page and "&lt;img" in page for page in pages)
     bench.close()
 
@@ -358,7 +358,7 @@ def test_the_picture_is_the_figure_for_a_page_without_a_kernel(bench: Workbench)
 def test_what_the_log_ratios_mean_is_said_where_both_fall(bench: Workbench) -> None:
     run = bench.train(beta=0.02, steps=60, eval_every=0).wait(120)
     assert run.records.last("drift/chosen") < 0 > run.records.last("drift/rejected")
-    assert "Both log-ratios are below zero" in bench._notice.value
+    assert "Both log-ratios are below zero" in bench.screen.notice.value
 
 
 def test_the_exact_frontier_stands_behind_a_run_of_micro(bench: Workbench) -> None:
@@ -368,12 +368,12 @@ def test_the_exact_frontier_stands_behind_a_run_of_micro(bench: Workbench) -> No
     assert list(_curve(bench, "path").x) == [
         pytest.approx(r["kl/policy"]) for r in bench.run.records if r.get("kl/policy") is not None
     ]
-    assert "of the reward that can be gained" in bench._notice.value
+    assert "of the reward that can be gained" in bench.screen.notice.value
     plain = Workbench(folder=None, data=[
         {"prompt": f"the plot was {i}", "chosen": "great", "rejected": "awful"} for i in range(8)
     ], **QUICK | {"held_out": 0.5})  # fmt: skip
     plain.train().wait(60)
-    assert len(_curve(plain, "frontier").x) == 0 and "gained" not in plain._notice.value
+    assert len(_curve(plain, "frontier").x) == 0 and "gained" not in plain.screen.notice.value
     plain.close()
 
 

@@ -1,0 +1,75 @@
+"""Preference pairs from a model's own answers and a score: four answers, six pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Literal
+
+import torch
+
+from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.sampling import sample
+from dpo_lab.objective.preference import sample_preferences
+
+
+def completion_pairs(
+    language_model: LanguageModel,
+    prompts: Sequence[Text],
+    score: Score,
+    *,
+    completions: int = 4,
+    labels: Literal["sampled", "better"] = "sampled",
+    max_new_tokens: int = 48,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Text]]:
+    """Draw several answers to every prompt, and compare each with each.
+
+    Pairs of equal answers, and of an empty one, are left out.
+
+    Args:
+        language_model: Who answers, at temperature 1.
+        prompts: Prompts; one that comes twice is answered anew.
+        score: Ground-truth reward of `(prompt, response)`.
+        completions: Answers to a prompt; four make six pairs.
+        labels: `sampled` from Bradley-Terry with the score, so that the optimum is finite; or
+            `better`, the higher score wins always and pairs of equal scores are left out, as in
+            the paper.
+        max_new_tokens: Most tokens of an answer.
+        seed: Of answers and labels.
+        progress: Called with `(done, total)` answers.
+
+    Returns:
+        Rows with `prompt`, `chosen`, `rejected`.
+
+    Source:
+        Rafailov et al. 2023, section 6 and appendix C.1: controlled sentiment generation.
+    """
+    repeated = [prompt for prompt in prompts for _ in range(completions)]
+    answers = sample(
+        language_model,
+        language_model.encoder.prompts(repeated),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        progress=progress,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for index, prompt in enumerate(prompts):
+        texts = [one.text for one in answers[index * completions : (index + 1) * completions]]
+        worth = {text: score(prompt_text(prompt), text) for text in texts}
+        for first, second in combinations(texts, 2):
+            if first == second or not (first and second):
+                continue
+            rewards = torch.tensor([worth[first], worth[second]], dtype=torch.float64)
+            if labels == "better":
+                if worth[first] == worth[second]:
+                    continue
+                wins = worth[first] > worth[second]
+            else:
+                wins = sample_preferences(*rewards, generator).item()
+            chosen, rejected = (first, second) if wins else (second, first)
+            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows

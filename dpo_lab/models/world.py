@@ -1,0 +1,161 @@
+"""A world small enough to be listed: every response of a reference, and what each is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpo_lab.data.encoding import Ids
+from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.objective.optimum import Frontier, PolicyPoint
+from dpo_lab.objective.preference import sample_preferences
+
+MAX_WORDS = 3
+_PROBED = 20
+_UNENDED = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Prompts, all responses of a reference to each, and their ground-truth rewards.
+
+    Attributes:
+        prompts: Prompts that weigh the same.
+        responses: The texts of all responses, the same for every prompt.
+        reference_logps: `(prompts, responses)`, nats, float64.
+        rewards: `(prompts, responses)`, float64.
+    """
+
+    prompts: tuple[Text, ...]
+    responses: tuple[str, ...]
+    reference_logps: Tensor
+    rewards: Tensor
+    _max_words: int = MAX_WORDS
+
+    @classmethod
+    def of(
+        cls,
+        reference: LanguageModel,
+        prompts: Sequence[Text],
+        score: Score,
+        max_words: int = MAX_WORDS,
+    ) -> World:
+        """The world of a reference.
+
+        Args:
+            reference: A model of a small vocabulary that ends after `max_words` words.
+            prompts: Prompts.
+            score: Ground-truth reward of `(prompt, response)`.
+            max_words: Most words of a response.
+
+        Raises:
+            ValueError: If its responses cannot all be listed, or it says more.
+        """
+        found = _listed(reference, prompts, max_words)
+        for ids, responses in zip(reference.encoder.prompts(prompts), found, strict=True):
+            _check_that_it_ends(reference, ids, responses)
+        texts = [found[0].text(reference, index) for index in range(len(found[0].logps))]
+        rewards = [[score(prompt_text(prompt), text) for text in texts] for prompt in prompts]
+        return cls(
+            tuple(prompts),
+            tuple(texts),
+            _logps(found),
+            torch.tensor(rewards, dtype=torch.float64),
+            max_words,
+        )
+
+    @property
+    def frontier(self) -> Frontier:
+        """The exact reward-KL frontier."""
+        return Frontier(self.reference_logps, self.rewards)
+
+    def logps(self, policy: LanguageModel) -> Tensor:
+        """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64."""
+        return _logps(_listed(policy, self.prompts, self._max_words))
+
+    def point(self, policy: LanguageModel) -> PolicyPoint:
+        """Exact KL to the reference and exact reward of a policy, means over the prompts."""
+        return self.frontier.point(self.logps(policy))
+
+    def pairs(
+        self,
+        first: Tensor,
+        second: Tensor,
+        count: int,
+        *,
+        flipped: float = 0.0,
+        seed: int = 0,
+    ) -> list[dict[str, str]]:
+        """Preference pairs with labels drawn from Bradley-Terry, as rows.
+
+        Args:
+            first: `(prompts, responses)`, how often a response comes first in a pair; weights that
+                need not sum to one.
+            second: The same of the other response. Pairs of equal responses are not kept, nor is
+                the empty response, which is no answer.
+            count: How many pairs, the same number for each prompt but for the last.
+            flipped: Share of the labels that are turned around afterwards, in [0, 1].
+            seed: Of responses, labels and order.
+
+        Returns:
+            Rows with `prompt`, `chosen`, `rejected`, in random order.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        said = torch.tensor([bool(text) for text in self.responses])
+        each = -(-count // len(self.prompts))
+        rows = []
+        for index, prompt in enumerate(self.prompts):
+            a, b = _different(first[index] * said, second[index] * said, each, generator)
+            rewards = self.rewards[index]
+            wins = sample_preferences(rewards[a], rewards[b], generator)
+            wins ^= torch.rand(each, generator=generator) < flipped
+            chosen, rejected = torch.where(wins, a, b), torch.where(wins, b, a)
+            for winner, loser in zip(chosen.tolist(), rejected.tolist(), strict=True):
+                texts = self.responses[winner], self.responses[loser]
+                rows.append({"prompt": prompt, "chosen": texts[0], "rejected": texts[1]})
+        order = torch.randperm(len(rows), generator=generator)[:count]
+        return [rows[index] for index in order.tolist()]
+
+
+def _listed(model: LanguageModel, prompts: Sequence[Text], max_words: int) -> list[Enumeration]:
+    return [
+        enumerate_responses(model, ids, max_words=max_words, then_ends=True)
+        for ids in model.encoder.prompts(prompts)
+    ]
+
+
+def _logps(found: list[Enumeration]) -> Tensor:
+    return torch.stack([responses.logps for responses in found]).cpu()
+
+
+def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Tensor, Tensor]:
+    """Indices of `count` pairs of different responses."""
+    kept = [torch.empty(2, 0, dtype=torch.long)]
+    while sum(part.shape[1] for part in kept) < count:
+        drawn = torch.stack(
+            [
+                torch.multinomial(weights, count, True, generator=generator)
+                for weights in (first, second)
+            ]
+        )
+        kept.append(drawn[:, drawn[0] != drawn[1]])
+    a, b = torch.cat(kept, dim=1)[:, :count]
+    return a, b
+
+
+def _check_that_it_ends(reference: LanguageModel, prompt: Ids, responses: Enumeration) -> None:
+    """After its likeliest responses of the most words there must be nothing but the end."""
+    (end,) = reference.encoder.end_ids
+    most_words = responses.words[:, -1] >= 0
+    likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(_PROBED).indices
+    ends = next_token_logps(reference, prompt, responses.words[likely])[:, end].exp()
+    if ends.min() < 1 - _UNENDED:
+        raise ValueError(
+            f"{reference.name}: goes on after {responses.words.shape[1]} words, so that its "
+            "responses cannot all be listed. Use a model like 'micro', or sample."
+        )

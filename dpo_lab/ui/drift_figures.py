@@ -1,0 +1,128 @@
+"""Figures of KL and optimum: estimators against the exact KL, policies against the frontier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from dpo_lab.models.drift import MeasuredKL
+from dpo_lab.objective.optimum import PolicyPoint
+from dpo_lab.ui.samples import escaped
+from dpo_lab.ui.style import CHOSEN, LEGEND, POLICY, REJECTED, STYLE, TEXT, THEORY
+from dpo_lab.ui.sweep_page import SYMBOLS
+from dpo_lab.ui.theory import Theory
+
+_ESTIMATORS = {
+    "exact": ("sum of per-token KLs", POLICY),
+    "log_ratio": ("log-ratio of the samples", CHOSEN),
+    "k3": ("Schulman's k3", REJECTED),
+}
+_SIDE = 1.06
+"""Estimates at one sample size stand side by side: the factor between them on the axis."""
+_COLOURS = (POLICY, CHOSEN, REJECTED, "#E69F00", "#56B4E9", TEXT)
+
+
+def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure:
+    """Three estimates of one KL against the number of samples, with standard errors.
+
+    Args:
+        measured: Of the same policy, each from another number of its samples.
+        exact: The KL itself, nats.
+    """
+    figure = _figure(height=420)
+    for shift, (field, (name, colour)) in enumerate(_ESTIMATORS.items(), start=-1):
+        found = [getattr(one, field) for one in measured]
+        figure.add_scatter(
+            x=[one.n * _SIDE**shift for one in found],
+            y=[one.mean for one in found],
+            error_y={"array": [one.stderr for one in found], "width": 0, "thickness": 1.5},
+            mode="markers",
+            marker={"size": 8, "color": colour},
+            name=name,
+            customdata=[(one.n, one.stderr) for one in found],
+            hovertemplate="%{y:.3f} ± %{customdata[1]:.3f} nats of %{customdata[0]} samples",
+        )
+    sizes = [one.exact.n for one in measured]
+    figure.add_scatter(
+        x=[min(sizes) / 1.3, max(sizes) * 1.3],
+        y=[exact, exact],
+        mode="lines",
+        line={"color": THEORY, "width": 2},
+        name="exact, all responses listed",
+        hoverinfo="skip",
+    )
+    figure.update_xaxes(
+        title_text="samples of the policy",
+        type="log",
+        tickvals=sizes,
+        ticktext=list(map(str, sizes)),
+    )
+    figure.update_yaxes(title_text="KL(policy ‖ reference) (nats), ± 1 s.e.")
+    return figure
+
+
+def frontier_figure(
+    theory: Theory,
+    groups: Mapping[str, Mapping[str, PolicyPoint]],
+    optima: Sequence[float] = (),
+) -> go.Figure:
+    """Policies by exact reward and exact KL, with the exact frontier behind.
+
+    Args:
+        theory: The frontier.
+        groups: Name in the legend to label to where a policy stands.
+        optima: Betas whose pi* is marked.
+    """
+    figure = _figure(height=520)
+    furthest = [point.kl for group in groups.values() for point in group.values()]
+    furthest += [theory.star(beta).kl for beta in optima]
+    curve = theory.up_to(1.08 * max(furthest))
+    figure.add_scatter(
+        x=curve[:, 0],
+        y=curve[:, 1],
+        name="exact frontier",
+        line={"color": THEORY, "width": 2},
+        hovertemplate="no policy of KL %{x:.2f} has more than %{y:.2f}<extra></extra>",
+    )
+    if optima:
+        figure.add_scatter(
+            x=[theory.star(beta).kl for beta in optima],
+            y=[theory.star(beta).reward for beta in optima],
+            text=[f"π* at β {beta:g}" for beta in optima],
+            mode="markers+text",
+            textposition="top left",
+            textfont={"color": THEORY},
+            marker={"symbol": "star", "size": 13, "color": THEORY},
+            name="π*",
+            hovertemplate="%{text}: KL %{x:.2f}, reward %{y:.2f}<extra></extra>",
+        )
+    for number, (name, group) in enumerate(groups.items()):
+        points = list(group.values())
+        figure.add_scatter(
+            x=[point.kl for point in points],
+            y=[point.reward for point in points],
+            text=[escaped(label) for label in group],
+            customdata=[point.gained for point in points],
+            mode="markers+text",
+            textposition="bottom right",
+            marker={
+                "symbol": SYMBOLS[number % len(SYMBOLS)],
+                "size": 10,
+                "color": _COLOURS[number % len(_COLOURS)],
+            },
+            textfont={"color": _COLOURS[number % len(_COLOURS)]},
+            name=name,
+            hovertemplate="%{text}: KL %{x:.2f}, reward %{y:.2f}, %{customdata:.0%} of what can be "
+            "gained there<extra></extra>",
+        )
+    figure.update_xaxes(title_text="KL(policy ‖ reference) (nats)", rangemode="tozero")
+    figure.update_yaxes(title_text="expected reward")
+    figure.update_layout(hovermode="closest")
+    return figure
+
+
+def _figure(height: int) -> go.Figure:
+    figure = go.Figure(layout={"template": {"layout": STYLE}, "height": height})
+    figure.update_layout(legend=LEGEND | {"y": 1.02, "yanchor": "bottom"}, margin={"t": 60})
+    return figure

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dpo_lab.data.reviews import score
+from dpo_lab.models.labelling import completion_pairs
+from dpo_lab.models.loading import load_model
+
+PROMPTS = ["the acting felt", "the plot was"] * 40
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return load_model("micro", device="cpu")
+
+
+def test_four_answers_make_at_most_six_pairs_and_the_better_one_wins(micro) -> None:
+    rows = completion_pairs(micro, PROMPTS, score, labels="better", max_new_tokens=5, seed=1)
+    assert 4 * len(PROMPTS) < len(rows) <= 6 * len(PROMPTS)
+    assert all(score("", row["chosen"]) > score("", row["rejected"]) for row in rows)
+    assert {row["prompt"] for row in rows} == set(PROMPTS)
+    again = completion_pairs(micro, PROMPTS, score, labels="better", max_new_tokens=5, seed=1)
+    assert rows == again
+
+
+def test_sampled_labels_are_wrong_as_often_as_bradley_terry_says(micro) -> None:
+    rows = completion_pairs(micro, PROMPTS * 5, score, max_new_tokens=5, seed=2)
+    margins = [score("", row["chosen"]) - score("", row["rejected"]) for row in rows]
+    wrong = sum(margin < 0 for margin in margins)
+    chances = [1 / (1 + math.exp(abs(margin))) for margin in margins if margin]
+    spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
+    assert wrong == pytest.approx(sum(chances), abs=3 * spread) and wrong > 0
