@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Protocol
-
-import torch
 
 from dpo_lab.data.preferences import Preferences, Score
 from dpo_lab.models.builtin import builtin_model
@@ -22,9 +19,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import Job, prepare
-
-SMALL = 2_000_000
-"""Weights of a model whose step is no faster on several threads than on one."""
+from dpo_lab.training.threads import threads_for
 
 
 class _Stopped(Exception):
@@ -207,7 +202,7 @@ class BackgroundRun(Callback):
             self._on_prepared(self.job)
         if self.control.stopped:
             raise _Stopped
-        with _threads_for(self.job):
+        with threads_for(self.job.policy.base):
             run = open_or_create(Run(self.folder), self.job) if self.folder else None
             for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
                 pass
@@ -244,15 +239,3 @@ class BackgroundRun(Callback):
     def on_end(self, state: State, error: BaseException | None) -> None:
         """Note how it ended."""
         self._outcome = state
-
-
-@contextmanager
-def _threads_for(job: Job) -> Iterator[None]:
-    """One thread for a small model: no slower, and the other cores are free to draw."""
-    before = torch.get_num_threads()
-    if job.policy.base.num_parameters() < SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

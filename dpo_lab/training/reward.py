@@ -13,6 +13,7 @@ from dpo_lab.data.tokenization import TokenizedPair
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.objective.preference import preference_nll
+from dpo_lab.training.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,14 @@ def train_reward_model(
         picked = [pairs[index] for index in order.batch(step)]
         chosen = [(pair.prompt, pair.chosen) for pair in picked]
         rejected = [(pair.prompt, pair.rejected) for pair in picked]
-        rewards = reward_model.rewards(chosen + rejected)
-        loss = preference_nll(*rewards.split(len(picked))).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        with threads_for(model):
+            rewards = reward_model.rewards(chosen + rejected)
+            loss = preference_nll(*rewards.split(len(picked))).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
         yield loss.item()
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from dpo_lab.models.drift import MeasuredKL
 from dpo_lab.objective.optimum import PolicyPoint
 from dpo_lab.ui.samples import escaped
-from dpo_lab.ui.style import CHOSEN, LEGEND, POLICY, REJECTED, STYLE, TEXT, THEORY
+from dpo_lab.ui.style import CHOSEN, POLICY, REJECTED, TEXT, THEORY, blank
 from dpo_lab.ui.sweep_page import SYMBOLS
 from dpo_lab.ui.theory import Theory
 
@@ -30,7 +30,7 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
         measured: Of the same policy, each from another number of its samples.
         exact: The KL itself, nats.
     """
-    figure = _figure(height=420)
+    figure = blank(420)
     for shift, (field, (name, colour)) in enumerate(_ESTIMATORS.items(), start=-1):
         found = [getattr(one, field) for one in measured]
         figure.add_scatter(
@@ -74,7 +74,7 @@ def frontier_figure(
         groups: Name in the legend to label to where a policy stands.
         optima: Betas whose pi* is marked.
     """
-    figure = _figure(height=520)
+    figure = blank(520)
     furthest = [point.kl for group in groups.values() for point in group.values()]
     furthest += [theory.star(beta).kl for beta in optima]
     curve = theory.up_to(1.08 * max(furthest))
@@ -119,10 +119,4 @@ def frontier_figure(
     figure.update_xaxes(title_text="KL(policy ‖ reference) (nats)", rangemode="tozero")
     figure.update_yaxes(title_text="expected reward")
     figure.update_layout(hovermode="closest")
-    return figure
-
-
-def _figure(height: int) -> go.Figure:
-    figure = go.Figure(layout={"template": {"layout": STYLE}, "height": height})
-    figure.update_layout(legend=LEGEND | {"y": 1.02, "yanchor": "bottom"}, margin={"t": 60})
     return figure

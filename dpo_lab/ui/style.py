@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
+
 CHOSEN = "#0072B2"
 REJECTED = "#D55E00"
 POLICY = "#009E73"
@@ -34,3 +36,14 @@ STYLE = {
     "hovermode": "x unified",
     "hoverlabel": {"bgcolor": "#24292f", "font": {"color": "#f0f3f6"}},
 }
+
+
+def blank(height: int) -> go.Figure:
+    """An empty figure of one panel in the shared look, its legend above the panel.
+
+    Args:
+        height: Pixels.
+    """
+    figure = go.Figure(layout={"template": {"layout": STYLE}, "height": height})
+    above = LEGEND | {"y": 1.02, "yanchor": "bottom"}
+    return figure.update_layout(legend=above, margin={"l": 64, "r": 20, "t": 56, "b": 50})

@@ -17,7 +17,7 @@ from dpo_lab.models.world import World
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data
 from dpo_lab.ui.samples import escaped
-from dpo_lab.ui.style import CONFIG, LEGEND, STYLE, TEXT, THEORY
+from dpo_lab.ui.style import CONFIG, TEXT, THEORY, blank
 from dpo_lab.ui.theory import Theory
 
 SCALE = "Viridis"
@@ -34,9 +34,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
     scored = any(row.get("score/policy") is not None for row in rows)
     key = "score/policy" if scored else "eval/rewards/accuracies"
     rows = [row for row in rows if None not in (row.get("kl/policy"), row.get(key))]
-    layout = {"template": {"layout": STYLE}, "height": 560, "hovermode": "closest"}
-    figure = go.Figure(layout=layout)
-    figure.update_layout(legend=LEGEND | {"y": 1.02, "yanchor": "bottom"}, margin={"t": 60})
+    figure = blank(560).update_layout(hovermode="closest")
     figure.update_xaxes(title_text="KL(policy ‖ reference) (nats)", rangemode="tozero")
     figure.update_yaxes(title_text="score" if scored else "held-out pair accuracy")
     if theory is not None and rows and scored:

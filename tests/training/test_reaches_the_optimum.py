@@ -52,16 +52,17 @@ def test_dpo_on_fresh_pairs_gains_what_the_frontier_gains_at_its_kl(world) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
-def test_dpo_on_60_000_labels_in_two_rounds_has_95_percent_of_the_frontiers_reward(
+def test_dpo_on_60_000_labels_in_six_rounds_has_95_percent_of_the_frontiers_reward(
     world, beta
 ) -> None:
-    """Half of the labels are asked for after a first run, on what its policy says."""
-    rate = 2e-3 if beta < 1 else 1e-3
-    how = {"beta": beta, "batch_pairs": 128, "learning_rate": rate}
-    wide = _wide(world)
-    rows = world.pairs(wide, wide, 30_000, seed=1)
-    first = world.logps(_trained(rows, steps=800, **how)).exp()
-    rows += world.pairs(first, first + (world.reference_logps / 4).softmax(-1), 30_000, seed=2)
+    """Each round but the first compares what the policy says that the rounds before it made."""
+    # In log-ratios the loss is beta squared as sharp: a large beta takes a smaller rate.
+    how = {"beta": beta, "batch_pairs": 128, "learning_rate": 2e-3 if beta < 1 else 1e-3}
+    rows = world.pairs(_wide(world), _wide(world), 10_000, seed=1)
+    for number in range(1, 6):
+        said = world.logps(_trained(rows, steps=400, **how)).exp()
+        rare = (world.reference_logps / 4).softmax(-1)
+        rows += world.pairs(said, said + rare, 10_000, seed=1 + number)
     point = world.point(_trained(rows, steps=1500, **how))
     assert point.reward >= 0.95 * point.best_reward
-    assert point.kl == pytest.approx(world.frontier.at(beta).kl, rel=0.1)
+    assert point.kl == pytest.approx(world.frontier.at(beta).kl, rel=0.15)
