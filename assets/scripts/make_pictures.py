@@ -3,6 +3,7 @@
 Usage: python assets/scripts/make_pictures.py  (needs Debian's package `chromium`)
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -50,6 +51,7 @@ def main() -> None:
             page, config={"staticPlot": True}
         )
         photograph(page, PICTURES / "scaling.png", 1000, 420)
+    of_notebook("04_beta_and_kl.ipynb", "in six rounds", PICTURES / "frontier.png")
 
 
 def workbench(home: Path, picture: Path) -> None:
@@ -66,6 +68,13 @@ def workbench(home: Path, picture: Path) -> None:
         page.idle()
         page.use_theme("JupyterLab Light")
         page.page.locator(".dpo-workbench").screenshot(path=picture)
+
+
+def of_notebook(name: str, words: str, picture: Path) -> None:
+    """Take the picture that a notebook shows under the cell with these words."""
+    notebook = json.loads((ROOT / "notebooks" / name).read_text())
+    (cell,) = [c for c in notebook["cells"] if words in "".join(c["source"]) and c.get("outputs")]
+    picture.write_bytes(base64.b64decode(cell["outputs"][0]["data"]["image/png"]))
 
 
 def photograph(page: Path, picture: Path, width: int, height: int) -> None:

@@ -104,6 +104,9 @@ class World:
 
         Returns:
             Rows with `prompt`, `chosen`, `rejected`, in random order.
+
+        Raises:
+            ValueError: If the weights allow no pair of different responses.
         """
         generator = torch.Generator().manual_seed(seed)
         said = torch.tensor([bool(text) for text in self.responses])
@@ -136,6 +139,9 @@ def _logps(found: list[Enumeration]) -> Tensor:
 def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Tensor, Tensor]:
     """Indices of `count` pairs of different responses."""
     kept = [torch.empty(2, 0, dtype=torch.long)]
+    said = [weights.nonzero().flatten().tolist()[:2] for weights in (first, second)]
+    if len({*said[0], *said[1]}) < 2 or not all(said):
+        raise ValueError("first, second: leave no pair of different responses. Widen the weights.")
     while sum(part.shape[1] for part in kept) < count:
         drawn = torch.stack(
             [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import get_scheduler
 
-from dpo_lab.data.batching import PairOrder
+from dpo_lab.data.batching import PairOrder, token_budget_batches
 from dpo_lab.data.tokenization import TokenizedPair
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
@@ -26,6 +26,7 @@ class RewardTraining:
         learning_rate: Peak for the trunk; rises over a tenth of the steps, falls along a cosine.
         head_learning_rate: Peak for the new head, which begins from nothing.
         weight_decay: AdamW's.
+        micro_batch_tokens: Most padded tokens in a forward and backward pass.
         seed: Of the order.
     """
 
@@ -34,6 +35,7 @@ class RewardTraining:
     learning_rate: float = 1e-5
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    micro_batch_tokens: int = 4096
     seed: int = 0
 
     @classmethod
@@ -78,17 +80,27 @@ def train_reward_model(
     order = PairOrder(len(pairs), training.batch_pairs, training.seed)
     for step in range(steps):
         picked = [pairs[index] for index in order.batch(step)]
-        chosen = [(pair.prompt, pair.chosen) for pair in picked]
-        rejected = [(pair.prompt, pair.rejected) for pair in picked]
         with threads_for(model):
-            rewards = reward_model.rewards(chosen + rejected)
-            loss = preference_nll(*rewards.split(len(picked))).mean()
-            optimizer.zero_grad()
-            loss.backward()
+            loss = _accumulate(reward_model, picked, training.micro_batch_tokens)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            optimizer.zero_grad()
             schedule.step()
-        yield loss.item()
+        yield loss
+
+
+def _accumulate(reward_model: RewardModel, picked: list[TokenizedPair], budget: int) -> float:
+    """Gradient of the mean loss, a micro-batch at a time; the loss, nats."""
+    total = 0.0
+    for group in token_budget_batches([len(pair) for pair in picked], budget, rows=2):
+        some = [picked[index] for index in group]
+        chosen = [(pair.prompt, pair.chosen) for pair in some]
+        rejected = [(pair.prompt, pair.rejected) for pair in some]
+        rewards = reward_model.rewards(chosen + rejected)
+        loss = preference_nll(*rewards.split(len(some))).sum() / len(picked)
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 def reward_margins(

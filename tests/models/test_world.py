@@ -88,6 +88,13 @@ def test_pairs_hold_two_answers_and_a_seed_gives_the_same_again(world) -> None:
     assert rows != world.pairs(weights, weights, 101, seed=6)
 
 
+def test_weights_that_allow_no_pair_are_refused(world) -> None:
+    good = _weights(world, good=1)
+    for other in (good, torch.zeros_like(good)):
+        with pytest.raises(ValueError, match="no pair of different responses"):
+            world.pairs(good, other, 3)
+
+
 def test_what_cannot_be_listed_is_refused(micro) -> None:
     with pytest.raises(ValueError, match="goes on after 1 words"):
         World.of(micro, PROMPTS, score, max_words=1)

@@ -58,6 +58,17 @@ def test_it_ranks_almost_as_well_as_the_true_reward_and_goes_along_with_it() -> 
     assert sum(correlations) / len(correlations) > 0.98
 
 
+def test_micro_batches_change_nothing_but_memory() -> None:
+    micro = load_model("micro")
+    train, _ = load_train_and_held_out("reviews")
+    pairs = tokenize_pairs(train, micro.tokenizer)[:96]
+    losses = []
+    for budget in (4096, 40):
+        how = replace(RewardTraining.for_model(micro), epochs=2, micro_batch_tokens=budget)
+        losses.append(list(train_reward_model(new_reward_model(micro), pairs, how)))
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 def test_it_serves_as_the_score_of_a_run() -> None:
     reward = new_reward_model(load_model("micro"))
     job = prepare(TrainConfig(steps=1, kl_samples=20), score=reward)
