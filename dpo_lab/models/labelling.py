@@ -42,7 +42,7 @@ def completion_pairs(
         progress: Called with `(done, total)` answers.
 
     Returns:
-        Rows with `prompt`, `chosen`, `rejected`.
+        Rows with `prompt`, `chosen`, `rejected`; messages where the prompt is made of messages.
 
     Source:
         Rafailov et al. 2023, section 6 and appendix C.1: controlled sentiment generation.
@@ -71,5 +71,15 @@ def completion_pairs(
             else:
                 wins = sample_preferences(*rewards, generator).item()
             chosen, rejected = (first, second) if wins else (second, first)
-            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "chosen": _as_answer(prompt, chosen),
+                    "rejected": _as_answer(prompt, rejected),
+                }
+            )
     return rows
+
+
+def _as_answer(prompt: Text, text: str) -> Text:
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -20,6 +20,8 @@ _ESTIMATORS = {
 }
 _SIDE = 1.06
 """Estimates at one sample size stand side by side: the factor between them on the axis."""
+_PLACES = ("bottom right", "bottom left", "middle right")
+"""Where labels stand: those of policies that lie side by side must not cover each other."""
 _COLOURS = (POLICY, CHOSEN, REJECTED, "#E69F00", "#56B4E9", TEXT)
 
 
@@ -105,7 +107,7 @@ def frontier_figure(
             text=[escaped(label) for label in group],
             customdata=[point.gained for point in points],
             mode="markers+text",
-            textposition="bottom right",
+            textposition=_PLACES[number % len(_PLACES)],
             marker={
                 "symbol": SYMBOLS[number % len(SYMBOLS)],
                 "size": 10,

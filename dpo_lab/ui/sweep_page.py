@@ -61,7 +61,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
             hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
             mode="markers",
             marker={"size": 9, "color": colour, "symbol": [symbols[_loss(row)] for row in some]},
-            name="runs" if beta is None else f"β {beta:g}",
+            name=f"β {beta:g}" if beta is not None else "no β" if betas else "runs",
         )
     if len(symbols) > 1:
         for loss, symbol in symbols.items():
