@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from dpo_lab.models.adapters import seeded
 from dpo_lab.models.loading import Device, LanguageModel, disable_dropout, resolve_device
 
 
-class _Score:
+class _Score(ABC):
     """What every reward can do: serve as a score, of text and of ids.
 
     Bradley-Terry fixes rewards only up to a function of the prompt: compare them within a prompt.
@@ -26,6 +27,7 @@ class _Score:
 
     encoder: Encoder
 
+    @abstractmethod
     def score_ids(
         self,
         sequences: Sequence[tuple[Ids, Ids]],
@@ -39,7 +41,6 @@ class _Score:
             token_budget: Most padded tokens in a forward pass.
             progress: Called with `(done, total)` responses.
         """
-        raise NotImplementedError
 
     def score(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
         """Rewards of responses, one to each prompt, text or messages, `(responses,)`."""

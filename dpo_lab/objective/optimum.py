@@ -179,7 +179,8 @@ class Frontier:
         kl = exact_kl(policy_logps, self.reference_logps).mean().item()
         reward = expected_reward(policy_logps, self.rewards).mean().item()
         kl = max(kl, 0.0)  # it may be less by rounding
-        return PolicyPoint(kl, reward, self.at_kl(kl).reward, self.efficiency(kl, reward))
+        best = self.at_kl(kl).reward
+        return PolicyPoint(kl, reward, best, self._gained(reward, best))
 
     def curve(self, betas: list[float]) -> list[FrontierPoint]:
         """The frontier at some betas, in their order."""
@@ -195,9 +196,11 @@ class Frontier:
         Returns:
             1 on the frontier; NaN at KL 0.
         """
+        return self._gained(reward, self.at_kl(kl).reward)
+
+    def _gained(self, reward: float, best: float) -> float:
         start = self.at(math.inf).reward
-        gain = self.at_kl(kl).reward - start
-        return (reward - start) / gain if gain > 0 else math.nan
+        return (reward - start) / (best - start) if best > start else math.nan
 
     @property
     def _best(self) -> Tensor:

@@ -20,7 +20,7 @@ _ESTIMATORS = {
 }
 _SIDE = 1.06
 """Estimates at one sample size stand side by side: the factor between them on the axis."""
-_PLACES = ("bottom right", "bottom left", "middle right")
+_PLACES = ("bottom right", "bottom center", "middle right")
 """Where labels stand: those of policies that lie side by side must not cover each other."""
 _COLOURS = (POLICY, CHOSEN, REJECTED, "#E69F00", "#56B4E9", TEXT)
 

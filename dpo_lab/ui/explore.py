@@ -1,4 +1,4 @@
-"""Figures of the way from rewards to DPO, and the optimum under one's fingers as beta moves."""
+"""The optimum under one's fingers as beta moves: what pi* says, and where it stands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
-import torch
 from torch import Tensor
 
 from dpo_lab.models.world import World
@@ -22,10 +21,20 @@ from dpo_lab.objective.optimum import (
     log_partition,
     optimal_logps,
 )
-from dpo_lab.objective.preference import Calibration, preference_probability
 from dpo_lab.ui.live import LiveFigure
 from dpo_lab.ui.samples import escaped, number
-from dpo_lab.ui.style import CHOSEN, LEGEND, POLICY, REFERENCE, REJECTED, STYLE, TEXT, THEORY, blank
+from dpo_lab.ui.style import (
+    CHOSEN,
+    LEGEND,
+    POLICY,
+    REFERENCE,
+    REJECTED,
+    STYLE,
+    TEXT,
+    THEORY,
+    blank,
+    line,
+)
 from dpo_lab.ui.theory import Theory
 
 BARS, OF_REFERENCE = 15, 10
@@ -183,63 +192,6 @@ class OptimumExplorer:
         return shown and shown | {"text/plain": words, "text/html": f"<em>{words}</em>"}
 
 
-def preference_figure(differences: Mapping[str, float]) -> go.Figure:
-    """The Bradley-Terry probability against the difference of two rewards.
-
-    Args:
-        differences: Label of a pair to `r(x, y_a) - r(x, y_b)`; marked on the curve.
-
-    Source:
-        Rafailov et al. 2023, Eq. 1.
-    """
-    points = torch.tensor(list(differences.values()), dtype=torch.float64)
-    reach = max(6.0, 1.2 * points.abs().max().item())
-    grid = torch.linspace(-reach, reach, 201, dtype=torch.float64)
-    figure = blank(360)
-    curve = preference_probability(grid, torch.zeros_like(grid))
-    _line(figure, grid, curve, "σ(difference)", THEORY)
-    figure.add_scatter(
-        x=points.numpy(),
-        y=preference_probability(points, torch.zeros_like(points)).numpy(),
-        text=[escaped(label) for label in differences],
-        mode="markers+text",
-        textposition=["top left" if point > 1 else "bottom right" for point in points],
-        textfont={"color": CHOSEN},
-        cliponaxis=False,
-        marker={"size": 10, "color": CHOSEN},
-        name="pairs",
-        hovertemplate="difference %{x:.3g}: preferred with %{y:.1%}<extra></extra>",
-    )
-    figure.update_xaxes(title_text="reward of the first less reward of the second (nats)")
-    figure.update_yaxes(title_text="first is preferred", tickformat=".0%", range=[-0.04, 1.1])
-    return figure
-
-
-def calibration_figure(found: Calibration) -> go.Figure:
-    """Stated confidence against how often it was right, with the diagonal of an honest one.
-
-    Args:
-        found: From `dpo_lab.objective.calibration`; bars are one standard error of a share.
-    """
-    shares, pairs = found.accuracy, found.pairs
-    errors = (shares * (1 - shares) / pairs).sqrt()
-    figure = blank(380)
-    _line(figure, [0.5, 1], [0.5, 1], "as often right as it says", REFERENCE, dash="5px,4px")
-    figure.add_scatter(
-        x=found.confidence.numpy(),
-        y=shares.numpy(),
-        error_y={"array": errors.numpy(), "width": 0, "thickness": 1.5},
-        customdata=pairs.numpy(),
-        mode="markers",
-        marker={"size": 9, "color": POLICY},
-        name="reward model, held-out pairs, ±1 s.e.",
-        hovertemplate="says %{x:.0%}, right in %{y:.0%} of %{customdata} pairs<extra></extra>",
-    )
-    figure.update_xaxes(title_text="stated confidence", tickformat=".0%", range=[0.49, 1.01])
-    figure.update_yaxes(title_text="share of pairs ranked right", tickformat=".0%")
-    return figure
-
-
 def objective_figure(world: World, prompt: str, beta: float) -> go.Figure:
     """J along policies that are tilted by the reward, `pi ~ pi_ref exp(s r / beta)`.
 
@@ -263,43 +215,13 @@ def objective_figure(world: World, prompt: str, beta: float) -> go.Figure:
     paid = np.array([beta * exact_kl(policy, reference).item() for policy in policies])
     best = beta * log_partition(reference, rewards, beta).item()
     figure = blank(400)
-    _line(figure, [0, 2], [best, best], "β log Z(x)", TEXT, dash="5px,4px")
-    _line(figure, tilts, gained, "expected reward", CHOSEN)
-    _line(figure, tilts, paid, "β × KL", REJECTED)
-    _line(figure, tilts, gained - paid, "J, their difference", POLICY)
+    line(figure, [0, 2], [best, best], "β log Z(x)", TEXT, dash="5px,4px")
+    line(figure, tilts, gained, "expected reward", CHOSEN)
+    line(figure, tilts, paid, "β × KL", REJECTED)
+    line(figure, tilts, gained - paid, "J, their difference", POLICY)
     star = {"symbol": "star", "size": 15, "color": THEORY}
     figure.add_scatter(x=[1], y=[best], mode="markers", marker=star, name="π*")
     figure.update_traces(hovertemplate="%{y:.3g} at s = %{x:.3g}")
     figure.update_xaxes(title_text=f"tilt s of π ∝ π_ref exp(s · r / β), β = {beta:.3g}")
     figure.update_yaxes(title_text="in the unit of the reward")
     return figure
-
-
-def rewards_figure(rewards: Mapping[str, tuple[Tensor, Tensor]], found_as: str) -> go.Figure:
-    """Rewards that were found against the true ones, group by group.
-
-    Args:
-        rewards: Name of a group to true and found rewards, each `(responses,)`.
-        found_as: What was found, for the axis.
-    """
-    figure = blank(400)
-    symbols, colours = ("circle", "diamond", "square", "x"), (POLICY, THEORY, CHOSEN, REJECTED)
-    for place, (name, (true, found)) in enumerate(rewards.items()):
-        figure.add_scatter(
-            x=true.numpy(),
-            y=found.numpy(),
-            mode="markers",
-            marker={"size": 6, "opacity": 0.7, "symbol": symbols[place % 4]}
-            | {"color": colours[place % 4]},
-            name=escaped(name),
-            hovertemplate="true %{x:.3g}, found %{y:.3g}",
-        )
-    figure.update_layout(hovermode="closest", showlegend=True)
-    figure.update_xaxes(title_text="true reward")
-    figure.update_yaxes(title_text=escaped(found_as))
-    return figure
-
-
-def _line(figure: go.Figure, x, y, name: str, colour: str, dash: str = "solid") -> None:
-    look = {"color": colour, "width": 2, "dash": dash}
-    figure.add_scatter(x=np.asarray(x), y=np.asarray(y), mode="lines", line=look, name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import plotly.graph_objects as go
 
 CHOSEN = "#0072B2"
@@ -47,3 +48,9 @@ def blank(height: int) -> go.Figure:
     figure = go.Figure(layout={"template": {"layout": STYLE}, "height": height})
     above = LEGEND | {"y": 1.02, "yanchor": "bottom"}
     return figure.update_layout(legend=above, margin={"l": 64, "r": 20, "t": 56, "b": 50})
+
+
+def line(figure: go.Figure, x, y, name: str, colour: str, dash: str = "solid") -> None:
+    """Add a line in the shared look."""
+    look = {"color": colour, "width": 2, "dash": dash}
+    figure.add_scatter(x=np.asarray(x), y=np.asarray(y), mode="lines", line=look, name=name)

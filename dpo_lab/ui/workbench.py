@@ -289,7 +289,7 @@ class Workbench:
         ):
             return None
         short = replace(self.state.config, steps=1, epochs=None)
-        run = BackgroundRun(short, on_prepared=self.screen.theories.warm, **self._inputs)
+        run = BackgroundRun(short, on_prepared=self.screen.theories.warm)
         ticker = Ticker(self._draw)
         run.followers.append(ticker)
         ticker.start()

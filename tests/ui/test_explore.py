@@ -8,15 +8,11 @@ import pytest
 import torch
 
 from dpo_lab.models.world import World
-from dpo_lab.objective.preference import calibration
 from dpo_lab.ui.explore import (
     BARS,
     OptimumExplorer,
-    calibration_figure,
     objective_figure,
     optimum_figure,
-    preference_figure,
-    rewards_figure,
 )
 
 
@@ -115,9 +111,6 @@ def test_texts_are_escaped_and_an_unknown_prompt_is_refused(world) -> None:
     marked = replace(world, responses=("", *[odd] * 59))
     labels = "".join(optimum_figure(marked, "one", 1.0).data[0].y)
     assert "<img" not in labels and "&lt;img" in labels
-    assert "<img" not in preference_figure({odd: 1.0}).to_json()
-    pair = torch.zeros(2), torch.zeros(2)
-    assert "<img" not in rewards_figure({odd: pair}, odd).to_json()
     with pytest.raises(ValueError, match="not in this world"):
         optimum_figure(world, "three", 1.0)
 
@@ -131,20 +124,3 @@ def test_j_is_highest_at_pi_star_and_is_reward_less_the_cost_of_the_kl(world) ->
     kl, reward = _kl_and_reward(world, 0, list(_star(world, 0, beta).values()))
     assert star.y[0] == pytest.approx(reward - beta * kl) == pytest.approx(line.y[0])
     assert paid.y[0] == pytest.approx(0, abs=1e-12)
-
-
-def test_a_pair_stands_at_its_probability() -> None:
-    curve, points = preference_figure({"even": 0.0, "three": 3.0, "far": -9.0}).data
-    wanted = [1 / (1 + math.exp(-gap)) for gap in (0, 3, -9)]
-    assert list(points.y) == pytest.approx(wanted)
-    assert curve.x[0] < -9 and curve.x[-1] > 9
-
-
-def test_calibration_shows_each_bin_with_its_standard_error() -> None:
-    found = calibration(torch.tensor([0.1, -0.1, 3.0, 3.0, 3.0, -3.0]), bins=2)
-    diagonal, points = calibration_figure(found).data
-    assert list(diagonal.x) == list(diagonal.y)
-    assert list(points.y) == [0.5, 0.75] and list(points.customdata) == [2, 4]
-    assert list(points.x) == pytest.approx([1 / (1 + math.exp(-gap)) for gap in (0.1, 3.0)])
-    wanted = [math.sqrt(0.25 / 2), math.sqrt(0.75 * 0.25 / 4)]
-    assert list(points.error_y.array) == pytest.approx(wanted)
