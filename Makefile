@@ -42,6 +42,7 @@ bench: $(READY)  ## measure: beside TRL, growth, overhead (BENCH_DATA=pairs.json
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[bench]'
 	$(BIN)/python benchmarks/vs_trl.py --model $(BENCH_MODEL) --data $(BENCH_DATA) --json benchmarks/results/vs_trl.json
 	$(BIN)/python benchmarks/scaling.py --json benchmarks/results/scaling.json
+	$(BIN)/python benchmarks/losses.py --json benchmarks/results/losses.json
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/latency.py
 

@@ -37,7 +37,7 @@ ERRORS = {
     "not a number": (["train", "--lr", "x"], "could not convert string to float: 'x'"),
     "no value": (["train", "--steps"], "Missing value for argument '--steps'"),
     "unknown choice": (["train", "--schedule", "step"], "invalid choice 'step'"),
-    "unknown loss": (["train", "--loss", "dpo"], "loss='dpo': unknown. Use one of sigmoid"),
+    "unknown loss": (["train", "--loss", "dpo"], "'dpo' is unknown. Use one of sigmoid"),
     "beta 0": (["train", "--beta", "0"], "beta=0.0: must be a finite number > 0"),
     "beta nan": (["train", "--beta", "nan"], "beta=nan: must be a finite number > 0"),
     "negative steps": (["train", "--steps", "-1"], "steps=-1: must be a finite number >= 1"),

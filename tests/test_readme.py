@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from dpo_lab.objective.losses import LOSSES
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -18,3 +20,13 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert bench.run.records[-1].beta == 1 and bench.run.records[50].beta == 0.1
     assert capsys.readouterr().out.splitlines()[0] == "0 None"
     bench.close()
+
+
+def test_the_table_of_losses_is_the_registrys() -> None:
+    rows = [line for line in README.read_text().splitlines() if line.startswith("| `")]
+    cells = {row.split("`")[1]: row.replace("\\|", "|") for row in rows}
+    for name, loss in LOSSES.items():
+        assert f"`{loss.formula}`" in cells[name]
+        assert f"[{loss.citation}](https://arxiv.org/abs/{loss.arxiv})" in cells[name]
+        assert f"| {loss.status} |" in cells[name]
+        assert re.search(r"\| (\d[.\de+-]+|TRL has none)[^|]* \|$", cells[name])

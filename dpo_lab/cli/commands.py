@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dpo_lab.cli.arguments import parse_command
 from dpo_lab.cli.estimate import Estimate
+from dpo_lab.cli.losses import Losses
 from dpo_lab.cli.models import Fetch, Logps, Sample
 from dpo_lab.cli.output import PROGRAM, say
 from dpo_lab.cli.runs import Runs
@@ -20,6 +21,7 @@ COMMANDS = {
     "sweep": Sweep,
     "demo": Demo,
     "estimate": Estimate,
+    "losses": Losses,
     "logps": Logps,
     "sample": Sample,
     "fetch": Fetch,

@@ -16,6 +16,7 @@ from torch import Tensor
 from dpo_lab.data.assets import cache_path
 from dpo_lab.data.encoding import Ids
 from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.tails import Tails
 
 SUM_RULE = "sum over response tokens, end token included"
 PROBES = 4
@@ -143,6 +144,7 @@ def reference_logps(
     cache: ReferenceCache | None = None,
     token_budget: int = 4096,
     progress: Progress | None = None,
+    tails: Tails | None = None,
 ) -> tuple[Tensor, CacheUse]:
     """`log pi_ref(y|x)` of every sequence, computed once and kept.
 
@@ -157,6 +159,7 @@ def reference_logps(
         cache: Where values are kept; none computes them all.
         token_budget: Most padded tokens in a forward pass.
         progress: Called with `(done, total)` different sequences.
+        tails: Which tokens count less, if any do; a part of the key of those responses.
 
     Returns:
         `(sequences,)` nats, float32, on the CPU; and what was computed and what was read.
@@ -165,10 +168,10 @@ def reference_logps(
         ValueError: If cached values are not what the live model gives, or it gives no number.
     """
     rule = f"{fingerprint} {scorer.precision} {SUM_RULE}".encode()
-    keys = [_key(rule, prompt, response) for prompt, response in sequences]
+    keys = _keys(rule, sequences, tails)
     values = cache.read(list(dict.fromkeys(keys))) if cache else {}
     before = dict(values)
-    probed = _probe(scorer, sequences, keys, before, token_budget)
+    probed = _probe(scorer, sequences, keys, before, token_budget, tails)
     first_index: dict[bytes, int] = {}
     for index, key in enumerate(keys):
         first_index.setdefault(key, index)
@@ -177,7 +180,8 @@ def reference_logps(
     for group in scorer.groups([(sequences[index],) for index in firsts], token_budget):
         chosen = [firsts[position] for position in group]
         if any(keys[index] not in before for index in chosen):
-            scores = score_sequences(scorer, [sequences[index] for index in chosen], token_budget)
+            some = [sequences[index] for index in chosen]
+            scores = score_sequences(scorer, some, token_budget, tails=tails and tails.at(chosen))
             _check_finite(scores)
             fresh = dict(zip((keys[index] for index in chosen), scores.tolist(), strict=True))
             values.update({key: value for key, value in fresh.items() if key not in before})
@@ -200,14 +204,15 @@ def _check_finite(scores: Tensor) -> None:
         )
 
 
-def _probe(scorer, sequences, keys, cached, token_budget) -> int:
+def _probe(scorer, sequences, keys, cached, token_budget, tails) -> int:
     """Score a few cached sequences again; a cache that disagrees is refused."""
     known = [index for index, key in enumerate(keys) if key in cached]
     picked = known[:: max(1, len(known) // PROBES)][:PROBES]
     if not picked:
         return 0
-    live = score_sequences(scorer, [sequences[index] for index in picked], token_budget).tolist()
-    for index, value in zip(picked, live, strict=True):
+    some = [sequences[index] for index in picked]
+    live = score_sequences(scorer, some, token_budget, tails=tails and tails.at(picked))
+    for index, value in zip(picked, live.tolist(), strict=True):
         allowed = PROBE_TOLERANCE[scorer.precision] * len(sequences[index][1])
         if not abs(value - cached[keys[index]]) <= allowed:
             raise ValueError(
@@ -217,7 +222,14 @@ def _probe(scorer, sequences, keys, cached, token_budget) -> int:
     return len(picked)
 
 
-def _key(rule: bytes, prompt: Ids, response: Ids) -> bytes:
-    digest = hashlib.blake2b(rule, digest_size=16)
-    digest.update(repr((tuple(prompt), tuple(response))).encode())
-    return digest.digest()
+def _keys(rule: bytes, sequences: Sequence[tuple[Ids, Ids]], tails: Tails | None) -> list[bytes]:
+    """A key a sequence; one all of whose tokens count in full has the key it has without tails."""
+    full = tails.full.tolist() if tails else [len(response) for _, response in sequences]
+    keys = []
+    for (prompt, response), limit in zip(sequences, full, strict=True):
+        digest = hashlib.blake2b(rule, digest_size=16)
+        digest.update(repr((tuple(prompt), tuple(response))).encode())
+        if tails and limit < len(response):
+            digest.update(f" ld_alpha {tails.ld_alpha!r} from token {limit}".encode())
+        keys.append(digest.digest())
+    return keys

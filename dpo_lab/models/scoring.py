@@ -14,7 +14,9 @@ from dpo_lab.data.encoding import Ids
 from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.models.attention import sliding_window, tree_keywords, using_trees
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
+from dpo_lab.models.tails import Tails
 from dpo_lab.objective.logprobs import head_logits, linear_token_logps, module_token_logps
+from dpo_lab.objective.weighting import log_square_sums
 
 logger = logging.getLogger(__name__)
 
@@ -144,17 +146,44 @@ class Scorer:
         """Float32 logits of states, `(tokens, vocabulary)`; the caller keeps `tokens` small."""
         return states.float() if self.head is None else self.head.logits(states)
 
-    def token_logps(self, batch: Batch) -> Tensor:
-        """Log-probability of each scored token, `(tokens,)`, nats, float32."""
-        states = self.states(batch)
+    def token_logps(self, batch: Batch, states: Tensor | None = None) -> Tensor:
+        """Log-probability of each scored token, `(tokens,)`, nats, float32.
+
+        Args:
+            batch: What to score.
+            states: Its states, where they are known already.
+        """
+        states = self.states(batch) if states is None else states
         if self.head is None:
             log_probs = states.float().log_softmax(-1)
             return log_probs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
         return self.head.token_logps(states, batch.targets, self.vocabulary)
 
-    def logps(self, batch: Batch) -> Tensor:
-        """`log pi(y|x)` of each response, `(responses,)`, nats: the sum over its tokens."""
-        return batch.sums(self.token_logps(batch))
+    def logps(self, batch: Batch, tails: Tails | None = None) -> Tensor:
+        """`log pi(y|x)` of each response, `(responses,)`, nats: the sum over its tokens.
+
+        Args:
+            batch: What to score.
+            tails: Which tokens count less, if any do.
+        """
+        return batch.sums(self.token_logps(batch), tails and tails.weights(batch))
+
+    def aligned_logps(self, batch: Batch, tails: Tails | None = None) -> tuple[Tensor, Tensor]:
+        """The same, and how much each response looks like one of the model's own.
+
+        Returns:
+            `(responses,)` each: `logps`, and the mean over tokens of
+            `log p(y_t) - log sum_v p(v)^2`, without gradient, which is WPO's.
+        """
+        states = self.states(batch)
+        token_logps = self.token_logps(batch, states)
+        logps = batch.sums(token_logps, tails and tails.weights(batch))
+        with torch.no_grad():
+            squares = log_square_sums(
+                lambda rows: self.logits(states[rows]), len(states), self.vocabulary, token_logps
+            )
+            lengths = batch.sums(torch.ones_like(token_logps))
+            return logps, batch.sums(token_logps.detach() - squares) / lengths
 
     def like(self, language_model: LanguageModel) -> Scorer:
         """A scorer of the same kind for another model."""
@@ -232,6 +261,7 @@ def score_sequences(
     sequences: Sequence[tuple[Ids, Ids]],
     token_budget: int = 4096,
     progress: Callable[[int, int], None] | None = None,
+    tails: Tails | None = None,
 ) -> Tensor:
     """`log pi(y|x)` of many `(prompt, response)` sequences, without gradient.
 
@@ -240,6 +270,7 @@ def score_sequences(
         sequences: Ids of prompts and responses.
         token_budget: Most padded tokens in a forward pass.
         progress: Called with `(done, total)` sequences.
+        tails: Which tokens count less, if any do.
 
     Returns:
         `(sequences,)`, nats, in order, on the CPU.
@@ -247,7 +278,7 @@ def score_sequences(
     values, done = torch.zeros(len(sequences)), 0
     for group in scorer.groups([(sequence,) for sequence in sequences], token_budget):
         batch = scorer.batch([sequences[index] for index in group])
-        values[group] = scorer.logps(batch).cpu()
+        values[group] = scorer.logps(batch, tails and tails.at(group)).cpu()
         done += len(group)
         if progress:
             progress(done, len(sequences))

@@ -5,13 +5,12 @@ from dpo_lab.objective.logprobs import linear_token_logps, sequence_logps, token
 from dpo_lab.objective.losses import (
     LOSSES,
     Loss,
-    PairLogps,
-    dpo_loss,
+    find_loss,
     gradient_weight,
-    hinge_loss,
-    implicit_rewards,
-    ipo_loss,
+    loss_and_slopes,
 )
+from dpo_lab.objective.margins import dpo_loss, hinge_loss, ipo_loss
+from dpo_lab.objective.pairs import PairLogps, implicit_rewards
 from dpo_lab.objective.preference import (
     calibration,
     expected_accuracy,
@@ -29,11 +28,13 @@ __all__ = [
     "calibration",
     "dpo_loss",
     "expected_accuracy",
+    "find_loss",
     "gradient_weight",
     "hinge_loss",
     "implicit_rewards",
     "ipo_loss",
     "linear_token_logps",
+    "loss_and_slopes",
     "preference_accuracy",
     "preference_nll",
     "preference_probability",

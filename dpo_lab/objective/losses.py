@@ -1,217 +1,284 @@
-"""Preference losses as functions of sequence log-probabilities, and the one registry of them.
+"""The one registry of preference losses, and what training needs of each.
 
-Larger beta keeps the policy closer to the reference; smaller beta lets it move further. Every loss
-takes the same `PairLogps` and returns one value a pair; the training loop, the command line and the
-widgets read the names, the options and the texts from `LOSSES`.
+Larger beta keeps the policy closer to the reference; smaller beta lets it move further. (Where a
+loss has no reference, its entry says what beta does.) Every loss takes the same `PairLogps` and
+returns one value a pair; the training loop, the command line and the widgets read the names, the
+options and the texts from `LOSSES`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dpo_lab.objective import anchored, likelihood, margins
+from dpo_lab.objective.pairs import PairLogps
 
-@dataclass(frozen=True)
-class PairLogps:
-    """Sequence log-probabilities of a batch of pairs, each `(pairs,)`, nats, summed over tokens.
-
-    Attributes:
-        policy_chosen: `log pi(y_w|x)`.
-        policy_rejected: `log pi(y_l|x)`.
-        reference_chosen: `log pi_ref(y_w|x)`.
-        reference_rejected: `log pi_ref(y_l|x)`.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-
-    policy_chosen: Tensor
-    policy_rejected: Tensor
-    reference_chosen: Tensor
-    reference_rejected: Tensor
-
-    def __post_init__(self) -> None:
-        shapes = {name: tuple(values.shape) for name, values in vars(self).items()}
-        if len(set(shapes.values())) > 1:
-            raise ValueError(
-                f"shapes {shapes}: broadcasting would mix the pairs. Pass one value a pair in each."
-            )
-
-    @property
-    def chosen_logratios(self) -> Tensor:
-        """`log pi(y_w|x) - log pi_ref(y_w|x)`, `(pairs,)`, nats."""
-        return self.policy_chosen - self.reference_chosen
-
-    @property
-    def rejected_logratios(self) -> Tensor:
-        """`log pi(y_l|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats."""
-        return self.policy_rejected - self.reference_rejected
-
-    @property
-    def margins(self) -> Tensor:
-        """Chosen minus rejected log-ratio, not scaled by beta, `(pairs,)`, nats."""
-        return self.chosen_logratios - self.rejected_logratios
-
-
-def dpo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """The DPO loss, `-log sigmoid(beta * margin)`, and conservative DPO.
-
-    It asks that the policy prefer the chosen response more than the reference does. With smoothing
-    epsilon it is `-(1 - epsilon) log sigmoid(beta * margin) - epsilon log sigmoid(-beta * margin)`,
-    whose minimum lies at the finite margin `log((1 - epsilon) / epsilon) / beta`.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: Inverse strength of the move away from the reference, > 0.
-        label_smoothing: Epsilon, the share of labels taken to be flipped, in [0, 0.5).
-
-    Returns:
-        `(pairs,)`, nats; ln 2 where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta or label_smoothing is out of range.
-
-    Source:
-        Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. Smoothing: Mitchell 2023, "A note on DPO
-        with noisy preferences & relationship to IPO", Eq. 3.
-    """
-    _check(beta, label_smoothing)
-    reward_margins = beta * pairs.margins
-    return (
-        -F.logsigmoid(reward_margins) * (1 - label_smoothing)
-        - F.logsigmoid(-reward_margins) * label_smoothing
-    )
-
-
-def ipo_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """The IPO loss, `(margin - 1 / (2 * tau))^2` with `tau = beta`.
-
-    It asks for one given margin and no more, so it cannot run away on pairs that the data labels
-    the same way every time.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: The paper's tau, > 0.
-
-    Returns:
-        `(pairs,)`, nats squared; `1 / (4 * tau^2)` where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
-
-    Source:
-        Azar et al. 2023 (arXiv 2310.12036), Eq. 17.
-
-    Note:
-        Log-ratios are summed over tokens, as in the paper's Eq. 17 and Mitchell's code. TRL
-        averages them over tokens, so a tau of one is not a tau of the other.
-    """
-    _check(beta)
-    return (pairs.margins - 1 / (2 * beta)).square()
-
-
-def hinge_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """The hinge loss, `max(0, 1 - beta * margin)`.
-
-    It pushes every pair with the same force until its reward margin is 1, and then not at all.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: Inverse of the margin asked for, > 0.
-
-    Returns:
-        `(pairs,)`; 1 where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
-
-    Source:
-        Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425); with a reference, the "hinge-norm" loss of Liu
-        et al. 2023 (RSO, arXiv 2309.06657).
-    """
-    _check(beta)
-    return torch.relu(1 - beta * pairs.margins)
+SMOOTHING = {"label_smoothing": 0.0}
+DIVERGENCE = {"f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5}
+DPO_REWARD = "implicit reward of the policy, up to a function of the prompt"
+NOT_A_REWARD = "beta x log-ratio, to read margins by; not a Bradley-Terry reward"
+NO_REFERENCE = "beta x log-ratio to where the policy began: drift, not what the loss rewards"
+TESTED = "tested"
+"""By a value and slopes derived by hand, an identity, and finite differences in float64."""
+UNTIED = TESTED + "; no reference holds the policy"
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One entry of `LOSSES`.
+    """One entry of `LOSSES`, or a weighted sum of some.
 
     Attributes:
         function: `(pairs, beta, **options)` to `(pairs,)`.
         title: Name as people say it.
         formula: In the words of the glossary.
         citation: Paper and equation.
+        arxiv: The paper's number; empty where it has none.
         reward_meaning: What the logged `rewards/...` mean under this loss.
-        options: Names of the keyword options it takes beside beta.
-        status: How far it is checked.
+        options: Keyword options it takes beside beta, with their defaults.
+        divergences: Whether the log-ratios may be replaced by the scores of an f-divergence: only
+            where the loss is a function of the margin, so that what depends on the prompt cancels.
+        whole_batch: Whether a pair's value depends on the other pairs of the optimiser's batch.
+        reference_free: Whether the reference has no part in it.
+        trl: How TRL 1.16 calls it; empty where it has no such loss.
+        status: How far it is checked, and what to know before use.
     """
 
     function: Callable[..., Tensor]
     title: str
     formula: str
     citation: str
+    arxiv: str
     reward_meaning: str
-    options: tuple[str, ...] = ()
-    status: str = "derived value, identity and gradient tested"
+    own_options: Mapping[str, Any] = field(default_factory=dict)
+    divergences: bool = False
+    whole_batch: bool = False
+    reference_free: bool = False
+    trl: str = ""
+    status: str = TESTED
 
-    def __call__(self, pairs: PairLogps, beta: float, **options: float) -> Tensor:
-        """Loss of every pair, `(pairs,)`; options as named in `options`."""
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every keyword option with its default."""
+        return {**self.own_options, **(DIVERGENCE if self.divergences else {})}
+
+    def __call__(self, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
+        """Loss of every pair, `(pairs,)`.
+
+        Args:
+            pairs: Log-probabilities, each `(pairs,)`.
+            beta: As in the loss.
+            **options: As named in `options`.
+
+        Raises:
+            TypeError: If the loss has no such option.
+            ValueError: If a value is out of range.
+        """
+        if self.divergences:
+            chosen = [options.pop(name, default) for name, default in DIVERGENCE.items()]
+            pairs = pairs.under(*chosen)
         return self.function(pairs, beta, **options)
 
 
 LOSSES: dict[str, Loss] = {
     "sigmoid": Loss(
-        dpo_loss,
-        "DPO",
-        "-log sigmoid(beta * margin)",
-        "Rafailov et al. 2023, Eq. 7",
-        "implicit reward of the policy, up to a function of the prompt",
-        options=("label_smoothing",),
+        margins.dpo_loss, "DPO", "-log sigmoid(beta * margin)",
+        "Rafailov et al. 2023, Eq. 7", "2305.18290", DPO_REWARD,
+        SMOOTHING, divergences=True, trl="sigmoid",
+        status=TESTED + "; reaches the exact optimum on micro",
     ),
-    "ipo": Loss(
-        ipo_loss,
-        "IPO",
-        "(margin - 1 / (2 * beta))^2",
-        "Azar et al. 2023, Eq. 17",
-        "beta x log-ratio, to read margins by (the target is 1/2); not a Bradley-Terry reward",
+    "sigmoid_norm": Loss(
+        margins.dpo_norm_loss, "Length-normalised DPO", "-log sigmoid(beta * mean margin)",
+        "Lambert et al. 2024 (Tulu 3)", "2411.15124",
+        "beta x summed log-ratio, though the loss sees means over tokens",
+        divergences=True, trl="sigmoid_norm",
     ),
     "hinge": Loss(
-        hinge_loss,
-        "Hinge",
-        "max(0, 1 - beta * margin)",
-        "Liu et al. 2023 (RSO), hinge-norm",
+        margins.hinge_loss, "Hinge", "max(0, 1 - beta * margin)",
+        "Liu et al. 2023 (RSO), hinge-norm", "2309.06657",
         "beta x log-ratio, to read margins by (the target is 1); not a Bradley-Terry reward",
+        divergences=True, trl="hinge",
     ),
-}
-"""Every loss by its name (TRL's, where TRL has it)."""
+    "ipo": Loss(
+        margins.ipo_loss, "IPO", "(margin - 1 / (2 * beta))^2",
+        "Azar et al. 2023, Eq. 17", "2310.12036",
+        "beta x log-ratio, to read margins by (the target is 1/2); not a Bradley-Terry reward",
+        divergences=True,
+    ),
+    "ipo_norm": Loss(
+        margins.ipo_norm_loss, "IPO, averaged", "(mean margin - 1 / (2 * beta))^2",
+        "Azar et al. 2023, Eq. 17, per token", "2310.12036", NOT_A_REWARD,
+        divergences=True, trl="ipo",
+    ),
+    "robust": Loss(
+        margins.robust_loss, "Robust DPO",
+        "((1 - e) sigmoid(beta * margin) - e sigmoid(-beta * margin)) / (1 - 2e), each -log",
+        "Chowdhury et al. 2024", "2403.00409", DPO_REWARD + ", of labels without flips",
+        SMOOTHING, divergences=True, trl="robust",
+        status=TESTED + "; unbiased under flipped labels, not bounded below",
+    ),
+    "exo_pair": Loss(
+        margins.exo_loss, "EXO", "KL(sigmoid(+-beta * margin) || (1 - e, e))",
+        "Ji et al. 2024, Eq. 16", "2402.00856", DPO_REWARD,
+        {"label_smoothing": 1e-3}, divergences=True, trl="exo_pair",
+    ),
+    "discopop": Loss(
+        margins.discopop_loss, "DiscoPOP",
+        "between -log sigmoid(m) and e^-m by sigmoid(m / tau), m = beta * margin",
+        "Lu et al. 2024, Eq. 5", "2406.08414", NOT_A_REWARD,
+        {"discopop_tau": 0.05}, divergences=True, trl="discopop",
+        status=TESTED + "; not convex",
+    ),
+    "dpop": Loss(
+        margins.dpop_loss, "DPO-positive",
+        "-log sigmoid(beta * (margin - lambda * max(0, -chosen log-ratio)))",
+        "Pal et al. 2024 (Smaug)", "2402.13228",
+        "implicit reward of DPO, but chosen responses are kept from falling",
+        {"dpop_lambda": 50.0},
+    ),
+    "nca_pair": Loss(
+        anchored.nca_loss, "NCA",
+        "-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2, r = beta * log-ratio",
+        "Chen et al. 2024", "2402.05369",
+        "implicit reward with a zero of its own: the log-odds of being chosen", trl="nca_pair",
+    ),
+    "bco_pair": Loss(
+        anchored.bco_loss, "BCO", "-log sigmoid(r_w) - log sigmoid(-r_l), r = beta * log-ratio",
+        "Jung et al. 2024", "2404.04656",
+        "log-odds that a response is a chosen one", trl="bco_pair",
+    ),
+    "sppo_hard": Loss(
+        anchored.sppo_loss, "SPPO",
+        "(chosen log-ratio - 1 / (2 beta))^2 + (rejected log-ratio + 1 / (2 beta))^2",
+        "Wu et al. 2024, Eq. 4.7", "2405.00675",
+        "beta x log-ratio; the targets are +1/2 and -1/2", trl="sppo_hard",
+    ),
+    "apo_zero": Loss(
+        anchored.apo_zero_loss, "APO-zero", "sigmoid(-r_w) + sigmoid(r_l), r = beta * log-ratio",
+        "D'Oosterlinck et al. 2024, Eq. 7", "2408.06266", NOT_A_REWARD, trl="apo_zero",
+    ),
+    "apo_down": Loss(
+        anchored.apo_down_loss, "APO-down", "sigmoid(r_w) + sigmoid(-beta * margin)",
+        "D'Oosterlinck et al. 2024, Eq. 8", "2408.06266", NOT_A_REWARD, trl="apo_down",
+        status=TESTED + "; lowers chosen responses on purpose",
+    ),
+    "aot": Loss(
+        anchored.aot_loss, "AOT", "-log sigmoid(beta * (policy's sorted - reference's sorted))",
+        "Melnyk et al. 2024", "2406.05882", NOT_A_REWARD,
+        SMOOTHING, whole_batch=True, trl="aot",
+        status=TESTED + "; beside micro-batches a second forward pass",
+    ),
+    "aot_unpaired": Loss(
+        anchored.aot_unpaired_loss, "AOT, unpaired",
+        "-log sigmoid(beta * (chosen sorted - rejected sorted)), of log-ratios",
+        "Melnyk et al. 2024", "2406.05882", NOT_A_REWARD,
+        SMOOTHING, whole_batch=True, trl="aot_unpaired",
+        status=TESTED + "; beside micro-batches a second forward pass",
+    ),
+    "sft": Loss(
+        likelihood.sft_loss, "SFT on the chosen", "-log pi(y_w|x) per token; beta has no part",
+        "Pang et al. 2024, beside DPO", "2404.19733", NO_REFERENCE,
+        reference_free=True, trl="sft", status=UNTIED,
+    ),
+    "simpo": Loss(
+        likelihood.simpo_loss, "SimPO",
+        "-log sigmoid(beta * (mean logp of chosen - of rejected) - gamma)",
+        "Meng et al. 2024, Eq. 6", "2405.14734", NO_REFERENCE,
+        {"simpo_gamma": 0.5, **SMOOTHING}, reference_free=True, trl="simpo (CPOTrainer)",
+        status=UNTIED,
+    ),
+    "cpo": Loss(
+        likelihood.cpo_loss, "CPO", "-log sigmoid(beta * (logp of chosen - of rejected)) + a * sft",
+        "Xu et al. 2024, Eq. 3", "2401.08417", NO_REFERENCE,
+        {"cpo_alpha": 1.0, **SMOOTHING}, reference_free=True, trl="sigmoid (CPOTrainer)",
+        status=UNTIED,
+    ),
+    "orpo": Loss(
+        likelihood.orpo_loss, "ORPO", "sft - beta * log sigmoid(log odds of chosen - of rejected)",
+        "Hong et al. 2024, Eq. 6", "2403.07691", NO_REFERENCE,
+        reference_free=True, trl="(ORPOTrainer)", status=UNTIED + "; larger beta moves further",
+    ),
+}  # fmt: skip
+"""Every loss by its name: TRL's, where TRL has it. TRL's `ipo` is `ipo_norm` here."""
+
+SUMS = ("sigmoid + 0.2 sft", "0.8 sigmoid + 0.2 bco_pair + sft")
+"""Weighted sums that people use: DPO with the chosen's likelihood (Pang et al. 2024), and MPO."""
+
+OPTIONS = tuple(dict.fromkeys(name for loss in LOSSES.values() for name in loss.options))
+"""Every option that some loss takes."""
 
 
-def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
-    """Implicit reward `r(x, y) = beta * log(pi(y|x) / pi_ref(y|x))`, without gradient.
+@cache
+def find_loss(name: str) -> Loss:
+    """A loss by its name, or a weighted sum such as `sigmoid + 0.2 sft`.
+
+    Every member of a sum takes those of the options that it knows.
 
     Args:
-        policy_logps: `(responses,)`, nats.
-        reference_logps: `(responses,)`, nats.
-        beta: As in the loss.
+        name: A name of `LOSSES`, or several joined by `+`, each with a weight before it or none.
 
-    Returns:
-        `(responses,)`.
-
-    Source:
-        Rafailov et al. 2023, Eq. 5, without `beta * log Z(x)`, which is the same for both responses
-        to a prompt.
+    Raises:
+        ValueError: If a name is unknown, or a weight is not a positive number.
     """
-    return beta * (policy_logps - reference_logps).detach()
+    terms = [_TERM.fullmatch(part) for part in name.split("+")]
+    known = [term and term[2] in LOSSES for term in terms]
+    if not all(known):
+        wrong = name.split("+")[known.index(False) if False in known else known.index(None)].strip()
+        raise ValueError(
+            f"loss={name!r}: {wrong!r} is unknown. Use one of {', '.join(LOSSES)}; or a weighted "
+            "sum, such as 'sigmoid + 0.2 sft'."
+        )
+    weighed = [(float(term[1] or 1), LOSSES[term[2]]) for term in terms]
+    if any(weight <= 0 for weight, _ in weighed):
+        raise ValueError(f"loss={name!r}: a weight is not above 0. Leave that loss out.")
+    return weighed[0][1] if weighed == [(1.0, weighed[0][1])] else _sum_of(weighed)
 
 
-def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: float) -> Tensor:
-    """How hard each pair pushes: `w` in `dL/dtheta = -beta * w * d(margin)/dtheta`.
+_TERM = re.compile(r"\s*([0-9]*\.?[0-9]+)?\s*\*?\s*([a-z_]+)\s*")
+
+
+def _sum_of(weighed: list[tuple[float, Loss]]) -> Loss:
+    members = [loss for _, loss in weighed]
+    # A divergence in some terms only would tie the policy to its reference in two ways.
+    divergences = all(loss.divergences or loss.reference_free for loss in members)
+    allowed = set(OPTIONS) - (set() if divergences else set(DIVERGENCE))
+
+    def total(pairs: PairLogps, beta: float, **options: Any) -> Tensor:
+        return sum(
+            weight * loss(pairs, beta, **{k: v for k, v in options.items() if k in loss.options})
+            for weight, loss in weighed
+        )
+
+    def joined(attribute: str, between: str, weights: bool = False) -> str:
+        texts = [
+            (f"{weight:g} x " if weights and weight != 1 else "") + getattr(loss, attribute)
+            for weight, loss in weighed
+        ]
+        return between.join(dict.fromkeys(texts))
+
+    return Loss(
+        total,
+        joined("title", " + ", weights=True),
+        joined("formula", " + ", weights=True),
+        joined("citation", "; "),
+        "",
+        joined("reward_meaning", "; and: "),
+        # The first member's defaults stand where two differ.
+        {k: v for loss in reversed(members) for k, v in loss.options.items() if k in allowed},
+        whole_batch=any(loss.whole_batch for loss in members),
+        reference_free=any(loss.reference_free for loss in members),
+        trl="" if not all(loss.trl for loss in members) else joined("trl", " + "),
+    )
+
+
+def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
+    """How hard each pair pushes: `w` in `dL/dtheta = -beta * w * d(log pi(y_w|x))/dtheta + ...`.
 
     For the DPO loss this is `sigmoid(-beta * margin)`: one half at the start, near one for a pair
     that the implicit reward ranks wrongly, near zero for one that it ranks well.
@@ -232,7 +299,7 @@ def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: float)
 
 
 def loss_and_slopes(
-    loss: Loss, pairs: PairLogps, beta: float, **options: float
+    loss: Loss, pairs: PairLogps, beta: float, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Loss of each pair, and its derivative by the policy's two log-probabilities.
 
@@ -255,16 +322,3 @@ def loss_and_slopes(
         )
         (slopes,) = torch.autograd.grad(losses.sum(), policy)
     return losses.detach(), slopes
-
-
-def _check(beta: float, label_smoothing: float = 0.0) -> None:
-    if not (beta > 0 and math.isfinite(beta)):
-        raise ValueError(
-            f"beta={beta!r}: must be a finite number > 0. "
-            "Larger beta keeps the policy closer to the reference; 0.1 is the paper's default."
-        )
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(
-            f"label_smoothing={label_smoothing!r}: must be in [0, 0.5). At 0.5 the labels would "
-            "carry no information; give the share of labels you take to be flipped."
-        )

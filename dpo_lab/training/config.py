@@ -10,10 +10,12 @@ import tyro
 
 from dpo_lab.data.preferences import OnBadRows
 from dpo_lab.models.loading import Precision
-from dpo_lab.objective.losses import LOSSES
+from dpo_lab.objective.losses import OPTIONS, Loss, find_loss
+from dpo_lab.objective.pairs import PairLogps
 
 Optimizer = Literal["adamw", "rmsprop"]
 Schedule = Literal["constant", "linear", "cosine"]
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 # Of all weights, and of an adapter: larger models are moved further by the same step.
 DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
@@ -34,11 +36,29 @@ class TrainConfig:
     held_out: float = 0.1
     """Share of the prompts to hold out, where the data has no test split of its own; 0 for none."""
     loss: str = "sigmoid"
-    """Loss: sigmoid (DPO), ipo or hinge."""
+    """Loss by name, sigmoid being DPO ('dpo-lab losses' lists them), or a weighted sum such as
+    'sigmoid + 0.2 sft'."""
     beta: float = 0.1
     """Larger keeps the policy closer to the reference; smaller lets it move further."""
-    label_smoothing: float = 0.0
-    """Share of labels taken to be flipped (conservative DPO; sigmoid only)."""
+    label_smoothing: float | None = None
+    """Share of labels taken to be flipped (conservative DPO, robust, exo_pair and others); by
+    default 0, and 1e-3 for exo_pair."""
+    f_divergence_type: Divergence = "reverse_kl"
+    """What ties the policy to its reference, in losses of the margin; DPO's is the reverse KL."""
+    f_alpha_divergence_coef: float | None = None
+    """Alpha of alpha_divergence, 0.5 by default."""
+    ld_alpha: float | None = None
+    """LD-DPO: weight, in 0 to 1, of a longer answer's tokens beyond the length of the shorter."""
+    use_weighting: bool = False
+    """WPO: weigh each pair by how likely the policy itself would be to give both answers."""
+    discopop_tau: float | None = None
+    """Width of discopop's change, 0.05 by default."""
+    dpop_lambda: float | None = None
+    """Weight of dpop's penalty on chosen answers that fall, 50 by default."""
+    simpo_gamma: float | None = None
+    """Margin that simpo asks for, 0.5 by default."""
+    cpo_alpha: float | None = None
+    """Weight of the likelihood in cpo, 1 by default."""
     steps: int | None = None
     """Optimiser steps; by default one epoch."""
     epochs: float | None = None
@@ -105,21 +125,13 @@ class TrainConfig:
     """Run code that comes with the model."""
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r}: unknown. Use one of {', '.join(LOSSES)}.")
-        if self.label_smoothing and "label_smoothing" not in LOSSES[self.loss].options:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing}: the loss {self.loss!r} takes none. "
-                "Use loss='sigmoid', or leave it out."
-            )
         if self.steps is not None and self.epochs is not None:
             raise ValueError(
                 f"steps={self.steps}, epochs={self.epochs}: give one of them, the other follows."
             )
         for name, low, strict in _RANGES:
             check_range(name, getattr(self, name), low, strict)
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing={self.label_smoothing}: must be in [0, 0.5).")
+        self._check_loss()
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")
         for name, allowed in _CHOICES.items():
@@ -128,10 +140,34 @@ class TrainConfig:
                     f"{name}={getattr(self, name)!r}: unknown. Use one of {', '.join(allowed)}."
                 )
 
+    def _check_loss(self) -> None:
+        loss = self.loss_function
+        for name in OPTIONS:
+            if getattr(self, name) not in (None, 0, "reverse_kl") and name not in loss.options:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: the loss {self.loss!r} takes none. "
+                    "Use a loss that does ('dpo-lab losses' lists them), or leave it out."
+                )
+        if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
+            raise ValueError(f"ld_alpha={self.ld_alpha}: must be in 0 to 1; 1 is no weighting.")
+        if self.use_weighting and loss.whole_batch:
+            raise ValueError(
+                f"use_weighting=True: the loss {self.loss!r} sorts the batch, so that a value is "
+                "no pair's and cannot be weighed. Use another loss."
+            )
+        loss(PairLogps.at_reference(), self.beta, **self.loss_options)  # refuses a wrong value
+
     @property
-    def loss_options(self) -> dict[str, float]:
-        """The keyword options of the loss."""
-        return {name: getattr(self, name) for name in LOSSES[self.loss].options}
+    def loss_function(self) -> Loss:
+        """The loss by its name."""
+        return find_loss(self.loss)
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """The keyword options of the loss, those that were not given by its defaults."""
+        options = self.loss_function.options
+        given = {name: getattr(self, name) for name in options}
+        return {name: options[name] if v is None else v for name, v in given.items()}
 
     def resolved(self) -> TrainConfig:
         """The same with a value for every default that depends on the model."""

@@ -13,8 +13,10 @@ from dpo_lab.models.drift import measure_kl
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import score_sequences
+from dpo_lab.models.tails import Tails
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.objective.losses import LOSSES, PairLogps, loss_and_slopes
+from dpo_lab.objective.losses import loss_and_slopes
+from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.setup import Job, Progress, naming
@@ -39,14 +41,17 @@ def evaluate(
     """
     config, values = job.config, {}
     if job.held_out is not None:
+        held_out, sequences = job.held_out, job.held_out.tokens.sequences()
         policy = score_sequences(
             job.scorer,
-            job.held_out.tokens.sequences(),
+            sequences,
             config.micro_batch_tokens,
             naming(progress, "held-out responses"),
-        ).split(len(job.held_out))
-        pairs = PairLogps(*policy, job.held_out.reference_chosen, job.held_out.reference_rejected)
-        loss, options = LOSSES[config.loss], config.loss_options
+            Tails.of(sequences, config.ld_alpha),
+        ).split(len(held_out))
+        reference = held_out.reference_chosen, held_out.reference_rejected
+        pairs = PairLogps(*policy, *reference, *held_out.lengths)
+        loss, options = config.loss_function, config.loss_options
         losses, slopes = loss_and_slopes(loss, pairs, beta, **options)
         metrics = pair_metrics(losses, pairs, -slopes[0] / beta, beta)
         values |= {f"eval/{name}": value for name, value in metrics.items()}

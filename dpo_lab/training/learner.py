@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,9 +13,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_scheduler
 
-from dpo_lab.data.batching import PairOrder
+from dpo_lab.data.batching import Batch, PairOrder
+from dpo_lab.data.encoding import Ids
 from dpo_lab.models.loading import load_weights, save_model
-from dpo_lab.objective.losses import LOSSES, PairLogps, loss_and_slopes
+from dpo_lab.models.tails import Tails
+from dpo_lab.objective.losses import loss_and_slopes
+from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
@@ -23,6 +28,9 @@ from dpo_lab.training.setup import Job
 
 START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest log-ratio at the start, nats per token of the longest response, by precision."""
+
+
+Sequences = list[tuple[Ids, Ids]]
 
 
 class NotTheReference(RuntimeError):
@@ -39,7 +47,7 @@ class Learner:
     def __init__(self, job: Job):
         self.job = job
         self.config = job.config
-        self.loss = LOSSES[job.config.loss]
+        self.loss = job.config.loss_function
         self.beta = job.config.beta
         self.step = 0
         self._new_peak: float | None = None
@@ -90,7 +98,7 @@ class Learner:
         """
         started = time.perf_counter()
         beta, learning_rate = self.beta, self.learning_rate
-        losses, pairs, weights, tokens = self._accumulate(self.order.batch(self.step))
+        losses, pairs, weights, tokens = self.accumulate(self.order.batch(self.step))
         grad_norm = clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.step == 0:
             self._check_start(pairs, self.order.batch(0))
@@ -114,35 +122,82 @@ class Learner:
         epoch = seen / len(self.job.train)
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
 
-    def _accumulate(self, indices: list[int]) -> tuple[Tensor, PairLogps, Tensor, int]:
-        """Gradient of the batch's mean loss, a micro-batch at a time; and every pair's numbers.
+    def accumulate(self, indices: list[int]) -> tuple[Tensor, PairLogps, Tensor, int]:
+        """Add the gradient of a batch's mean loss to the weights', a micro-batch at a time.
+
+        Args:
+            indices: The batch's pairs.
 
         Returns:
             Losses, log-probabilities and gradient weights of the pairs, and their tokens.
         """
-        train, scorer = self.job.train, self.job.scorer
-        picked = [train.tokens[index] for index in indices]
-        items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
-        wanted = torch.tensor(indices)
-        sides = train.reference_chosen, train.reference_rejected
-        reference = torch.stack([side.index_select(0, wanted) for side in sides])
+        micro_batches = self.micro_batches(indices)
+        pairs = self._reference_of(indices)
         losses, tokens = torch.empty(len(indices)), 0
         logps, slopes = torch.empty(2, 2, len(indices))
-        for group in scorer.groups(items, self.config.micro_batch_tokens):
-            at = torch.tensor(group)
-            chosen, rejected = zip(*(items[position] for position in group), strict=True)
-            batch = scorer.batch(chosen + rejected)
-            policy = scorer.logps(batch)
+        ahead = None
+        if self.loss.whole_batch and len(micro_batches) > 1:
+            # What a pair's value is hangs on pairs of other micro-batches: look at all of them,
+            # then go through them again with what each has to push.
+            logps = self._logps(micro_batches, len(indices))
+            ahead = self._loss_and_slopes(_with_policy(pairs, logps))
+        for at, sequences in micro_batches:
+            batch = self.job.scorer.batch(sequences)
+            policy, weights = self._forward(batch, sequences)
             values = policy.detach().view(2, -1).cpu()
-            pairs = PairLogps(*values, *reference.index_select(1, at))
-            loss, slope = loss_and_slopes(self.loss, pairs, self.beta, **self.config.loss_options)
+            if ahead is None:
+                loss, slope = self._loss_and_slopes(_with_policy(_some(pairs, at), values))
+            else:
+                loss, slope = (part.index_select(-1, at) for part in ahead)
+            if weights is not None:
+                loss, slope = loss * weights, slope * weights
             policy.backward(slope.flatten().to(policy.device) / len(indices))
             losses.index_copy_(0, at, loss)
             logps.index_copy_(1, at, values)
             slopes.index_copy_(1, at, slope)
             tokens += batch.real_tokens
-        pairs = PairLogps(*logps, *reference)
-        return losses, pairs, -slopes[0] / self.beta, tokens
+        return losses, _with_policy(pairs, logps), -slopes[0] / self.beta, tokens
+
+    def micro_batches(self, indices: list[int]) -> list[tuple[Tensor, Sequences]]:
+        """Places in the batch that go together, and their chosen, then rejected sequences."""
+        picked = [self.job.train.tokens[index] for index in indices]
+        items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
+        groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
+        sides = [zip(*(items[place] for place in group), strict=True) for group in groups]
+        return [
+            (torch.tensor(group), [*chosen, *rejected])
+            for group, (chosen, rejected) in zip(groups, sides, strict=True)
+        ]
+
+    def _reference_of(self, indices: list[int]) -> PairLogps:
+        """The batch with the reference's part filled in, and the policy's still empty."""
+        train, at = self.job.train, torch.tensor(indices)
+        sides = train.reference_chosen, train.reference_rejected
+        reference = [side.index_select(0, at) for side in sides]
+        chosen_tokens, rejected_tokens = train.lengths.index_select(1, at)
+        empty = torch.full_like(chosen_tokens, torch.nan)
+        mean = chosen_tokens.mean().item()
+        return PairLogps(empty, empty, *reference, chosen_tokens, rejected_tokens, mean)
+
+    def _forward(self, batch: Batch, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
+        """The policy's log-probabilities, and the weight of each pair where pairs are weighed."""
+        tails = Tails.of(sequences, self.config.ld_alpha)
+        if not self.config.use_weighting:
+            return self.job.scorer.logps(batch, tails), None
+        logps, aligned = self.job.scorer.aligned_logps(batch, tails)
+        return logps, wpo_weights(*aligned.view(2, -1)).cpu()
+
+    @torch.no_grad()
+    def _logps(self, micro_batches: list[tuple[Tensor, Sequences]], pairs: int) -> Tensor:
+        """The policy's log-probabilities of the whole batch, `(2, pairs)`, without gradient."""
+        logps = torch.empty(2, pairs)
+        for at, sequences in micro_batches:
+            policy, _ = self._forward(self.job.scorer.batch(sequences), sequences)
+            logps.index_copy_(1, at, policy.view(2, -1).cpu())
+        return logps
+
+    def _loss_and_slopes(self, pairs: PairLogps) -> tuple[Tensor, Tensor]:
+        return loss_and_slopes(self.loss, pairs, self.beta, **self.config.loss_options)
 
     def _check_start(self, pairs: PairLogps, indices: list[int]) -> None:
         picked = [self.job.train.tokens[index] for index in indices]
@@ -187,6 +242,16 @@ class Learner:
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule.base_lrs = state["schedule"]["peak"]
         torch.set_rng_state(state["random"])
+
+
+def _some(pairs: PairLogps, at: Tensor) -> PairLogps:
+    """The pairs of a micro-batch."""
+    given = {name: value for name, value in vars(pairs).items() if isinstance(value, Tensor)}
+    return replace(pairs, **{name: value.index_select(0, at) for name, value in given.items()})
+
+
+def _with_policy(pairs: PairLogps, logps: Tensor) -> PairLogps:
+    return replace(pairs, policy_chosen=logps[0], policy_rejected=logps[1])
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.losses import PairLogps, implicit_rewards
+from dpo_lab.objective.pairs import PairLogps, implicit_rewards
 
 ROUNDING = 1e-4
 """Nats: a log-ratio smaller than this is the rounding of float32, not a preference."""

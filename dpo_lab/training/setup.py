@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from dpo_lab.models.loading import (
 from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, reference_logps
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.tails import Tails
 from dpo_lab.training.config import TrainConfig
 
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 1024}
@@ -56,6 +58,12 @@ class ScoredPairs:
     tokens: TokenizedPairs
     reference_chosen: Tensor
     reference_rejected: Tensor
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Scored tokens of the chosen and of the rejected responses, `(2, pairs)`."""
+        sides = [[len(side) for side in (pair.chosen, pair.rejected)] for pair in self.tokens.pairs]
+        return torch.tensor(sides, dtype=torch.float32).view(-1, 2).T
 
     def __len__(self) -> int:
         """How many pairs there are."""
@@ -220,18 +228,17 @@ def _score_reference(
     if len(tokens) > 1 and config.eval_pairs:
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
         used.append((held_out, list(range(len(held_out)))))
-    sequences = [
-        sequence
-        for some, indices in used
-        for sequence in replace(some, pairs=tuple(some[i] for i in indices)).sequences()
-    ]
+    parts = [replace(some, pairs=tuple(some[i] for i in indices)) for some, indices in used]
+    sequences = [part.sequences() for part in parts]
+    tails = [Tails.of(some, config.ld_alpha) for some in sequences]
     values, use = reference_logps(
         Scorer(policy, config.precision),
         fingerprint,
-        sequences,
+        [sequence for some in sequences for sequence in some],
         cache=cache,
         token_budget=config.micro_batch_tokens,
         progress=naming(progress, "reference"),
+        tails=Tails.joined(tails),
     )
     parts = values.split([len(indices) for _, indices in used for _ in range(2)])
     scored = []

@@ -161,7 +161,8 @@ def _score_references(configs: Sequence[TrainConfig]) -> None:
                 for name in (
                     "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "seed",
                     "max_length", "max_prompt_length", "on_bad_rows", "columns", "limit",
-                    "eval_pairs", "device", "precision", "revision", "trust_remote_code",
+                    "eval_pairs", "ld_alpha", "device", "precision", "revision",
+                    "trust_remote_code",
                 )
             }
         )  # fmt: skip

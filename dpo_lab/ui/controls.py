@@ -11,7 +11,7 @@ from docstring_parser import parse_from_object
 
 from dpo_lab.data.builtin import BUILTIN as BUILTIN_DATA
 from dpo_lab.models.builtin import BUILTIN_MODELS
-from dpo_lab.objective.losses import LOSSES
+from dpo_lab.objective.losses import LOSSES, SUMS
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.state import WorkbenchState
@@ -27,7 +27,7 @@ LABELS = {
 EMPTY = {"steps": "one epoch", "lora_rank": "off: all weights"}
 # Exponents of the ends, and how the value reads.
 _SLIDERS = {"beta": (-2, 1, ".3g"), "learning_rate": (-7, -1, ".1e")}
-_CHOICES = {"loss": tuple(LOSSES)}
+_CHOICES = {"loss": (*LOSSES, *SUMS)}
 _SUGGESTIONS = {"model": tuple(BUILTIN_MODELS), "data": tuple(BUILTIN_DATA)}
 _KINDS = {int: "a whole number", float: "a number"}
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dpo_lab.objective.losses import LOSSES, PairLogps
+from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
@@ -16,11 +14,15 @@ from dpo_lab.training.runs import Run
 from dpo_lab.ui.report import write_report
 
 
-def start_loss(config: TrainConfig, beta: float | None = None) -> float:
-    """The loss where the policy equals the reference, ln 2 for DPO; at another beta if given."""
-    zero = torch.zeros(1)
-    pairs = PairLogps(zero, zero, zero, zero)
-    return LOSSES[config.loss](pairs, beta or config.beta, **config.loss_options).item()
+def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
+    """The loss where the policy equals the reference, ln 2 for DPO; at another beta if given.
+
+    None where it is not one number: without a reference, or with pairs that are weighed.
+    """
+    loss = config.loss_function
+    if loss.reference_free or config.use_weighting:
+        return None
+    return loss(PairLogps.at_reference(), beta or config.beta, **config.loss_options).item()
 
 
 def run_row(run: Run) -> dict[str, Any]:

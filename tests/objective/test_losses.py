@@ -1,23 +1,17 @@
 import inspect
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from dpo_lab.objective.losses import (
-    LOSSES,
-    PairLogps,
-    dpo_loss,
-    gradient_weight,
-    hinge_loss,
-    implicit_rewards,
-    ipo_loss,
-)
+from dpo_lab.objective.losses import LOSSES, SUMS, find_loss, gradient_weight, loss_and_slopes
+from dpo_lab.objective.margins import dpo_loss, hinge_loss, ipo_loss
+from dpo_lab.objective.pairs import DIVERGENCES, PairLogps, implicit_rewards
 from dpo_lab.objective.preference import preference_nll
 
-SIGMOID, IPO, HINGE = LOSSES["sigmoid"], LOSSES["ipo"], LOSSES["hinge"]
-SMOOTH = {"label_smoothing": 0.25}
+SIGMOID = LOSSES["sigmoid"]
 
 
 def at(*margins: float, dtype=torch.float64) -> PairLogps:
@@ -37,30 +31,118 @@ def test_log_ratios_and_margins():
     assert pairs.margins.item() == 4
 
 
-VALUES = [
-    ("sigmoid", {}, math.log(4 / 3)),
-    ("sigmoid", SMOOTH, 0.75 * math.log(4 / 3) + 0.25 * math.log(4)),
-    ("ipo", {}, (3 * math.log(3) - 1.5) ** 2),
-    ("hinge", {}, 0.0),
-]
+def one_pair(dtype=torch.float64) -> PairLogps:
+    """The pair of every value by hand, for beta 1/3, with L = ln 3.
 
-
-@pytest.mark.parametrize("name, options, expected", VALUES)
-def test_value_by_hand(name, options, expected):
-    """Margin 3 ln 3 at beta 1/3: the reward margin is ln 3 = 1.0986, sigmoid 3/4 and 1/4.
-
-    DPO: -ln(3/4) = ln(4/3). With a quarter of the labels flipped: 3/4 ln(4/3) + 1/4 ln 4.
-    IPO: the target is 1 / (2/3) = 1.5, the loss (3 ln 3 - 1.5)^2. Hinge: 1 - ln 3 < 0, so 0.
+    Chosen: 3 tokens, log-ratio 3 L, so its reward is L: sigmoid(L) = 3/4; policy -3 ln 2, so that
+    a token has a mean of 1/2. Rejected: 6 tokens, log-ratio -3 L, reward -L: sigmoid(-L) = 1/4;
+    policy -6 ln 4, a mean of 1/4. The margin is 6 L, the reward margin ln 9: sigmoid = 9/10.
     """
-    loss = LOSSES[name](at(3 * math.log(3)), 1 / 3, **options)
-    torch.testing.assert_close(loss.item(), expected, rtol=0, atol=1e-12)
+    policy = -3 * math.log(2), -6 * math.log(4)
+    values = (*policy, policy[0] - 3 * L, policy[1] + 3 * L, 3.0, 6.0)
+    tensors = [torch.tensor([value], dtype=dtype) for value in values]
+    return PairLogps(tensors[0].requires_grad_(), tensors[1].requires_grad_(), *tensors[2:])
 
 
-def test_hinge_by_hand():
-    """Margins -2 and 3 at beta 1/4: 1 + 1/2 and 1 - 3/4."""
-    torch.testing.assert_close(
-        hinge_loss(at(-2.0, 3.0), 0.25), torch.tensor([1.5, 0.25], dtype=torch.float64)
+L = math.log(3)
+QUARTER = {"label_smoothing": 0.25}
+ROOT = math.sqrt(3)
+BY_HAND = [
+    # name, options, value, slope by chosen, slope by rejected; beta = 1/3 throughout.
+    # sigmoid: -ln 0.9; slope -beta * 0.1.
+    ("sigmoid", {}, math.log(10 / 9), -1 / 30, 1 / 30),
+    # With a quarter of the labels flipped: slope -beta * (0.1 - 0.25), past the minimum.
+    ("sigmoid", QUARTER, 0.75 * math.log(10 / 9) + 0.25 * math.log(10), 0.05, -0.05),
+    # Means L and -L/2, their difference times beta L/2, e^(L/2) = sqrt 3.
+    ("sigmoid_norm", {}, math.log(1 + 1 / ROOT), -1 / (9 * (1 + ROOT)), 1 / (18 * (1 + ROOT))),
+    # 1 - ln 9 < 0.
+    ("hinge", {}, 0.0, 0.0, 0.0),
+    # The target is 1 / (2/3) = 3/2.
+    ("ipo", {}, (6 * L - 1.5) ** 2, 2 * (6 * L - 1.5), -2 * (6 * L - 1.5)),
+    ("ipo_norm", {}, (1.5 * L - 1.5) ** 2, (L - 1), -(L - 1) / 2),
+    # (3/4 ln(10/9) - 1/4 ln 10) / (1/2); slope beta * (-0.75 * 0.1 - 0.25 * 0.9) / 0.5.
+    ("robust", QUARTER, 1.5 * math.log(10 / 9) - 0.5 * math.log(10), -0.2, 0.2),
+    # q = (0.9, 0.1), p = (0.75, 0.25); slope beta * 0.09 * ln((0.9 / 0.75) / (0.1 / 0.25)).
+    ("exo_pair", QUARTER, 0.9 * math.log(1.2) + 0.1 * math.log(0.4), 0.03 * L, -0.03 * L),
+    # s = 0.9: 0.1 ln(10/9) + 0.9 / 9; slope beta * (-0.09 ln(10/9) - 0.01 + 0.01 - 0.1).
+    ("discopop", {"discopop_tau": 1.0}, 0.1 * math.log(10 / 9) + 0.1,
+     -(0.1 + 0.09 * math.log(10 / 9)) / 3, (0.1 + 0.09 * math.log(10 / 9)) / 3),
+    # The chosen response has not fallen, so it is DPO.
+    ("dpop", {}, math.log(10 / 9), -1 / 30, 1 / 30),
+    # -ln(3/4) + (ln 4 + ln(4/3)) / 2; slopes beta * (-1/4 + 3/8) and beta / 8.
+    ("nca_pair", {}, 1.5 * math.log(4 / 3) + 0.5 * math.log(4), 1 / 24, 1 / 24),
+    ("bco_pair", {}, 2 * math.log(4 / 3), -1 / 12, 1 / 12),
+    # Targets 3/2 and -3/2, log-ratios 3 L and -3 L.
+    ("sppo_hard", {}, 2 * (3 * L - 1.5) ** 2, 2 * (3 * L - 1.5), -2 * (3 * L - 1.5)),
+    # 1/4 + 1/4; the slope of a sigmoid at 3/4 or 1/4 is 3/16.
+    ("apo_zero", {}, 0.5, -1 / 16, 1 / 16),
+    # 3/4 + 1/10; slopes beta * (3/16 - 9/100) and beta * 9/100.
+    ("apo_down", {}, 0.85, (3 / 16 - 0.09) / 3, 0.03),
+    # Of one pair, sorted or not, it is DPO.
+    ("aot", {}, math.log(10 / 9), -1 / 30, 1 / 30),
+    ("aot_unpaired", QUARTER, 0.75 * math.log(10 / 9) + 0.25 * math.log(10), 0.05, -0.05),
+    ("sft", {}, math.log(2), -1 / 3, 0.0),
+    # beta * (-ln 2 + ln 4) = gamma, so the sigmoid is 1/2.
+    ("simpo", {"simpo_gamma": math.log(2) / 3}, math.log(2), -1 / 18, 1 / 36),
+    # beta * (-3 ln 2 + 12 ln 2) = ln 8: the sigmoid is 8/9. And half of sft.
+    ("cpo", {"cpo_alpha": 0.5}, math.log(9 / 8) + 0.5 * math.log(2), -1 / 27 - 1 / 6, 1 / 27),
+    # Odds 1 and 1/3: their ratio's sigmoid is 3/4. d log odds / d mean logp = 1 / (1 - p).
+    ("orpo", {}, math.log(2) + math.log(4 / 3) / 3, -1 / 3 - 1 / 18, 1 / 54),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, options, value, by_chosen, by_rejected", BY_HAND)
+def test_value_and_slopes_by_hand(name, options, value, by_chosen, by_rejected):
+    losses, slopes = loss_and_slopes(LOSSES[name], one_pair(), 1 / 3, **options)
+    torch.testing.assert_close(losses.item(), value, rtol=0, atol=1e-12)
+    expected = torch.tensor([[by_chosen], [by_rejected]], dtype=torch.float64)
+    torch.testing.assert_close(slopes, expected, rtol=0, atol=1e-12)
+
+
+def some_pairs() -> PairLogps:
+    """Four pairs in general position."""
+    chosen = torch.tensor([-9.0, -4.0, -7.5, -6.1], dtype=torch.float64)
+    rejected = torch.tensor([-8.2, -9.9, -5.0, -3.3], dtype=torch.float64)
+    reference = (
+        chosen + torch.tensor([1.3, -0.7, 0.4, -2.1]),
+        rejected + torch.tensor([-0.2, 1.5, -1.1, 0.8]),
     )
+    tokens = torch.tensor([3.0, 2.0, 4.0, 2.0]), torch.tensor([4.0, 3.0, 1.0, 2.0])
+    return PairLogps(chosen.requires_grad_(), rejected.requires_grad_(), *reference, *tokens)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("name", [*LOSSES, *SUMS])
+def test_gradient_is_that_of_finite_differences(name, divergence):
+    loss, pairs = find_loss(name), some_pairs()
+    options = {"f_divergence_type": divergence, "f_alpha_divergence_coef": 0.3}
+    if "f_divergence_type" not in loss.options:
+        options = {}
+
+    def of_policy(chosen, rejected):
+        return loss(replace(pairs, policy_chosen=chosen, policy_rejected=rejected), 0.3, **options)
+
+    leaves = pairs.policy_chosen, pairs.policy_rejected
+    assert torch.autograd.gradcheck(of_policy, leaves)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].divergences])
+def test_a_loss_that_takes_divergences_is_a_function_of_the_margin(name):
+    """Both log-ratios shifted alike, as a function of the prompt shifts them: nothing changes."""
+    pairs = replace(some_pairs(), rejected_tokens=some_pairs().chosen_tokens)
+    shifted = replace(
+        pairs, policy_chosen=pairs.policy_chosen + 2, policy_rejected=pairs.policy_rejected + 2
+    )
+    torch.testing.assert_close(LOSSES[name](shifted, 0.3), LOSSES[name](pairs, 0.3))
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *SUMS])
+def test_a_reference_free_loss_does_not_look_at_the_reference_and_the_others_do(name):
+    loss, pairs = find_loss(name), some_pairs()
+    other = replace(pairs, reference_chosen=pairs.reference_chosen + torch.tensor([1.0, -2, 3, -4]))
+    same = bool(torch.equal(loss(pairs, 0.3), loss(other, 0.3)))
+    # A sum with one free member still has the reference in its others.
+    assert same == (loss.reference_free and name in LOSSES)
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5.0])
@@ -99,38 +181,6 @@ class TestIdentities:
         assert not hinge_loss(at(1.01 / beta, 50 / beta), beta).any()
 
 
-SLOPES = [
-    # d loss / d margin, derived by hand from the formula in the docstring.
-    ("sigmoid", {}, lambda m, b: -b * torch.sigmoid(-b * m)),
-    ("sigmoid", SMOOTH, lambda m, b: -b * (torch.sigmoid(-b * m) - 0.25)),
-    ("ipo", {}, lambda m, b: 2 * (m - 1 / (2 * b))),
-    ("hinge", {}, lambda m, b: -b * (b * m < 1).double()),
-]
-
-
-@pytest.mark.parametrize("name, options, slope", SLOPES)
-def test_gradient_is_the_analytic_one(name, options, slope):
-    """The margin is chosen minus rejected log-ratio, so the two gradients are opposite.
-
-    For DPO, dL/dpolicy_chosen = -beta * sigmoid(-beta * margin); `gradient_weight` is what
-    multiplies -beta, `sigmoid(-beta * margin)`.
-    """
-    loss, beta, margins = LOSSES[name], 0.3, (-7.0, 0.0, 2.0, 9.0)
-    pairs = at(*margins)
-    expected = slope(torch.tensor(margins, dtype=torch.float64), beta)
-    leaves = pairs.policy_chosen, pairs.policy_rejected
-    chosen, rejected = torch.autograd.grad(loss(pairs, beta, **options).sum(), leaves)
-    torch.testing.assert_close(chosen, expected)
-    torch.testing.assert_close(rejected, -expected)
-    torch.testing.assert_close(gradient_weight(loss, pairs, beta, **options), -expected / beta)
-
-    def of_policy(chosen, rejected):
-        fixed = pairs.reference_chosen, pairs.reference_rejected
-        return loss(PairLogps(chosen, rejected, *fixed), beta, **options)
-
-    assert torch.autograd.gradcheck(of_policy, leaves)
-
-
 def test_gradient_weight_works_without_gradient_and_leaves_none():
     pairs = at(0.0)
     with torch.no_grad():
@@ -166,22 +216,61 @@ def test_implicit_rewards_carry_beta_and_no_gradient():
 @pytest.mark.parametrize("name", LOSSES)
 def test_registry_is_complete(name):
     loss = LOSSES[name]
-    assert name in {case[0] for case in VALUES} & {case[0] for case in SLOPES}
-    assert loss.title and loss.formula and loss.reward_meaning and loss.status
-    assert re.search(r"\b(19|20)\d\d\b", loss.citation)
+    assert name in {case[0] for case in BY_HAND}
+    assert loss.title and loss.formula and loss.reward_meaning
+    assert re.search(r"\b(19|20)\d\d\b", loss.citation) and re.fullmatch(
+        r"\d{4}\.\d{5}", loss.arxiv
+    )
     _, _, *options = inspect.signature(loss.function).parameters
-    assert tuple(options) == loss.options
-    assert "Source:" in loss.function.__doc__ and "beta" in loss.formula
-    assert loss(at(0.0, 1.0), 0.1).shape == (2,)
+    assert set(options) == set(loss.own_options)
+    for option, default in loss.own_options.items():
+        assert inspect.signature(loss.function).parameters[option].default == default
+    assert "Source:" in loss.function.__doc__
+    assert loss(one_pair(), 0.1).shape == (1,)
     with pytest.raises(TypeError):
-        loss(at(0.0), 0.1, no_such_option=1.0)
+        loss(one_pair(), 0.1, no_such_option=1.0)
+
+
+def test_every_loss_of_trl_is_there_by_its_name():
+    """The names of TRL 1.16's `loss_type`; its averaged `ipo` has a name of its own here."""
+    names = """sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired
+        apo_zero apo_down discopop sft sigmoid_norm""".split()
+    assert set(names) <= set(LOSSES)
+    assert {loss.trl for loss in LOSSES.values()} >= set(names)
+
+
+def test_a_weighted_sum_adds_its_members_with_the_options_they_know():
+    pairs, smooth = some_pairs(), {"label_smoothing": 0.1}
+    total = find_loss("0.5 sigmoid+2*hinge + sft")(pairs, 0.3, **smooth)
+    expected = 0.5 * LOSSES["sigmoid"](pairs, 0.3, **smooth) + 2 * LOSSES["hinge"](pairs, 0.3)
+    torch.testing.assert_close(total, expected + LOSSES["sft"](pairs, 0.3))
+    assert find_loss(" sigmoid ") is LOSSES["sigmoid"]
+    assert find_loss("sigmoid + aot").whole_batch and not find_loss("sigmoid + sft").whole_batch
+    assert "f_divergence_type" in find_loss("sigmoid + sft").options
+    assert "f_divergence_type" not in find_loss("sigmoid + bco_pair").options
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("dpo", "'dpo' is unknown. Use one of sigmoid"),
+        ("sigmoid + dpo", "'dpo' is unknown"),
+        ("sigmoid +", "'' is unknown"),
+        ("sigmoid + -1 sft", "'-1 sft' is unknown"),
+        ("sigmoid + 0 sft", "a weight is not above 0"),
+    ],
+)
+def test_a_name_that_is_no_loss(name, words):
+    with pytest.raises(ValueError, match=r"^loss=") as error:
+        find_loss(name)
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("beta", [0, -0.1, math.nan, math.inf])
 def test_beta_out_of_range(name, beta):
     with pytest.raises(ValueError, match=r"beta=.*must be a finite number > 0.*closer"):
-        LOSSES[name](at(0.0), beta)
+        LOSSES[name](one_pair(), beta)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5, math.nan])

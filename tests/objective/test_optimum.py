@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective.losses import LOSSES, PairLogps
+from dpo_lab.objective.losses import LOSSES
 from dpo_lab.objective.optimum import (
     MIN_EFFECTIVE_SAMPLES,
     Frontier,
@@ -17,6 +17,7 @@ from dpo_lab.objective.optimum import (
     rlhf_objective,
     sampled_optimum,
 )
+from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.objective.preference import preference_probability
 
 

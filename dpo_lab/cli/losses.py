@@ -1,0 +1,38 @@
+"""The command that lists the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from dpo_lab.cli.output import print_rows, say
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Every loss by name: formula, paper, options, and what its logged rewards mean."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """One JSON object a loss, a line each, instead of a table."""
+
+    def __call__(self) -> None:
+        """Print a row a loss."""
+        from dpo_lab.objective.losses import LOSSES, SUMS
+
+        rows = [
+            {
+                "loss": name,
+                "of a pair": loss.formula,
+                "source": loss.citation,
+                "options": ", ".join(f"{k}={v}" for k, v in loss.options.items()),
+                "rewards are": loss.reward_meaning,
+                "status": loss.status,
+            }
+            for name, loss in LOSSES.items()
+        ]
+        if not self.json:
+            rows = [{k: v for k, v in row.items() if k != "status"} for row in rows]
+            say(f"weighted sums go too, such as {' or '.join(map(repr, SUMS))}")
+        print_rows(rows, self.json)

@@ -1,0 +1,172 @@
+"""What every preference loss is a function of: log-probabilities of pairs of responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+"""What may tie the policy to its reference (f-DPO), by TRL's names; DPO's is `reverse_kl`."""
+
+LARGEST_EXPONENT = 80.0
+"""Of a power of the ratio: e^80 still is a float32."""
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Sequence log-probabilities of a batch of pairs, each `(pairs,)`, nats, summed over tokens.
+
+    Attributes:
+        policy_chosen: `log pi(y_w|x)`.
+        policy_rejected: `log pi(y_l|x)`.
+        reference_chosen: `log pi_ref(y_w|x)`.
+        reference_rejected: `log pi_ref(y_l|x)`.
+        chosen_tokens: Scored tokens of the chosen responses; for losses that divide by them.
+        rejected_tokens: The same of the rejected.
+        mean_chosen_tokens: Mean of `chosen_tokens` over the optimiser's batch, where these pairs
+            are a part of one; by default over these pairs.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+
+    policy_chosen: Tensor
+    policy_rejected: Tensor
+    reference_chosen: Tensor
+    reference_rejected: Tensor
+    chosen_tokens: Tensor | None = None
+    rejected_tokens: Tensor | None = None
+    mean_chosen_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        shapes = {name: tuple(values.shape) for name, values in given.items()}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(
+                f"shapes {shapes}: broadcasting would mix the pairs. Pass one value a pair in each."
+            )
+
+    @classmethod
+    def at_reference(cls) -> PairLogps:
+        """One pair, one token each, on which policy and reference agree."""
+        zero, one = torch.zeros(1), torch.ones(1)
+        return cls(zero - 1, zero - 1, zero - 1, zero - 1, one, one)
+
+    @property
+    def chosen_logratios(self) -> Tensor:
+        """`log pi(y_w|x) - log pi_ref(y_w|x)`, `(pairs,)`, nats."""
+        return self.policy_chosen - self.reference_chosen
+
+    @property
+    def rejected_logratios(self) -> Tensor:
+        """`log pi(y_l|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats."""
+        return self.policy_rejected - self.reference_rejected
+
+    @property
+    def margins(self) -> Tensor:
+        """Chosen minus rejected log-ratio, not scaled by beta, `(pairs,)`, nats."""
+        return self.chosen_logratios - self.rejected_logratios
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Scored tokens of the chosen and of the rejected responses, each `(pairs,)`.
+
+        Raises:
+            ValueError: If they were not given.
+        """
+        if self.chosen_tokens is None or self.rejected_tokens is None:
+            raise ValueError(
+                "chosen_tokens=None: this loss divides by the number of tokens. "
+                "Give chosen_tokens and rejected_tokens."
+            )
+        return self.chosen_tokens, self.rejected_tokens
+
+    def per_token(self) -> PairLogps:
+        """The same with means over tokens in place of sums.
+
+        Raises:
+            ValueError: If the numbers of tokens were not given.
+        """
+        chosen, rejected = self.tokens
+        return replace(
+            self,
+            policy_chosen=self.policy_chosen / chosen,
+            policy_rejected=self.policy_rejected / rejected,
+            reference_chosen=self.reference_chosen / chosen,
+            reference_rejected=self.reference_rejected / rejected,
+        )
+
+    def under(self, divergence: str, alpha: float = 0.5) -> PairLogps:
+        """The same with each log-ratio `log u` replaced by the score `f'(u)` of an f-divergence.
+
+        The policy that maximises reward minus `beta * D_f(pi || pi_ref)` has
+        `r = beta * f'(pi / pi_ref)` up to a function of the prompt, so a loss of reward margins
+        becomes one of score margins: `log u` is that of the reverse KL, `1 - 1/u` of the forward
+        KL, `log(2u / (1 + u))` of Jensen-Shannon, `(u^(alpha - 1) - 1) / (alpha - 1)` of the alpha
+        divergence.
+
+        Args:
+            divergence: One of `DIVERGENCES`.
+            alpha: Of the alpha divergence; at 1 it is the reverse KL, at 0 the forward KL.
+
+        Returns:
+            Pairs whose log-ratios are the scores, the reference's part being 0.
+
+        Raises:
+            ValueError: If the divergence is unknown or alpha is not finite.
+
+        Source:
+            Wang et al. 2023 (f-DPO, arXiv 2309.16240), Table 1, scaled as TRL does.
+        """
+        if divergence not in DIVERGENCES:
+            raise ValueError(
+                f"f_divergence_type={divergence!r}: unknown. Use one of {', '.join(DIVERGENCES)}."
+            )
+        if not -LARGEST_EXPONENT < alpha < LARGEST_EXPONENT:
+            raise ValueError(
+                f"f_alpha_divergence_coef={alpha!r}: must be a number of ordinary size. "
+                "0.5 is TRL's default; 1 is the reverse KL."
+            )
+        if divergence == "reverse_kl":
+            return self
+        ratios = self.chosen_logratios, self.rejected_logratios
+        chosen, rejected = (_score(ratio, divergence, alpha) for ratio in ratios)
+        zero = torch.zeros_like(chosen)
+        return replace(
+            self,
+            policy_chosen=chosen,
+            policy_rejected=rejected,
+            reference_chosen=zero,
+            reference_rejected=zero,
+        )
+
+
+def _score(log_ratio: Tensor, divergence: str, alpha: float) -> Tensor:
+    """`f'(u)` of `u = exp(log_ratio)`, without forming `u` where it may overflow."""
+    if divergence == "js_divergence":
+        return F.logsigmoid(log_ratio) - F.logsigmoid(torch.zeros_like(log_ratio))
+    power = -1.0 if divergence == "forward_kl" else alpha - 1
+    if abs(power) < 1e-6:
+        return log_ratio
+    return torch.expm1((power * log_ratio).clamp(max=LARGEST_EXPONENT)) / power
+
+
+def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
+    """Implicit reward `r(x, y) = beta * log(pi(y|x) / pi_ref(y|x))`, without gradient.
+
+    Args:
+        policy_logps: `(responses,)`, nats.
+        reference_logps: `(responses,)`, nats.
+        beta: As in the loss.
+
+    Returns:
+        `(responses,)`.
+
+    Source:
+        Rafailov et al. 2023, Eq. 5, without `beta * log Z(x)`, which is the same for both responses
+        to a prompt.
+    """
+    return beta * (policy_logps - reference_logps).detach()

@@ -1,0 +1,75 @@
+"""Weights that lie between the tokens and the loss: LD-DPO's over tokens, WPO's over pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
+
+
+def tail_weights(position: Tensor, shared: Tensor, ld_alpha: float) -> Tensor:
+    """LD-DPO's weight of each response token: 1 up to the shared length, alpha beyond.
+
+    The shared length of a pair is that of its shorter response, so only what the longer one has
+    more is weighed down: with alpha 1 it is DPO, with 0 the excess does not count.
+
+    Args:
+        position: Place of each token in its response, from 0, any shape.
+        shared: Shared length of each token's pair, the same shape.
+        ld_alpha: Weight of the excess, in [0, 1].
+
+    Returns:
+        The same shape.
+
+    Source:
+        Liu et al. 2024 (LD-DPO, arXiv 2409.06411), Eq. 10 and 11, as TRL computes it.
+    """
+    return torch.where(position < shared, 1.0, ld_alpha)
+
+
+@torch.no_grad()
+def log_square_sums(
+    logits_of: Callable[[slice], Tensor], tokens: int, vocabulary: int, like: Tensor
+) -> Tensor:
+    """`log sum_v p(v)^2` of the next token at each step, chunk by chunk.
+
+    The log-probability that two draws of the model agree: what a token's log-probability is
+    compared with to see how much it looks like one of the model's own.
+
+    Args:
+        logits_of: Given a slice of tokens, the float32 logits there.
+        tokens: How many there are.
+        vocabulary: Size of a row of logits; sets the chunk.
+        like: A tensor of the wanted device and type.
+
+    Returns:
+        `(tokens,)`, nats.
+    """
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    sums = like.new_empty(tokens)
+    for start in range(0, tokens, size):
+        rows = slice(start, min(start + size, tokens))
+        sums[rows] = (2 * logits_of(rows).log_softmax(-1)).logsumexp(-1)
+    return sums
+
+
+def wpo_weights(aligned_chosen: Tensor, aligned_rejected: Tensor) -> Tensor:
+    """WPO's weight of each pair: how likely the policy itself would be to say both answers.
+
+    `exp(mean over y_w of a_t) * exp(mean over y_l of a_t)` with `a_t = log p(y_t) - log sum_v
+    p(v)^2`: near 1 for answers like the policy's own, near 0 for what it would never say.
+
+    Args:
+        aligned_chosen: `(pairs,)`, mean of `a_t` over the chosen responses' tokens.
+        aligned_rejected: `(pairs,)`, the same of the rejected.
+
+    Returns:
+        `(pairs,)`, to be taken as a constant.
+
+    Source:
+        Zhou et al. 2024 (WPO, arXiv 2406.11827), Eq. 2 with sampled alignment.
+    """
+    return torch.exp(aligned_chosen + aligned_rejected).detach()

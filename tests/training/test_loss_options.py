@@ -1,0 +1,157 @@
+"""Training under losses that look beyond one pair's sums, against the same written plainly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dpo_lab.data.batching import collate
+from dpo_lab.data.packing import pack
+from dpo_lab.models.loading import load_model
+from dpo_lab.models.reference import ReferenceCache
+from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
+from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.learner import Learner
+from dpo_lab.training.loop import train
+from dpo_lab.training.setup import prepare
+
+STEPS = 3
+QUICK = TrainConfig(
+    steps=STEPS, batch_pairs=8, limit=64, eval_every=0, eval_pairs=8, learning_rate=3e-3,
+    schedule="constant", warmup_steps=0, micro_batch_tokens=30, beta=0.3,
+)  # fmt: skip
+CASES = [
+    {"loss": "aot"},
+    {"loss": "aot_unpaired", "label_smoothing": 0.1},
+    {"loss": "sft"},
+    {"loss": "sigmoid + 0.2 sft"},
+    {"loss": "sigmoid + aot"},
+    {"loss": "sigmoid_norm", "beta": 3.0},
+    {"loss": "orpo"},
+    {"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.2},
+    {"loss": "sigmoid", "f_divergence_type": "js_divergence"},
+    {"loss": "sigmoid", "ld_alpha": 0.3},
+    {"loss": "sigmoid_norm", "ld_alpha": 0.0},
+    {"loss": "sigmoid", "use_weighting": True},
+    {"loss": "ipo", "use_weighting": True, "ld_alpha": 0.5},
+]
+
+
+def log_probs_of(model, prompt, response) -> torch.Tensor:
+    """Next-token log-probabilities at each place of the response, in float64."""
+    logits = model(torch.tensor([[*prompt, *response]])).logits[0].double()
+    return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def scored(model, pair, ld_alpha) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of chosen and rejected: the weighted log-probability, and the mean alignment."""
+    shared, both = min(len(pair.chosen), len(pair.rejected)), []
+    for side in (pair.chosen, pair.rejected):
+        rows = log_probs_of(model, pair.prompt, side)
+        picked = rows[torch.arange(len(side)), torch.tensor(side)]
+        weights = [1.0 if t < shared or ld_alpha is None else ld_alpha for t in range(len(side))]
+        aligned = (picked - rows.exp().square().sum(-1).log()).mean().detach()
+        both.append(((picked * torch.tensor(weights)).sum(), aligned))
+    return both
+
+
+def plain_trajectory(job) -> list[float]:
+    config, reference = job.config, load_model("micro").model
+    policy = load_model("micro").model
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    order, values = Learner(job).order, []
+    for step in range(STEPS):
+        batch = [job.train.tokens[index] for index in order.batch(step)]
+        with torch.no_grad():
+            fixed = [[logp for logp, _ in scored(reference, p, config.ld_alpha)] for p in batch]
+        ours = [scored(policy, pair, config.ld_alpha) for pair in batch]
+        sides = [torch.stack([pair[side][0] for pair in ours]) for side in (0, 1)]
+        sides += [torch.stack([pair[side] for pair in fixed]) for side in (0, 1)]
+        sides += [
+            torch.tensor([float(len(side)) for side in some])
+            for some in zip(*((pair.chosen, pair.rejected) for pair in batch), strict=True)
+        ]
+        losses = find_loss(config.loss)(PairLogps(*sides), config.beta, **config.loss_options)
+        if config.use_weighting:
+            losses = losses * torch.stack([(pair[0][1] + pair[1][1]).exp() for pair in ours])
+        optimizer.zero_grad()
+        losses.mean().backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        values.append(losses.mean().item())
+    return values
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case.values())))
+def test_trajectory_in_micro_batches_equals_the_plain_one_over_the_whole_batch(case, tmp_path):
+    job = prepare(replace(QUICK, **case), cache=ReferenceCache(tmp_path / "cache.sqlite"))
+    assert len(Learner(job).micro_batches(list(range(8)))) > 2
+    expected = plain_trajectory(job)
+    assert [record["loss"] for record in train(job)] == pytest.approx(expected, abs=2e-5, rel=2e-5)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *SUMS])
+def test_every_loss_trains_and_says_what_it_measures(name):
+    config = replace(QUICK, loss=name, steps=2, eval_every=2, kl_samples=8, sample_prompts=0)
+    *_, last = train(prepare(config))
+    assert last.step == 2
+    wanted = {"loss", "rewards/margins", "eval/loss", "gradient_weight", "kl/policy"}
+    assert wanted <= set(last.values)
+
+
+def test_ld_dpo_has_values_of_its_own_in_the_cache_where_it_weighs_and_only_there(tmp_path):
+    cache = ReferenceCache(tmp_path / "cache.sqlite")
+    plain = prepare(QUICK, cache=cache)
+    for alpha, again in ((0.3, False), (0.3, True), (0.6, False)):
+        job = prepare(replace(QUICK, ld_alpha=alpha), cache=cache)
+        assert (job.cache_use.computed == 0) == again and job.cache_use.cached > 0
+        chosen, rejected = job.train.lengths
+        for ours, theirs, longer in (
+            (job.train.reference_chosen, plain.train.reference_chosen, chosen > rejected),
+            (job.train.reference_rejected, plain.train.reference_rejected, rejected > chosen),
+        ):
+            changed = (ours - theirs).abs() > 0  # NaN for pairs that no step uses
+            assert changed.any() and not (changed & ~longer).any()
+        first = next(train(job))
+        assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", [lambda rows: collate(rows, 0), pack])
+def test_places_count_the_tokens_of_each_response(layout):
+    rows = [((1, 2), (3, 4, 5)), ((1, 2), (3, 4)), ((1, 2), (6,)), ((7,), (3, 4, 5, 6))]
+    batch = layout(rows)
+    for response, (_, ids) in enumerate(rows):
+        own = batch.response == response
+        assert batch.places()[own].tolist() == list(range(len(ids)))
+        assert batch.targets[batch.token[own]].tolist() == list(ids)
+
+
+REFUSED = [
+    ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing=0.1: the loss 'hinge' takes none"),
+    ({"loss": "bco_pair", "f_divergence_type": "forward_kl"}, "f_divergence_type=forward_kl: the"),
+    ({"loss": "sigmoid + bco_pair", "f_divergence_type": "forward_kl"}, "f_divergence_type="),
+    ({"loss": "exo_pair", "label_smoothing": 0.0}, "label_smoothing=0: exo_pair takes the log"),
+    ({"loss": "discopop", "discopop_tau": -1.0}, "discopop_tau=-1.0: must be a finite number > 0"),
+    ({"loss": "dpop", "dpop_lambda": -1.0}, "dpop_lambda=-1.0: must be a finite number >= 0"),
+    ({"loss": "cpo", "cpo_alpha": -1.0}, "cpo_alpha=-1.0: must be a finite number >= 0"),
+    ({"loss": "simpo", "simpo_gamma": float("nan")}, "simpo_gamma=nan: must be a finite number"),
+    ({"ld_alpha": 1.5}, "ld_alpha=1.5: must be in 0 to 1"),
+    ({"loss": "aot", "use_weighting": True}, "use_weighting=True: the loss 'aot' sorts the batch"),
+    ({"f_divergence_type": "kl"}, "f_divergence_type='kl': unknown. Use one of reverse_kl"),
+]
+
+
+@pytest.mark.parametrize("settings, words", REFUSED)
+def test_a_setting_that_makes_no_sense_is_refused_by_its_name(settings, words):
+    with pytest.raises(ValueError) as error:
+        TrainConfig(**settings)
+    assert str(error.value).startswith(words)
+
+
+def test_defaults_of_a_loss_are_its_papers_unless_given():
+    assert TrainConfig(loss="exo_pair").loss_options["label_smoothing"] == 1e-3
+    assert TrainConfig(loss="exo_pair", label_smoothing=0.1).loss_options["label_smoothing"] == 0.1
+    assert TrainConfig(loss="simpo").loss_options == {"simpo_gamma": 0.5, "label_smoothing": 0.0}

@@ -1,0 +1,45 @@
+"""The lab's losses beside TRL's own trainer; skipped where TRL (extra `bench`) is not installed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("trl", minversion="1.16")
+losses = pytest.importorskip("losses")
+
+
+@pytest.fixture(scope="module")
+def found():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return losses.compare_all()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_every_loss_of_trl_agrees_in_value_and_gradient(found) -> None:
+    assert {name for name, loss in losses.LOSSES.items() if loss.trl} <= set(found)
+    assert max(agreement.loss for agreement in found.values()) < 1e-6
+    gradients = {n: a.gradient for n, a in found.items() if a.gradient is not None}
+    assert len(gradients) == len(found) - 3
+    assert max(gradients.values()) < 1e-5
+
+
+def test_the_comparison_would_notice(tmp_path) -> None:
+    """The batch has answers of unequal length, log-ratios that are not 0, and is cut in parts."""
+    trainer = losses.Trainer(tmp_path)
+    plain, tailed = (losses.replace(losses.CONFIG, ld_alpha=alpha) for alpha in (None, 0.3))
+    trainer._set(tailed)
+    theirs = trainer.trl._compute_loss(trainer.trl.model, dict(trainer.inputs), False).item()
+    values = []
+    for config in (plain, tailed, losses.replace(plain, use_weighting=True)):
+        learner = losses.Learner(losses.moved_job(losses.replace(config, micro_batch_tokens=30)))
+        batch = learner.order.batch(0)
+        assert len(learner.micro_batches(batch)) > 2
+        value, pairs, *_ = learner.accumulate(batch)
+        assert pairs.margins.abs().mean() > 0.5
+        values.append(value.mean().item())
+    assert values[1] == pytest.approx(theirs, rel=1e-6)
+    assert len({round(value, 4) for value in values}) == 3
