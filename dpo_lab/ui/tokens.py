@@ -1,0 +1,296 @@
+"""A pair's tokens as training uses them: which are read, which are scored and why, which are cut.
+
+Nothing is tokenised or masked here. Ids come from `Encoder` and `tokenize_pairs`, the scored places
+from `collate`, log-probabilities from a `Scorer`: what is shown is what a run computes with.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from dpo_lab.data.batching import collate
+from dpo_lab.data.encoding import Encoder, Ids, TemplateProblem
+from dpo_lab.data.preferences import Preferences
+from dpo_lab.data.problems import BadRows, LoadReport
+from dpo_lab.data.rows import Pair
+from dpo_lab.data.tokenization import TokenizedPair, tokenize_pairs
+from dpo_lab.models.reference import Reference
+from dpo_lab.models.scoring import Scorer
+
+Part = Literal["BOS", "prompt", "response", "end token"]
+SIDES = ("chosen", "rejected")
+
+_SHOWN_AS = {" ": "␣", "\n": "↵", "\t": "⇥"}
+_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp")
+"""Unicode's control, format, unassigned and separating characters: shown by their numbers."""
+
+_READ = {
+    "BOS": "read, not scored: the beginning of the text, which nothing predicts",
+    "prompt": "read, not scored: the policy does not choose the prompt",
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of prompt + response.
+
+    Attributes:
+        text: What it adds to the text, with white space and control characters made visible.
+        name: What the tokenizer calls it.
+        id: Its id.
+        part: What it belongs to.
+        why: Why it is scored or not, in words.
+        position: Where it stands in the sequence that the model reads; none if it does not.
+        predicted_by: The position whose logits predict it, if it is scored.
+        cut: Whether it was cut off to fit the limits.
+        logp: Log-probability by the policy, nats, if asked for.
+        reference_logp: The same by the reference.
+    """
+
+    text: str
+    name: str
+    id: int
+    part: Part
+    why: str
+    position: int | None = None
+    predicted_by: int | None = None
+    cut: bool = False
+    logp: float | None = None
+    reference_logp: float | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether its log-probability is part of the sum."""
+        return self.predicted_by is not None
+
+
+@dataclass(frozen=True)
+class Side:
+    """Every token of prompt + response, those that were cut off among them.
+
+    Attributes:
+        tokens: In order of the text.
+    """
+
+    tokens: tuple[Token, ...]
+
+    @property
+    def prompt(self) -> tuple[Token, ...]:
+        """The prompt's tokens, BOS in front if there is one."""
+        return tuple(token for token in self.tokens if token.part in ("BOS", "prompt"))
+
+    @property
+    def response(self) -> tuple[Token, ...]:
+        """The response's tokens with its end token."""
+        return tuple(token for token in self.tokens if token.part in ("response", "end token"))
+
+    @property
+    def scored(self) -> tuple[Token, ...]:
+        """The tokens whose log-probabilities are summed."""
+        return tuple(token for token in self.tokens if token.scored)
+
+    @property
+    def logp(self) -> float | None:
+        """`log pi(y|x)`, nats: the sum over the scored tokens."""
+        return _total(token.logp for token in self.scored)
+
+    @property
+    def reference_logp(self) -> float | None:
+        """`log pi_ref(y|x)`, nats."""
+        return _total(token.reference_logp for token in self.scored)
+
+
+def _total(logps: Iterable[float | None]) -> float | None:
+    logps = list(logps)
+    return math.fsum(logps) if logps and None not in logps else None
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """The tokens of both sequences of a pair.
+
+    Attributes:
+        row: Row number in the source.
+        chosen: Prompt and chosen response.
+        rejected: Prompt and rejected response.
+        dropped: Why training leaves the pair out, if it does; then no token has a position.
+    """
+
+    row: int
+    chosen: Side
+    rejected: Side
+    dropped: str | None = None
+
+    @property
+    def prompt_cut(self) -> int:
+        """Tokens that the prompt lost at its beginning."""
+        return sum(token.cut for token in self.chosen.prompt)
+
+    @property
+    def cut(self) -> bool:
+        """Whether anything was cut off."""
+        return any(token.cut for side in (self.chosen, self.rejected) for token in side.tokens)
+
+
+def pair_tokens(
+    pair: Pair,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 512,
+    max_prompt_length: int | None = None,
+    policy: Scorer | None = None,
+    reference: Scorer | Reference | None = None,
+) -> PairTokens:
+    """The tokens of a pair as training uses them.
+
+    Args:
+        pair: One pair, of any shape.
+        tokenizer: The model's tokenizer.
+        max_length: As in `tokenize_pairs` and `TrainConfig`.
+        max_prompt_length: The same.
+        policy: Gives every scored token its log-probability.
+        reference: The same for the reference.
+
+    Returns:
+        Both sequences, token by token.
+
+    Raises:
+        ValueError: If a limit leaves no room, or there is no chat template for a conversation.
+    """
+    encoder = Encoder(tokenizer)
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+    used, dropped = _as_trained(pair, tokenizer, **limits)
+    try:
+        whole = _whole(pair, encoder)
+    except TemplateProblem:  # there is nothing to show; `dropped` says why
+        return PairTokens(pair.row, Side(()), Side(()), dropped)
+    if used is None:
+        sides = (Side(tuple(_all(whole, side, encoder))) for side in SIDES)
+        return PairTokens(pair.row, *sides, dropped)
+    sequences = [(used.prompt, getattr(used, side)) for side in SIDES]
+    scores = _scores(sequences, encoder.pad_id, policy, reference)
+    sides = (_side(whole, used, side, encoder, scores[at]) for at, side in enumerate(SIDES))
+    return PairTokens(pair.row, *sides)
+
+
+def _as_trained(
+    pair: Pair, tokenizer: PreTrainedTokenizerBase, **limits: int | None
+) -> tuple[TokenizedPair | None, str | None]:
+    """The ids that a run would train on, or why it would not."""
+    alone = Preferences((pair,), LoadReport(f"row {pair.row}", 1, 1))
+    try:
+        return tokenize_pairs(alone, tokenizer, **limits)[0], None
+    except BadRows as error:
+        (problem,) = error.problems
+        return None, problem.reason + (f" ({problem.detail})" if problem.detail else "")
+
+
+def _whole(pair: Pair, encoder: Encoder) -> TokenizedPair:
+    """The pair's ids before any check or cut."""
+    (prompt,) = encoder.prompts([pair.prompt])
+    answers = (encoder.responses([pair.prompt], [getattr(pair, side)])[0] for side in SIDES)
+    return TokenizedPair(prompt, *answers, pair.row)
+
+
+Scores = dict[int, tuple[int, float | None, float | None]]
+"""Of each scored position: the position that predicts it, and its log-probabilities."""
+
+
+def _scores(
+    sequences: list[tuple[Ids, Ids]],
+    pad_id: int,
+    policy: Scorer | None,
+    reference: Scorer | Reference | None,
+) -> list[Scores]:
+    """What is scored in each sequence; which places, a batch itself says."""
+    batch = collate(sequences, pad_id)
+    sources = batch.source % batch.input_ids.shape[1]
+    found = []
+    values = [_token_logps(scorer, sequences) for scorer in (policy, reference)]
+    for at in range(len(sequences)):
+        columns = [sources[batch.token][batch.response == at].tolist()]
+        columns += [some[at] for some in values]
+        found.append({row[0] + 1: row for row in zip(*columns, strict=True)})
+    return found
+
+
+@torch.no_grad()
+def _token_logps(
+    scorer: Scorer | Reference | None, sequences: list[tuple[Ids, Ids]]
+) -> list[list[float] | list[None]]:
+    """Log-probabilities of each sequence's scored tokens, in order; none without a scorer."""
+    if scorer is None:
+        return [[None] * len(response) for _, response in sequences]
+    with nullcontext(scorer) if isinstance(scorer, Scorer) else scorer.active() as active:
+        batch = active.batch(sequences)
+        values = active.token_logps(batch)[batch.token]
+    return [values[batch.response == at].tolist() for at in range(len(sequences))]
+
+
+def _side(
+    whole: TokenizedPair, used: TokenizedPair, side: str, encoder: Encoder, scores: Scores
+) -> Side:
+    """One sequence, and in their places the tokens that were cut from it."""
+    lost, kept = len(whole.prompt) - len(used.prompt), len(getattr(used, side))
+    # Where the cut begins: BOS may have been kept in front of it.
+    start = 0 if whole.prompt[lost:] == used.prompt else 1
+    tokens, position = [], 0
+    for index, token in enumerate(_all(whole, side, encoder)):
+        place = index - len(whole.prompt)
+        if start <= index < start + lost or place >= kept:
+            why = "cut: the prompt was too long, and its beginning goes first"
+            why = why if place < 0 else "cut: the response was too long; it has no end any more"
+            tokens.append(replace(token, cut=True, why=why))
+            continue
+        by, logp, reference_logp = scores.get(position, (None, None, None))
+        why = _READ.get(token.part, "")
+        if by is not None:
+            end = "the end of the response; " if token.part == "end token" else ""
+            last = ", the prompt's last" if place == 0 else ""
+            why = f"scored: {end}predicted from position {by}{last}"
+        values = {"logp": logp, "reference_logp": reference_logp}
+        tokens.append(replace(token, position=position, predicted_by=by, why=why, **values))
+        position += 1
+    return Side(tuple(tokens))
+
+
+def _all(whole: TokenizedPair, side: str, encoder: Encoder) -> Iterator[Token]:
+    """Every token before the cut, without position or score."""
+    why, tokenizer = "not used: the row is dropped", encoder.tokenizer
+    answer = getattr(whole, side)
+    for index, token in enumerate(whole.prompt):
+        part = "BOS" if index == 0 and token == tokenizer.bos_token_id else "prompt"
+        yield Token(*shown(tokenizer, token), token, part, why)
+    for index, token in enumerate(answer):
+        last = index == len(answer) - 1 and token in encoder.end_ids
+        yield Token(*shown(tokenizer, token), token, "end token" if last else "response", why)
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> tuple[str, str]:
+    """A token's text with nothing in it invisible, and the tokenizer's own name for it.
+
+    Args:
+        tokenizer: Whose token it is.
+        token: Its id.
+    """
+    name = str(tokenizer.convert_ids_to_tokens(token))
+    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if name.startswith("▁") and not text.startswith(" "):
+        text = " " + text  # SentencePiece drops the space of a text's first token
+    if not text or "\ufffd" in text:
+        text = name  # a part of a character: only the tokenizer has a name for it
+    return "".join(map(_visible, text)), name
+
+
+def _visible(letter: str) -> str:
+    if letter in _SHOWN_AS or unicodedata.category(letter) not in _INVISIBLE:
+        return _SHOWN_AS.get(letter, letter)
+    return f"⟨{ord(letter):X}⟩"
