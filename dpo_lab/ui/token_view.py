@@ -174,7 +174,7 @@ def _legend() -> str:
     """The looks, each beside what it means."""
     prompt = Token("prompt", "", 0, "prompt", "")
     kinds = (
-        (Token("<bos>", "", 0, "BOS", ""), "beginning of the text", REFERENCE),
+        (Token("<bos>", "", 0, "BOS", ""), "beginning", REFERENCE),
         (prompt, "read, not scored", REFERENCE),
         (Token("word", "", 0, "response", "", predicted_by=0), "chosen, scored", CHOSEN),
         (Token("word", "", 0, "response", "", predicted_by=0), "rejected, scored", REJECTED),
@@ -189,7 +189,7 @@ def _legend() -> str:
             f"<span style='{small}{_look(token, colour)}{crossed}'>{escaped(token.text)}</span>"
         )
         entries.append(
-            f"<span style='display:inline-block;margin-right:14px'>{sample} {words}</span>"
+            f"<span style='display:inline-block;margin-right:10px'>{sample} {words}</span>"
         )
     more = "above a token its position, below it its log-probability in nats; ␣ is a space"
     return f"<div style='{_MUTED};margin:2px 0 6px'>{' '.join(entries)}<br>{more}</div>"
