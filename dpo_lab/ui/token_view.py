@@ -98,6 +98,8 @@ def _response(pair: PairTokens, name: str) -> str:
     words = f"<b>{name} response</b> · {_count(len(read))}" + " scored" * (not pair.dropped)
     cut = [token for token in side.response if token.cut]
     body = _cells(read, colour) + _fold(cut, SHOWN_OF_CUT, "cut from the response", colour)
+    # A long response scrolls in its box, so that the sums of both stay in view.
+    body = f"<div style='max-height:420px;overflow-y:auto'>{body}</div>"
     return _panel(words, body + _sum(side), f"border-left:4px solid {colour}")
 
 
@@ -150,7 +152,7 @@ def _small(words: object) -> str:
 def _look(token: Token, colour: str) -> str:
     """Tint and border of a token, which tell what becomes of it."""
     if token.cut:
-        return f"border:1px dashed {AXIS};opacity:0.7"
+        return f"border:1px dashed {AXIS}"
     if token.part == "BOS":
         return f"border:1px dotted {AXIS}"
     if not token.scored:

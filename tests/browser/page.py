@@ -154,7 +154,7 @@ class Page:
         )
         self.page.wait_for_selector("#jupyterlab-splash", state="detached")
         self.page.evaluate(
-            "() => document.querySelector('.dpo-workbench').scrollIntoView({ block: 'start' })"
+            "() => document.querySelector('.dpo-workbench')?.scrollIntoView({ block: 'start' })"
         )
 
 
