@@ -265,13 +265,13 @@ def _side(
 def _all(whole: TokenizedPair, side: str, encoder: Encoder) -> Iterator[Token]:
     """Every token before the cut, without position or score."""
     why, tokenizer = "not used: the row is dropped", encoder.tokenizer
-    answer = getattr(whole, side)
-    for index, token in enumerate(whole.prompt):
-        part = "BOS" if index == 0 and token == tokenizer.bos_token_id else "prompt"
+    *answer, end = getattr(whole, side)
+    parts = [(token, "prompt") for token in whole.prompt]
+    if whole.prompt[:1] == (tokenizer.bos_token_id,):
+        parts[0] = (whole.prompt[0], "BOS")
+    parts += [(token, "response") for token in answer]
+    for token, part in (*parts, (end, "end token")):  # every response has one before it is cut
         yield Token(*shown(tokenizer, token), token, part, why)
-    for index, token in enumerate(answer):
-        last = index == len(answer) - 1 and token in encoder.end_ids
-        yield Token(*shown(tokenizer, token), token, "end token" if last else "response", why)
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> tuple[str, str]:

@@ -60,9 +60,10 @@ def test_a_row_is_picked_from_code_by_the_slider_and_by_buttons(micro, reviews) 
 
 
 def test_rows_that_loading_skipped_are_passed_over_and_explained(micro) -> None:
-    rows = [{"prompt": "the plot was", "chosen": "good", "rejected": "bad"}] * 5
-    rows[1] = rows[1] | {"chosen": " "}
-    loaded = preferences_from_rows(rows, on_bad_rows="skip", name=f"mine {ATTACK}")
+    rows = [{"prompt": "the plot was", ATTACK: "good", "rejected": "bad"}] * 5
+    rows[1] = rows[1] | {ATTACK: " "}
+    options = {"columns": {"chosen": ATTACK}, "name": f"mine {ATTACK}"}
+    loaded = preferences_from_rows(rows, on_bad_rows="skip", **options)
     inspector = TokenInspector(loaded, micro.tokenizer)
     inspector.next.click()
     assert inspector.row == 3
@@ -74,6 +75,7 @@ def test_rows_that_loading_skipped_are_passed_over_and_explained(micro) -> None:
         TokenInspector(loaded, micro.tokenizer, row=6)
     inspector.slider.value = 2
     assert inspector.pair is None and "Row 2 was skipped on loading" in _page(inspector)
+    assert "<img" not in _page(inspector) and "&lt;img" in _page(inspector)
     inspector.next.click()
     assert inspector.row == 3
     assert "4 pairs from 5 rows, skipped: 1" in _words(inspector)

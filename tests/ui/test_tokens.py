@@ -245,3 +245,13 @@ def test_a_part_of_a_character_has_the_tokenizers_name() -> None:
     tokenizer = merging()
     first, *_ = tokenizer("中").input_ids
     assert shown(tokenizer, first) == ("ä", "ä")
+
+
+def test_a_space_that_a_tokenizer_drops_from_a_lone_token_is_shown() -> None:
+    """As in SentencePiece: decoding the token of " plot" alone gives "plot"."""
+    backend = Tokenizer(models.WordLevel({"▁the": 0, "▁plot": 1, "<eos>": 2}, "<eos>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    assert tokenizer.decode([1]) == "plot"
+    assert [shown(tokenizer, token)[0] for token in (0, 1, 2)] == ["␣the", "␣plot", "<eos>"]
