@@ -20,6 +20,20 @@ _PROBED = 20
 _UNENDED = 1e-3
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """How a policy's implicit reward goes with the true one, over what the reference says.
+
+    Attributes:
+        slope: Implicit reward per unit of true reward; 1 where DPO has reached its optimum, less
+            where it stopped early or was held back.
+        correlation: Pearson's, between the two.
+    """
+
+    slope: float
+    correlation: float
+
+
 @dataclass(frozen=True, eq=False)
 class World:
     """Prompts, all responses of a reference to each, and their ground-truth rewards.
@@ -81,6 +95,42 @@ class World:
     def point(self, policy: LanguageModel) -> PolicyPoint:
         """Exact KL to the reference and exact reward of a policy, means over the prompts."""
         return self.frontier.point(self.logps(policy))
+
+    def recovered(self, policy: LanguageModel, beta: float) -> Recovered:
+        """The policy's implicit reward, `beta * log(pi / pi_ref)`, against the true reward.
+
+        Both less their mean at each prompt, since neither is known but for a function of the
+        prompt; responses weigh as the reference says them.
+
+        Args:
+            policy: A model of the same vocabulary.
+            beta: That it was trained with.
+
+        Source:
+            Rafailov et al. 2023, Eq. 5.
+        """
+        share = self.reference_logps.exp()
+        implicit = beta * (self.logps(policy) - self.reference_logps)
+        found, true = (v - (share * v).sum(-1, keepdim=True) for v in (implicit, self.rewards))
+        together = (share * found * true).sum()
+        own = [(share * value.square()).sum() for value in (found, true)]
+        slope, correlation = together / own[1], together / (own[0] * own[1]).sqrt()
+        return Recovered(slope.item(), correlation.item())
+
+    @property
+    def said_and_rare(self) -> Tensor:
+        """Weights that draw what the reference says, and as often from its fourth root.
+
+        Pairs drawn with them show rare responses too, which a policy may come to say.
+        """
+        return self.reference_logps.exp() + (self.reference_logps / 4).softmax(dim=-1)
+
+    def words(self, policy: LanguageModel | None = None) -> float:
+        """Mean words of a response, exact; the reference's by default."""
+        counts = [float(len(text.split())) for text in self.responses]
+        logps = self.reference_logps if policy is None else self.logps(policy)
+        each = (logps.exp() * torch.tensor(counts, dtype=logps.dtype)).sum(dim=-1)
+        return each.mean().item()
 
     def pairs(
         self,
