@@ -221,6 +221,11 @@ def response_text(response: Text) -> str:
     return response if isinstance(response, str) else response[-1]["content"]
 
 
+def answer_to(prompt: Text, text: str) -> Text:
+    """A response's text in the shape of its prompt: the text, or a list of one message."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
 def _rank(key: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 

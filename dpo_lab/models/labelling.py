@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.data.preferences import Score, Text, answer_to, prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.preference import sample_preferences
@@ -74,12 +74,8 @@ def completion_pairs(
             rows.append(
                 {
                     "prompt": prompt,
-                    "chosen": _as_answer(prompt, chosen),
-                    "rejected": _as_answer(prompt, rejected),
+                    "chosen": answer_to(prompt, chosen),
+                    "rejected": answer_to(prompt, rejected),
                 }
             )
     return rows
-
-
-def _as_answer(prompt: Text, text: str) -> Text:
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

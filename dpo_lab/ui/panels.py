@@ -29,10 +29,10 @@ def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget
     main = widgets.HBox([views.pop(name) for name in MAIN]).add_class("dpo-grid")
     more = widgets.HBox(list(views.values())).add_class("dpo-grid")
     folded = widgets.Accordion([more], titles=["Advanced"])
-    return widgets.VBox([_style(), main, folded, *parts]).add_class("dpo-workbench")
+    return widgets.VBox([style(), main, folded, *parts]).add_class("dpo-workbench")
 
 
-def _style() -> widgets.HTML:
+def style() -> widgets.HTML:
     """The look of the workbench, in the colours of JupyterLab's theme."""
     css = files("dpo_lab.ui").joinpath("workbench.css").read_text()
     return widgets.HTML(f"<style>{css}</style>").add_class("dpo-style")
@@ -125,19 +125,9 @@ class Bar:
         self.pause.disabled = not (running or resumable)
         self.pause.description = "Resume" if paused or resumable else "Pause"
         self.step.disabled = running and not paused
-        records = run.records if run else History()
-        step = records[-1].step if records else 0
-        total = (run.total_steps if run else 0) or step
-        self.progress.value = step / total if total else 0
-        self.numbers.value = escaped(_numbers(run, records, step, total))
-        idle = "idle" if ready else "getting ready"
-        state = idle if run is None else run.state
-        words = [state, f"step {step}" + (f"/{total}" if total else "")]
-        if run is not None:
-            words.append(f"beta {records[-1].beta if records else run.config.beta:.3g}")
-        if error is not None:
-            words = [f"failed: {error}"]
-        self.status.value = escaped(" · ".join(words))
+        self.progress.value = share_done(run)
+        self.numbers.value = escaped(numbers(run))
+        self.status.value = escaped(status(run, error, idle="idle" if ready else "getting ready"))
 
     def say(self, words: str) -> None:
         """Something in the status line."""
@@ -179,8 +169,35 @@ class Bar:
         return clicked
 
 
-def _numbers(run, records: History, step: int, total: int) -> str:
+def _steps(run: BackgroundRun | ShelvedRun | None) -> tuple[int, int]:
+    """Steps done, and steps of the whole run."""
+    step = run.records[-1].step if run and run.records else 0
+    return step, (run.total_steps if run else 0) or step
+
+
+def share_done(run: BackgroundRun | ShelvedRun | None) -> float:
+    """How much of a run is done, from 0 to 1."""
+    step, total = _steps(run)
+    return step / total if total else 0
+
+
+def status(
+    run: BackgroundRun | ShelvedRun | None, error: BaseException | None = None, idle: str = "idle"
+) -> str:
+    """State, step and beta of a run, or what it failed with."""
+    if error is not None:
+        return f"failed: {error}"
+    step, total = _steps(run)
+    words = [run.state if run else idle, f"step {step}" + (f"/{total}" if total else "")]
+    if run is not None:
+        words.append(f"beta {run.records[-1].beta if run.records else run.config.beta:.3g}")
+    return " · ".join(words)
+
+
+def numbers(run: BackgroundRun | ShelvedRun | None) -> str:
     """What stands beside the progress: steps, speed, time left, memory; or what is waited for."""
+    records = run.records if run else History()
+    step, total = _steps(run)
     running = isinstance(run, BackgroundRun) and run.running
     doing = run.doing if running else None
     parts = [f"step {step}/{total}"] if total else []

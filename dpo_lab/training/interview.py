@@ -1,0 +1,274 @@
+"""Which question comes next: pairs drawn ahead in a thread, some of them asked twice."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from dpo_lab.data.preferences import prompt_text
+from dpo_lab.data.rows import Text
+from dpo_lab.models.candidates import as_prompts, prompt_of_draw, two_answers
+from dpo_lab.models.loading import LanguageModel, weights_fingerprint
+from dpo_lab.training.annotations import Choice, Question, Session
+
+AHEAD = 4
+"""Pairs that lie ready while a person reads."""
+REST = 5
+"""Answers between a question and its repetition at least."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    number: int
+    prompt: Text
+    a: str
+    b: str
+
+
+def check_repeat(repeat: float) -> None:
+    """Refuse a share of repeated questions that is none.
+
+    Raises:
+        ValueError: If it is out of range.
+    """
+    if not 0 <= repeat < 1:
+        raise ValueError(f"repeat={repeat}: must be in [0, 1). 0 repeats no question.")
+
+
+class Interview:
+    """Asks questions and gives the answers to a session; nothing is asked before that is on disk.
+
+    Args:
+        session: Where the answers go.
+        prompts: Texts, or lists of messages.
+        load: Gives the model that answers; called in the drawing thread.
+        seed: Of the answers, their order and what is repeated. A session that is opened again
+            with the same prompts, model and seed asks what it would have asked without the break.
+        repeat: Share of the questions that repeat an earlier one with its sides swapped.
+        max_new_tokens: Most tokens of an answer.
+        changed: Called in the drawing thread when there is a new question or a problem.
+
+    Attributes:
+        question: What is asked now; none while it is drawn.
+        model: The model, once it is loaded.
+        given_up: Prompts to which the model gave no two different answers.
+        error: What the drawing failed with.
+
+    Raises:
+        ValueError: If the share is out of range.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompts: Sequence[Text],
+        load: Callable[[], LanguageModel],
+        *,
+        seed: int = 0,
+        repeat: float = 0.12,
+        max_new_tokens: int = 48,
+        changed: Callable[[], None] = lambda: None,
+    ):
+        check_repeat(repeat)
+        self.session, self.prompts = session, list(prompts)
+        self.question: Question | None = None
+        self.model: LanguageModel | None = None
+        self.given_up: list[Text] = []
+        self.error: BaseException | None = None
+        self._load, self._changed = load, changed
+        self._seed, self._repeat, self._max_new_tokens = seed, repeat, max_new_tokens
+        self._drawn: deque[_Drawn] = deque()
+        self._source = ""
+        self._news = threading.Condition(threading.RLock())
+        self._drawing = self._resting = self._closed = False
+        self._thread = threading.Thread(target=self._work, name="dpo-lab pairs", daemon=True)
+
+    def start(self) -> Interview:
+        """Begin; returns at once."""
+        with self._news:
+            self._ask()
+        self._thread.start()
+        return self
+
+    def wait(self, timeout: float | None = None) -> Question:
+        """Until there is a question.
+
+        Raises:
+            TimeoutError: If there is none yet.
+            BaseException: What the drawing failed with.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self.question or self.error or self._closed, timeout)
+            if self.question:
+                return self.question
+            if self.error:
+                raise self.error
+        why = "closed" if self._closed else f"no question yet after {timeout:g} s"
+        raise TimeoutError(f"{why}. Wait longer, or open the session again.")
+
+    def now(self) -> tuple[Question | None, int]:
+        """The question that is asked, and the session's `clicks` that belong to it."""
+        with self._news:
+            return self.question, self.session.clicks
+
+    def answer(self, choice: Choice, click: int | None = None) -> bool:
+        """Answer the question that is asked now.
+
+        Args:
+            choice: A, B, tie or skip.
+            click: The session's `clicks` when the question was shown. An answer to another
+                question than the one that is asked now (a double click) is not taken.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            ValueError: If there is no such choice.
+            OSError: If it cannot be written.
+        """
+        with self._news:
+            if self.question is None or click not in (None, self.session.clicks):
+                return False
+            before = self.session.clicks
+            try:
+                self.session.add(self.question, choice, model=self._source)
+            finally:
+                if self.session.clicks != before:
+                    self._ask()
+            return True
+
+    def undo(self, click: int | None = None) -> bool:
+        """Take the last answer back and ask its question again.
+
+        Args:
+            click: As in `answer`.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        with self._news:
+            if click not in (None, self.session.clicks) or not self.session.answers:
+                return False
+            self._put_back()
+            try:
+                self.session.undo()
+            finally:
+                self._ask()
+            return True
+
+    def rest(self) -> None:
+        """Draw no more for now, and wait for the draw in progress: a run needs the model."""
+        with self._news:
+            self._resting = True
+            self._news.wait_for(lambda: not self._drawing)
+
+    def go_on(self) -> None:
+        """Draw again."""
+        with self._news:
+            self._resting = False
+            self._news.notify_all()
+
+    def close(self) -> None:
+        """Ask no more, and close the session."""
+        with self._news:
+            self._closed, self.question = True, None
+            self._news.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.session.close()
+
+    def _ask(self) -> None:
+        """What is asked now."""
+        session = self.session
+        if session.taken_back:
+            self.question = session.taken_back[-1]
+            return
+        number = session.next_number
+        self.question = self._repeated(number)
+        if self.question is None and self._drawn:
+            drawn = self._drawn.popleft()
+            self.question = Question(number, drawn.prompt, drawn.a, drawn.b, drawn.number)
+        self._news.notify_all()
+
+    def _repeated(self, number: int) -> Question | None:
+        """An earlier question with its sides swapped, where it is time for one."""
+        random = Random(f"{self._seed} repeat {number}")
+        if random.random() >= self._repeat:
+            return None
+        asked = {answer.question.repeats for answer in self.session.answers}
+        old = [
+            answer.question
+            for answer in self.session.answers[: -REST or None]
+            if answer.choice != "skip"
+            and answer.question.repeats is None
+            and answer.question.number not in asked
+        ]
+        if not old:
+            return None
+        first = random.choice(old)
+        return Question(number, first.prompt, first.b, first.a, first.draw, first.number)
+
+    def _put_back(self) -> None:
+        """A new pair that is shown comes after those whose answer is taken back."""
+        question = self.question
+        if question and question.number == self.session.next_number and question.repeats is None:
+            back = _Drawn(question.draw, question.prompt, question.a, question.b)
+            self._drawn.appendleft(back)
+
+    def _work(self) -> None:
+        try:
+            self.model = self._load()
+            prompts = as_prompts(self.model, self.prompts)
+            self._source = f"{self.model.name} {weights_fingerprint(self.model.base)[:12]}"
+            number = self.session.next_draw
+            while self._wait_for_room():
+                drawn = self._draw(prompts, number)
+                number += 1
+                with self._news:
+                    self._drawing = False
+                    if drawn:
+                        self._drawn.append(drawn)
+                        if self.question is None and not self._closed:
+                            self._ask()
+                    self._news.notify_all()
+                self._changed()
+        except BaseException as error:  # shown on the page, raised by wait()
+            with self._news:
+                self.error, self._drawing = error, False
+                self._news.notify_all()
+            self._changed()
+
+    def _wait_for_room(self) -> bool:
+        """Until a pair is to be drawn; false once the interview is closed."""
+        with self._news:
+            self._news.wait_for(
+                lambda: self._closed or (len(self._drawn) < AHEAD and not self._resting)
+            )
+            self._drawing = not self._closed
+            return self._drawing
+
+    def _draw(self, prompts: list[Text], number: int) -> _Drawn | None:
+        prompt = prompt_of_draw(prompts, number, self._seed)
+        if prompt in self.given_up:
+            return None
+        texts = two_answers(
+            self.model,
+            prompt,
+            seed=f"{self._seed} {number}",
+            max_new_tokens=self._max_new_tokens,
+        )
+        if texts:
+            return _Drawn(number, prompt, *texts)
+        self.given_up.append(prompt)
+        if all(one in self.given_up for one in prompts):
+            raise ValueError(
+                f"prompts: {self.model.name} gives no two different answers to any of them, such "
+                f"as {prompt_text(prompt)[:60]!r}. Give other prompts, or another model."
+            )
+        return None

@@ -1,0 +1,52 @@
+"""An annotator whose taste is known: what a session's results can be measured against."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from dpo_lab.data.preferences import Score, prompt_text
+from dpo_lab.objective.preference import sample_preferences
+from dpo_lab.training.annotations import Choice, Question
+
+
+class SimulatedAnnotator:
+    """Answers a question as somebody would who likes what a score says.
+
+    Args:
+        taste: How much he likes an answer, of `(prompt, answer)`.
+        labels: `sampled` from Bradley-Terry with the taste, as people waver; or `better`, the
+            higher score wins always.
+        tie_within: Two scores no further apart than this are a tie; below 0 there is none.
+        seed: Of the wavering.
+
+    Raises:
+        ValueError: If there are no such labels.
+
+    Source:
+        Bradley and Terry 1952; Rafailov et al. 2023, Eq. 1.
+    """
+
+    def __init__(
+        self,
+        taste: Score,
+        *,
+        labels: Literal["sampled", "better"] = "sampled",
+        tie_within: float = 0.0,
+        seed: int = 0,
+    ):
+        if labels not in ("sampled", "better"):
+            raise ValueError(f"labels={labels!r}: unknown. Use 'sampled' or 'better'.")
+        self.taste, self.labels, self.tie_within = taste, labels, tie_within
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, question: Question) -> Choice:
+        """What he clicks."""
+        prompt, texts = prompt_text(question.prompt), (question.a, question.b)
+        a, b = torch.tensor([self.taste(prompt, text) for text in texts], dtype=torch.float64)
+        if (a - b).abs() <= self.tie_within:
+            return "tie"
+        if self.labels == "better":
+            return "A" if a > b else "B"
+        return "A" if sample_preferences(a, b, self._generator) else "B"

@@ -1,0 +1,51 @@
+"""One question on the page: two answers side by side, by mouse, keyboard or screen reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+from traitlets import Dict
+
+from dpo_lab.data.rows import Text
+
+BLANK = {
+    "click": 0, "asked": False, "open": False, "prompt": "", "a": "", "b": "", "waiting": "",
+    "progress": "", "place": "", "said": "", "problem": "",
+}  # fmt: skip
+
+
+class QuestionView(anywidget.AnyWidget):
+    """Shows a state and reports what is clicked; it decides nothing.
+
+    Args:
+        clicked: Called with `(choice, click)`: A, B, tie, skip or undo, and the `click` of the
+            state that was on the page. Whatever a page may send comes here: it is to be checked.
+
+    Attributes:
+        state: What the page shows, all of it text; one message a change.
+    """
+
+    _esm = Path(__file__).with_name("question.js")
+    _css = Path(__file__).with_name("question.css")
+    state = Dict(BLANK).tag(sync=True)
+
+    def __init__(self, clicked: Callable[[Any, Any], None]):
+        super().__init__()
+        self._clicked = clicked
+        self.on_msg(self._message)
+
+    def _message(self, widget, content: Any, buffers) -> None:
+        if isinstance(content, dict):
+            self._clicked(content.get("choice"), content.get("click"))
+
+
+def prompt_words(prompt: Text) -> str:
+    """A whole prompt for people: the text, or the turns of a conversation."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
