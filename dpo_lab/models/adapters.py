@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from types import MethodType
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+_ONE_AT_A_TIME = threading.RLock()
 
 # Importing peft takes more than a second: it is done where it is used.
 
@@ -90,8 +93,11 @@ def load_adapter(model: nn.Module, folder: Path) -> set[str]:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers from a seed, on the CPU and a device; afterwards all goes on as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Random numbers from a seed, on the CPU and a device; afterwards all goes on as before.
+
+    PyTorch has one generator for all threads, so those that come here take turns.
+    """
+    with _ONE_AT_A_TIME, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -112,3 +113,14 @@ def test_temperature_out_of_range(temperature):
 def test_no_room_for_an_answer():
     with pytest.raises(ValueError, match="max_new_tokens=0.*Give at least 1"):
         sample(make_language_model(), PROMPTS, max_new_tokens=0)
+
+
+def test_threads_that_sample_at_once_draw_what_each_would_draw_alone() -> None:
+    lm = make_language_model()
+
+    def texts(seed: int) -> list[str]:
+        return [answer.text for answer in sample(lm, PROMPTS[:2], max_new_tokens=8, seed=seed)]
+
+    alone = [texts(seed) for seed in range(16)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(texts, range(16))) == alone

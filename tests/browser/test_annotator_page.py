@@ -1,0 +1,86 @@
+"""The annotator in a real JupyterLab: by keyboard alone, through the death of its kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import nbformat
+import pytest
+from page import Page
+
+from dpo_lab.data import load_preferences
+
+pytestmark = pytest.mark.slow
+
+OPEN = """
+import os
+from dpo_lab.ui.annotate import Annotator
+annotator = Annotator(["the acting felt", "the plot was", "the music was"], session="mine")
+annotator
+"""
+PID = "print('pid', os.getpid())"
+KEYS = "1 2 0 s 1 u 2 1 u u 1 2 0 0 1 2 s 1"
+"""Three are taken back: what is left are seven preferences, three ties and two skips."""
+ROOT = ".dpo-question"
+
+
+def _notebook(folder, name: str, *sources: str) -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / name)
+
+
+def _run_all(page: Page) -> None:
+    page.run_command("notebook:run-all-cells")
+    page.page.wait_for_selector(f"{ROOT}[data-asked='true']", timeout=90_000)
+    page.idle()
+
+
+def _press(page: Page, key: str) -> None:
+    """A key, and the next question."""
+    before = page.page.get_attribute(ROOT, "data-click")
+    page.page.keyboard.press(key)
+    page.page.wait_for_function(
+        "([root, before]) => { const found = document.querySelector(root).dataset;"
+        " return found.click !== before && found.asked === 'true' }",
+        arg=[ROOT, before],
+    )
+
+
+def _progress(page: Page) -> str:
+    return page.page.locator(f"{ROOT} .dpo-said").first.inner_text()
+
+
+def test_ten_pairs_by_keyboard_outlive_the_kernel(page: Page, lab_folder, pictures) -> None:
+    tab = page.page
+    _notebook(lab_folder, "annotate.ipynb", OPEN, PID)
+    page.open("annotate.ipynb")
+    _run_all(page)
+    cells = tab.locator(".jp-Cell").count()
+    # JupyterLab is in command mode, where 1 makes a heading and 0 0 restarts the kernel.
+    tab.locator(ROOT).focus()
+    tab.wait_for_selector(".jp-Notebook.jp-mod-commandMode")
+    for key in KEYS.split():
+        _press(page, key)
+    assert _progress(page).startswith("10 answered, 3 of them ties · 2 skipped")
+    clicks = (lab_folder / "mine" / "clicks.log").read_text().splitlines()
+    assert len(clicks) == len(KEYS.split())
+    assert tab.locator(".jp-Cell").count() == cells and tab.locator(".jp-MarkdownCell").count() == 0
+    asked = _question(page)
+    pictures(page, "annotator")
+
+    pid = int(tab.locator(".jp-OutputArea-output pre").last.inner_text().split()[1])
+    os.kill(pid, signal.SIGKILL)
+    tab.locator(".jp-Dialog button").first.click(timeout=60_000)  # Lab tells that it died
+    page.idle()
+    _run_all(page)
+    assert int(tab.locator(".jp-OutputArea-output pre").last.inner_text().split()[1]) != pid
+    assert _progress(page).startswith("10 answered") and _question(page) == asked
+    assert len(load_preferences(lab_folder / "mine")) == 7
+    assert page.problems == []
+
+
+def _question(page: Page) -> list[str]:
+    return [page.page.locator(f"{ROOT} {css}").inner_text() for css in
+            (".dpo-prompt", ".dpo-answer-a", ".dpo-answer-b")]  # fmt: skip
