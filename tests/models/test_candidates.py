@@ -1,0 +1,48 @@
+from collections import Counter
+
+import torch
+from tiny import make_language_model
+
+from dpo_lab.models.candidates import as_prompts, prompt_of_draw, two_answers
+from dpo_lab.models.loading import load_model
+
+
+def test_two_answers_differ_and_a_seed_gives_the_same_ones() -> None:
+    micro = load_model("micro")
+    drawn = [two_answers(micro, "the plot was", seed=f"0 {draw}") for draw in range(40)]
+    assert drawn == [two_answers(micro, "the plot was", seed=f"0 {draw}") for draw in range(40)]
+    assert all(a != b and a and b for a, b in drawn) and len(set(drawn)) > 30
+
+
+def test_either_side_is_the_shorter_one_about_as_often() -> None:
+    """400 draws: the share of pairs of unequal length whose left is shorter lies in 4 sigma."""
+    micro = load_model("micro")
+    drawn = [two_answers(micro, "the plot was", seed=f"1 {draw}") for draw in range(400)]
+    lengths = [(len(a.split()), len(b.split())) for a, b in drawn]
+    unequal = [a < b for a, b in lengths if a != b]
+    assert abs(sum(unequal) / len(unequal) - 0.5) < 4 * 0.5 / len(unequal) ** 0.5
+
+
+def test_a_model_of_one_answer_gives_none() -> None:
+    lm = make_language_model()
+    assert two_answers(lm, "where is it", seed="0", max_new_tokens=4) is not None
+    with torch.no_grad():  # all logits equal but the end's
+        lm.model.lm_head.weight.zero_()
+    lm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(lm.model.lm_head.out_features))
+    lm.model.lm_head.bias.data[lm.tokenizer.eos_token_id] = 100.0
+    assert two_answers(lm, "where is it", seed="0", max_new_tokens=4) is None
+
+
+def test_every_round_has_every_prompt_once_in_an_order_of_its_own() -> None:
+    prompts = list("abcdef")
+    rounds = [[prompt_of_draw(prompts, 6 * r + i, 0) for i in range(6)] for r in range(20)]
+    assert all(sorted(one) == prompts for one in rounds)
+    assert len(Counter(map(tuple, rounds))) > 15
+
+
+def test_texts_become_messages_for_a_model_with_a_chat_template() -> None:
+    lm = make_language_model()
+    talk = [{"role": "user", "content": "b"}]
+    assert as_prompts(lm, ["a", talk]) == ["a", talk]
+    lm.tokenizer.chat_template = "{{ messages[0].content }}"
+    assert as_prompts(lm, ["b", talk]) == [talk, talk]

@@ -1,0 +1,265 @@
+"""Clicks on disk: what is derived from the log, and that no acknowledged click is ever lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpo_lab.data import load_preferences
+from dpo_lab.training import annotations
+from dpo_lab.training.annotations import Question, Session
+
+KILLS = 8
+
+
+def _question(session: Session, prompt="the plot was") -> Question:
+    if session.taken_back:
+        return session.taken_back[-1]
+    number = session.next_number
+    return Question(number, prompt, f"left {number}", f"right {number}", session.next_draw)
+
+
+def _rows(session: Session) -> list[dict]:
+    return [json.loads(line) for line in session.file.read_text().splitlines()]
+
+
+def _what_it_holds(session: Session) -> tuple:
+    return (
+        session.answers, session.taken_back, session.clicks, session.next_number,
+        session.next_draw, session.pairs,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def session(tmp_path):
+    made = Session(tmp_path / "mine")
+    yield made
+    made.close()
+
+
+def test_a_click_makes_a_row_of_what_was_where(session: Session) -> None:
+    for choice in ("A", "B", "tie", "skip"):
+        session.add(_question(session), choice)
+    assert (
+        _rows(session)
+        == session.pairs
+        == [
+            {"prompt": "the plot was", "chosen": "left 1", "rejected": "right 1"},
+            {"prompt": "the plot was", "chosen": "right 2", "rejected": "left 2"},
+        ]
+    )
+    assert [session.count(choice) for choice in ("A", "B", "tie", "skip")] == [1, 1, 1, 1]
+
+
+def test_undo_takes_the_row_back_keeps_the_log_and_asks_again(session: Session) -> None:
+    first, second = _question(session), None
+    session.add(first, "A")
+    second = _question(session)
+    session.add(second, "tie")
+    assert session.undo() == second and session.undo() == first and session.undo() is None
+    assert _rows(session) == [] and session.taken_back == [second, first]
+    session.add(first, "B")
+    assert session.taken_back == [second] and _rows(session)[0]["chosen"] == "right 1"
+    choices = [json.loads(line)["choice"] for line in session.log.read_text().splitlines()]
+    assert choices == ["A", "tie", "undo", "undo", "B"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["A", "B", "tie", "skip", "undo"]), max_size=25))
+def test_the_files_follow_every_click_and_a_session_opened_again_is_the_same(clicks) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        session, stack = Session(folder), []
+        for click in clicks:
+            if click == "undo":
+                session.undo()
+                stack = stack[:-1]
+            else:
+                stack.append((_question(session), click))
+                session.add(*stack[-1])
+            held = [("left" if c == "A" else "right", q.number) for q, c in stack if c in "AB"]
+            assert [row["chosen"] for row in _rows(session)] == [f"{s} {n}" for s, n in held]
+        before = _what_it_holds(session)
+        session.close()
+        again = Session(folder)
+        assert _what_it_holds(again) == before and again.mended == ""
+        again.close()
+
+
+def test_a_line_cut_at_any_byte_loses_that_click_alone_and_is_told(tmp_path) -> None:
+    session = Session(tmp_path)
+    for choice in "AB":
+        session.add(_question(session), choice)
+    whole = session.log.read_bytes()
+    session.close()
+    last = whole.index(b"\n") + 1
+    for end in range(last, len(whole) + 1):
+        (tmp_path / "clicks.log").write_bytes(whole[:end])
+        session = Session(tmp_path)
+        kept = 2 if end >= len(whole) - 1 else 1  # the last byte is the line's end alone
+        assert len(session.answers) == len(_rows(session)) == kept
+        assert bool(session.mended) == (last < end < len(whole) - 1)
+        session.add(_question(session), "B")
+        session.close()
+        assert len((tmp_path / "clicks.log").read_bytes().splitlines()) == kept + 1
+
+
+def test_a_line_broken_before_the_last_is_named(tmp_path) -> None:
+    session = Session(tmp_path)
+    for choice in "ABA":
+        session.add(_question(session), choice)
+    session.close()
+    lines = session.log.read_bytes().splitlines(keepends=True)
+    for broken in (b"{\n", b"[1]\n", b'{"choice": "C"}\n', b'{"choice": "undo", "number": 7}\n'):
+        session.log.write_bytes(lines[0] + broken + lines[2])
+        with pytest.raises(ValueError, match=r"clicks\.log, line 2: broken \(.*mend the line"):
+            Session(tmp_path)
+    session.log.write_bytes(b"".join(lines))
+    Session(tmp_path).close()  # it was not left locked
+
+
+def test_a_click_that_cannot_be_written_changes_nothing(session, monkeypatch) -> None:
+    session.add(_question(session), "A")
+    before, log = _what_it_holds(session), session.log.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(annotations.os, "fsync", _no_space)
+        session.add(_question(session), "B")
+    assert _what_it_holds(session) == before and session.log.read_bytes() == log
+    session.add(_question(session), "B")
+    assert len(_rows(session)) == 2
+
+
+def _no_space(*arguments) -> None:
+    raise OSError("no space left")
+
+
+def test_a_kill_between_log_and_pairs_is_made_good_when_the_session_is_opened(
+    tmp_path, monkeypatch
+) -> None:
+    session = Session(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(annotations, "write_text", _no_space)
+        session.add(_question(session), "A")
+    assert _rows(session) == [] and len(session.answers) == 1
+    session.close()
+    again = Session(tmp_path)
+    assert _rows(again) == again.pairs and len(again.pairs) == 1
+    again.close()
+
+
+def test_a_session_is_open_once(session: Session, tmp_path) -> None:
+    with pytest.raises(FileExistsError, match="open already.*Close it there"):
+        Session(session.path)
+    code = f"from dpo_lab.training.annotations import Session; Session({str(session.path)!r})"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "FileExistsError" in other.stderr
+    closer = threading.Thread(target=session.close)  # another thread than the one that opened it
+    closer.start()
+    closer.join()
+    with pytest.raises(ValueError, match="was closed. Open it again"):
+        session.add(_question(session), "A")
+    Session(session.path).close()
+
+
+def test_an_unknown_choice_is_refused(session: Session) -> None:
+    with pytest.raises(ValueError, match="choice='C': unknown. Use one of A, B, tie, skip"):
+        session.add(_question(session), "C")
+    assert session.clicks == 0
+
+
+def test_agreement_with_oneself_by_hand(session: Session) -> None:
+    for choice in ("A", "A", "tie", "tie", "skip", "B"):
+        session.add(_question(session), choice)
+    # Asked again with sides swapped: the same winner, another, a tie again, no tie, skips.
+    for number, choice in zip(range(1, 7), ("B", "A", "tie", "A", "A", "skip"), strict=True):
+        old = session.answers[number - 1].question
+        swapped = Question(session.next_number, old.prompt, old.b, old.a, old.draw, number)
+        session.add(swapped, choice)
+    assert session.agreements == [True, False, True, False]
+    session.undo()
+    session.undo()
+    session.undo()
+    assert session.agreements == [True, False, True]
+
+
+HOSTILE = (
+    "\"quoted\" \\ 'single'\nnew line\r\n\u2028 \x0b <script>1</script> 你好 \U0001f600"
+)
+
+
+@pytest.mark.parametrize("prompt", [HOSTILE, [{"role": "user", "content": HOSTILE}]])
+def test_the_pairs_are_read_by_the_lab_and_have_the_columns_of_trl(tmp_path, prompt) -> None:
+    session = Session(tmp_path)
+    for choice in ("A", "tie", "B"):
+        number = session.next_number
+        session.add(Question(number, prompt, f"a {HOSTILE}", f"b {HOSTILE}", number), choice)
+    session.close()
+    for source in (session.file, session.path):
+        pairs = load_preferences(source)
+        assert [pair.prompt for pair in pairs] == [prompt] * 2
+    plain = isinstance(prompt, str)
+    chosen = f"a {HOSTILE}" if plain else [{"role": "assistant", "content": f"a {HOSTILE}"}]
+    assert pairs[0].chosen == chosen
+    data = load_dataset(
+        "json", data_files=str(session.file), split="train", cache_dir=str(tmp_path / "hub")
+    )
+    assert data.column_names == ["prompt", "chosen", "rejected"]
+    assert data[0]["prompt"] == prompt and data[0]["chosen"] == chosen
+
+
+CLICKER = textwrap.dedent(
+    """
+    import random, sys
+    from dpo_lab.training.annotations import Question, Session
+
+    path, seed = sys.argv[1:]
+    session, choose = Session(path), random.Random(seed)
+    print("open", flush=True)
+    while True:
+        if choose.random() < 0.15 and session.answers:
+            session.undo()
+        else:
+            n = session.next_number
+            new = Question(n, "the plot was", f"left {n}", f"right {n}", n)
+            question = session.taken_back[-1] if session.taken_back else new
+            session.add(question, choose.choice(["A", "B", "tie", "skip"]))
+        print(len(session.answers), session.clicks, flush=True)
+    """
+)
+
+
+@pytest.mark.slow
+def test_kill_9_between_clicks_loses_no_acknowledged_answer(tmp_path) -> None:
+    wait, acknowledged = random.Random(0), 0
+    for kill in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLICKER, str(tmp_path), str(kill)], stdout=subprocess.PIPE
+        )
+        assert process.stdout.readline() == b"open\n"
+        killer = threading.Timer(wait.uniform(0.01, 0.4), os.kill, (process.pid, signal.SIGKILL))
+        killer.start()
+        said = process.stdout.read().splitlines(keepends=True)  # until it is dead
+        assert process.wait() == -signal.SIGKILL
+        said = [line for line in said if line.endswith(b"\n")]
+        session = Session(tmp_path)
+        if said:
+            answers, clicks = map(int, said[-1].split())
+            acknowledged = clicks
+            # One more click may have been on its way.
+            assert session.clicks in (clicks, clicks + 1)
+            assert session.clicks > clicks or len(session.answers) == answers
+        assert session.clicks >= acknowledged and _rows(session) == session.pairs
+        session.close()
+    assert acknowledged > 100 and Path(session.log).read_bytes().count(b"\n") == session.clicks

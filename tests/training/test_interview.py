@@ -1,0 +1,179 @@
+"""Which question comes next: random order, repetitions, a break, undo, and what cannot be asked."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from dpo_lab.models.loading import load_model
+from dpo_lab.training import interview as module
+from dpo_lab.training.annotations import Question, Session
+from dpo_lab.training.interview import REST, Interview
+from dpo_lab.training.simulated import SimulatedAnnotator
+
+PROMPTS = ["the acting felt", "the plot was", "the music was"]
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return load_model("micro")
+
+
+@pytest.fixture
+def begin(tmp_path, micro):
+    begun = []
+
+    def make(folder="mine", prompts=PROMPTS, **options) -> Interview:
+        one = Interview(Session(tmp_path / folder), prompts, lambda: micro, **options)
+        begun.append(one.start())
+        return one
+
+    yield make
+    for one in begun:
+        one.close()
+
+
+def _asked(one: Interview, count: int, choice="A") -> list[Question]:
+    questions = []
+    for _ in range(count):
+        questions.append(one.wait(60))
+        one.answer(choice)
+    return questions
+
+
+def test_every_prompt_in_turn_and_two_different_answers(begin) -> None:
+    questions = _asked(begin(repeat=0), 30)
+    for start in range(0, 30, 3):
+        assert {q.prompt for q in questions[start : start + 3]} == set(PROMPTS)
+    assert all(q.a != q.b and q.a and q.b for q in questions)
+    assert [q.number for q in questions] == list(range(1, 31))
+
+
+def test_some_questions_come_twice_later_and_with_their_sides_swapped(begin) -> None:
+    questions = _asked(begin(repeat=0.3), 80)
+    repeated = [q for q in questions if q.repeats]
+    assert 14 <= len(repeated) <= 34  # 24 of 80 on average, 4 either side of it is one sigma
+    for again in repeated:
+        first = questions[again.repeats - 1]
+        assert (again.prompt, again.a, again.b) == (first.prompt, first.b, first.a)
+        assert again.number - first.number > REST and first.repeats is None
+    assert len({q.repeats for q in repeated}) == len(repeated)
+
+
+def test_skipped_questions_are_not_asked_again(begin) -> None:
+    assert not any(q.repeats for q in _asked(begin(repeat=0.5), 40, "skip"))
+
+
+def test_after_a_break_it_asks_what_it_would_have_asked_without(begin) -> None:
+    whole = _asked(begin("whole", repeat=0.3), 40)
+    first = begin("parts", repeat=0.3)
+    parts = _asked(first, 17)
+    shown = first.wait(60)
+    first.close()
+    second = begin("parts", repeat=0.3)
+    assert second.wait(60) == shown == whole[17]
+    assert parts + _asked(second, 23) == whole
+
+
+def test_undo_asks_the_same_again_and_then_goes_on_as_before(begin) -> None:
+    one = begin(repeat=0)
+    first, second, third = *_asked(one, 2), one.wait(60)
+    assert one.undo() and one.question == second
+    assert one.undo() and one.question == first
+    assert not one.undo() and one.question == first
+    assert _asked(one, 2, "B") == [first, second] and one.wait(60) == third
+    assert [answer.choice for answer in one.session.answers] == ["B", "B"]
+
+
+def test_what_was_taken_back_waits_through_a_break(begin) -> None:
+    one = begin()
+    first = _asked(one, 2)[0]
+    one.undo()
+    one.undo()
+    one.close()
+    assert begin().wait(60) == first
+
+
+def test_a_double_click_answers_one_question(begin) -> None:
+    one = begin()
+    one.wait(60)
+    _, click = one.now()
+    assert one.answer("A", click) and not one.answer("A", click) and not one.undo(click)
+    assert len(one.session.answers) == 1
+    one.wait(60)
+    assert one.answer("A", one.now()[1]) and len(one.session.answers) == 2
+
+
+def test_nothing_is_drawn_while_it_rests(begin) -> None:
+    one = begin(repeat=0)
+    one.wait(60)
+    one.rest()
+    while one.question:
+        one.answer("A")
+    answered = len(one.session.answers)
+    time.sleep(0.1)
+    assert one.question is None and not one.answer("A")
+    one.go_on()
+    _asked(one, 3)
+    assert len(one.session.answers) == answered + 3
+
+
+def test_a_prompt_with_one_answer_is_given_up_and_named(begin, monkeypatch) -> None:
+    draw = module.two_answers
+    monkeypatch.setattr(
+        module, "two_answers", lambda m, p, **o: None if "plot" in p else draw(m, p, **o)
+    )
+    one = begin()
+    assert "the plot was" not in {q.prompt for q in _asked(one, 12)}
+    assert one.given_up == ["the plot was"]
+
+
+def test_no_prompt_with_two_answers_is_an_error_that_names_one(begin, monkeypatch) -> None:
+    monkeypatch.setattr(module, "two_answers", lambda *a, **o: None)
+    one = begin()
+    with pytest.raises(ValueError, match="gives no two different answers.*Give other prompts"):
+        one.wait(60)
+
+
+def test_a_model_that_cannot_be_loaded_is_raised_and_the_session_stays_sound(tmp_path) -> None:
+    told = []
+    one = Interview(
+        Session(tmp_path), PROMPTS, lambda: load_model("nowhere"), changed=lambda: told.append(1)
+    ).start()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        one.wait(60)
+    one.close()
+    assert told
+    Session(tmp_path).close()
+
+
+def test_a_share_of_repetitions_out_of_range_is_refused(tmp_path) -> None:
+    session = Session(tmp_path)
+    with pytest.raises(ValueError, match="repeat=1: must be in"):
+        Interview(session, PROMPTS, lambda: None, repeat=1)
+    session.close()
+
+
+QUESTION = Question(1, "the plot was", "great", "not very good", 0)
+
+
+def _length(prompt: str, answer: str) -> float:
+    return -float(len(answer.split()))
+
+
+def test_a_simulated_annotator_follows_his_taste() -> None:
+    surely = SimulatedAnnotator(_length, labels="better")
+    assert surely(QUESTION) == "A"
+    assert surely(Question(2, "p", "not very good", "great", 0)) == "B"
+    assert surely(Question(3, "p", "good", "bad", 0)) == "tie"
+    assert SimulatedAnnotator(_length, tie_within=2)(QUESTION) == "tie"
+    with pytest.raises(ValueError, match="labels='argmax': unknown"):
+        SimulatedAnnotator(_length, labels="argmax")
+
+
+def test_and_wavers_as_bradley_terry_says() -> None:
+    """One word against three: sigma(2) = 0.881; 4 sigma of 2000 draws are 0.029."""
+    wavering = SimulatedAnnotator(_length, seed=3)
+    share = sum(wavering(QUESTION) == "A" for _ in range(2000)) / 2000
+    assert share == pytest.approx(0.8808, abs=0.029)
