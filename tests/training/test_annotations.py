@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 from datasets import load_dataset
@@ -22,7 +18,7 @@ from dpo_lab.data import load_preferences
 from dpo_lab.training import annotations
 from dpo_lab.training.annotations import Question, Session
 
-KILLS = 8
+KILLS = 25
 
 
 def _question(session: Session, prompt="the plot was") -> Question:
@@ -194,9 +190,7 @@ def test_agreement_with_oneself_by_hand(session: Session) -> None:
     assert session.agreements == [True, False, True]
 
 
-HOSTILE = (
-    "\"quoted\" \\ 'single'\nnew line\r\n\u2028 \x0b <script>1</script> 你好 \U0001f600"
-)
+HOSTILE = "\"quoted\" \\ 'single'\nnew line\r\n\u2028 \x0b <script>1</script> 你好 \U0001f600"
 
 
 @pytest.mark.parametrize("prompt", [HOSTILE, [{"role": "user", "content": HOSTILE}]])
@@ -219,47 +213,59 @@ def test_the_pairs_are_read_by_the_lab_and_have_the_columns_of_trl(tmp_path, pro
     assert data[0]["prompt"] == prompt and data[0]["chosen"] == chosen
 
 
+# One process imports everything once and forks a child for each life; a child clicks on until it is
+# killed, and notes each click that it was told is on the disk.
 CLICKER = textwrap.dedent(
     """
-    import random, sys
+    import json, os, random, signal, sys, time
     from dpo_lab.training.annotations import Question, Session
 
-    path, seed = sys.argv[1:]
-    session, choose = Session(path), random.Random(seed)
-    print("open", flush=True)
-    while True:
-        if choose.random() < 0.15 and session.answers:
-            session.undo()
-        else:
-            n = session.next_number
-            new = Question(n, "the plot was", f"left {n}", f"right {n}", n)
-            question = session.taken_back[-1] if session.taken_back else new
-            session.add(question, choose.choice(["A", "B", "tie", "skip"]))
-        print(len(session.answers), session.clicks, flush=True)
+    folder, kills = sys.argv[1], int(sys.argv[2])
+
+    def live(seed):
+        choose, session = random.Random(seed), Session(folder)
+        told = os.open(folder + "/told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        while True:
+            if choose.random() < 0.15 and session.answers:
+                session.undo()
+            else:
+                n = session.next_number
+                new = Question(n, "the plot was", f"left {n}", f"right {n}", n)
+                question = session.taken_back[-1] if session.taken_back else new
+                session.add(question, choose.choice(["A", "B", "tie", "skip"]))
+            os.write(told, b"%d %d\\n" % (session.clicks, len(session.answers)))
+
+    for kill in range(kills):
+        child = os.fork()
+        if child == 0:
+            live(kill)
+        time.sleep(random.Random(kill).uniform(0.005, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        told = [0, 0]
+        if os.path.exists(folder + "/told"):
+            lines = open(folder + "/told").read().splitlines()
+            told = list(map(int, lines[-1].split()))
+        session = Session(folder)
+        rows = [json.loads(line) for line in open(session.file)]
+        found = [session.clicks, len(session.answers)]
+        print(json.dumps([told, found, rows == session.pairs]), flush=True)
+        session.close()
     """
 )
 
 
 @pytest.mark.slow
-def test_kill_9_between_clicks_loses_no_acknowledged_answer(tmp_path) -> None:
-    wait, acknowledged = random.Random(0), 0
-    for kill in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, "-c", CLICKER, str(tmp_path), str(kill)], stdout=subprocess.PIPE
-        )
-        assert process.stdout.readline() == b"open\n"
-        killer = threading.Timer(wait.uniform(0.01, 0.4), os.kill, (process.pid, signal.SIGKILL))
-        killer.start()
-        said = process.stdout.read().splitlines(keepends=True)  # until it is dead
-        assert process.wait() == -signal.SIGKILL
-        said = [line for line in said if line.endswith(b"\n")]
-        session = Session(tmp_path)
-        if said:
-            answers, clicks = map(int, said[-1].split())
-            acknowledged = clicks
-            # One more click may have been on its way.
-            assert session.clicks in (clicks, clicks + 1)
-            assert session.clicks > clicks or len(session.answers) == answers
-        assert session.clicks >= acknowledged and _rows(session) == session.pairs
-        session.close()
-    assert acknowledged > 100 and Path(session.log).read_bytes().count(b"\n") == session.clicks
+def test_kill_9_at_random_moments_loses_no_acknowledged_click(tmp_path) -> None:
+    command = [sys.executable, "-c", CLICKER, str(tmp_path), str(KILLS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lives = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lives) == KILLS
+    known = 0
+    for (told, answers), (clicks, found), rows_are_right in lives:
+        # At most one click more than was told, of this life or of one before it.
+        assert max(told, known) <= clicks <= max(told, known) + 1 and rows_are_right
+        assert clicks > told or found == answers
+        known = clicks
+    assert known > 50
