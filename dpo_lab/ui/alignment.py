@@ -19,7 +19,7 @@ from dpo_lab.ui.live import Ticker
 from dpo_lab.ui.panels import numbers, share_done, status, style
 from dpo_lab.ui.samples import escaped, number, samples_table
 
-MICRO_DEFAULTS = {"steps": 60, "beta": 0.3}
+MICRO_BETA = 0.3
 SHOWN = 12
 """Most prompts whose answers are shown."""
 
@@ -128,9 +128,10 @@ class Alignment:
                 "answer that it is better, then train."
             )
         name = model if isinstance(model, str) else model.name
-        defaults: dict[str, Any] = dict(MICRO_DEFAULTS) if name == "micro" else {}
-        if "epochs" in changes:
-            defaults.pop("steps", None)
+        defaults: dict[str, Any] = {"beta": MICRO_BETA} if name == "micro" else {}
+        if name == "micro" and "epochs" not in changes:
+            # Few pairs are soon learnt by heart; more steps only carry it away from the reference.
+            defaults["steps"] = min(60, 10 + 2 * self._pairs)
         defaults |= {
             "model": name,
             "data": str(session.file),

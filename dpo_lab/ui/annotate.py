@@ -179,7 +179,8 @@ class Annotator:
     def _repr_mimebundle_(self, **options):
         words = "Two answers to compare: run this cell to open them."
         shown = self.view._repr_mimebundle_(**options)
-        return shown and shown | {"text/plain": words, "text/html": f"<em>{words}</em>"}
+        still = f"<em>{words}</em>{self._alignment.samples.value}"
+        return shown and shown | {"text/plain": words, "text/html": still}
 
     def _load(self) -> LanguageModel:
         return self._model if isinstance(self._model, LanguageModel) else load_model(self._model)

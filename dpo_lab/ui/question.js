@@ -54,7 +54,10 @@ function render({ model, el }) {
       type: "button", "aria-keyshortcuts": key,
     });
     button.append(`${words} (${key})`);
-    button.addEventListener("click", () => send(choice));
+    // The second click of a double click was meant for the question before.
+    button.addEventListener("click", (event) => {
+      if (event.detail < 2 || choice === "undo") send(choice);
+    });
     return button;
   });
   element(row, "span", "dpo-hint").textContent = "For the keys, click or Tab in here.";

@@ -81,6 +81,53 @@ def test_ten_pairs_by_keyboard_outlive_the_kernel(page: Page, lab_folder, pictur
     assert page.problems == []
 
 
+ATTACK = "<img src=x onerror='window.attacked = true'>"
+HOSTILE = f"""
+from dpo_lab.ui.annotate import Annotator
+prompts = ["the plot was", "the music was", "the acting felt {ATTACK}"]
+annotator = Annotator(prompts, session="hostile {ATTACK}".replace("/", ""))
+annotator
+"""
+
+
+def test_by_mouse_and_screen_reader_then_trained_with_no_text_that_runs(
+    page: Page, lab_folder, pictures
+) -> None:
+    tab = page.page
+    _notebook(lab_folder, "hostile.ipynb", HOSTILE)
+    page.open("hostile.ipynb")
+    _run_all(page)
+    left, right = (tab.get_by_role("button", name=name) for name in ("A (1)", "B (2)"))
+    left.dblclick()  # the second click was not meant for the next question
+    tab.wait_for_function(f"() => document.querySelector('{ROOT}').dataset.click === '1'")
+    for button in (right, left, right, left):
+        before = tab.get_attribute(ROOT, "data-click")
+        button.click()
+        tab.wait_for_function(f"() => document.querySelector('{ROOT}').dataset.click > {before}")
+    assert _progress(page).startswith("5 answered")
+    left.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_function(f"() => document.querySelector('{ROOT}').dataset.click === '6'")
+    assert left.evaluate("button => button === document.activeElement")
+    spoken = tab.get_by_role("status").filter(has_text="A is noted.")
+    assert all(words in spoken.inner_text() for words in _question(page))
+
+    # With a modifier the keys are JupyterLab's own.
+    tab.keyboard.press("Control+s")
+    tab.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    _press(page, "u")
+    _press(page, "1")
+
+    tab.click("button.dpo-train")
+    page.wait_for_status("done")
+    tab.locator(".dpo-samples td").filter(has_text=ATTACK).first.wait_for()
+    tab.locator(".dpo-place").filter(has_text="<img").wait_for()
+    pictures(page, "annotator_trained")
+    assert tab.evaluate("() => window.attacked === undefined")
+    assert tab.locator(".dpo-annotator img").count() == 0
+    assert page.problems == []
+
+
 def _question(page: Page) -> list[str]:
     return [page.page.locator(f"{ROOT} {css}").inner_text() for css in
             (".dpo-prompt", ".dpo-answer-a", ".dpo-answer-b")]  # fmt: skip
