@@ -225,8 +225,8 @@ class Session:
     def _read(self) -> None:
         if not self.log.exists():
             self.log.touch()
-            sync(self.log)
-            sync(self.path)
+            for made in (self.log, self.path, self.path.parent):
+                sync(made)
             return
         data = self.log.read_bytes()
         lines = data.splitlines(keepends=True)

@@ -97,6 +97,7 @@ class Interview:
         """Until there is a question.
 
         Raises:
+            RuntimeError: If it was closed.
             TimeoutError: If there is none yet.
             BaseException: What the drawing failed with.
         """
@@ -106,8 +107,9 @@ class Interview:
                 return self.question
             if self.error:
                 raise self.error
-        why = "closed" if self._closed else f"no question yet after {timeout:g} s"
-        raise TimeoutError(f"{why}. Wait longer, or open the session again.")
+            if self._closed:
+                raise RuntimeError(f"{self.session.path}: closed. Open the session again to go on.")
+        raise TimeoutError(f"no question after {timeout:g} s; it is drawn still. Wait longer.")
 
     def now(self) -> tuple[Question | None, int]:
         """The question that is asked, and the session's `clicks` that belong to it."""
@@ -161,6 +163,16 @@ class Interview:
             finally:
                 self._ask()
             return True
+
+    @property
+    def waiting_for(self) -> str:
+        """Why there is no question, in words."""
+        if self.error:
+            return "There are no more questions."
+        if self._resting:
+            return "More questions once the run has ended."
+        drawing = "The next two answers are being drawn."
+        return drawing if self.model else "The model is being loaded."
 
     def rest(self) -> None:
         """Draw no more for now, and wait for the draw in progress: a run needs the model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
@@ -32,6 +33,7 @@ class Alignment:
         model: What is trained: the name, or a model already loaded (a copy is trained).
         score: Ground-truth score of `(prompt, response)`, if there is one.
         max_new_tokens: Most tokens of an answer.
+        ended: Called with how a run ended, in words.
 
     Attributes:
         run: The run that is going on, or the last one.
@@ -44,9 +46,10 @@ class Alignment:
         model: str | LanguageModel,
         score: Score | None,
         max_new_tokens: int,
+        ended: Callable[[str], None],
     ):
         self._interview, self._model, self._score = interview, model, score
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._ended = max_new_tokens, ended
         self._lock = threading.RLock()
         self.run: BackgroundRun | None = None
         self._pairs, self._closed = 0, ""
@@ -167,6 +170,8 @@ class Alignment:
             shown = self._change(run)
             if self.samples.value != shown:
                 self.samples.value = shown
+        if not run.running:
+            self._ended(f"Training: {status(run, run.error)}.")
 
     def _change(self, run: BackgroundRun) -> str:
         """Answers before and after, as HTML."""

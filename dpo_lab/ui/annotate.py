@@ -82,7 +82,7 @@ class Annotator:
         except BaseException:
             self.session.close()
             raise
-        self._alignment = Alignment(self.interview, model, score, max_new_tokens)
+        self._alignment = Alignment(self.interview, model, score, max_new_tokens, ended=self._show)
         self.question_view = QuestionView(self._clicked)
         parts = [self._alignment.style, self.question_view, self._alignment.view]
         self.view = widgets.VBox(parts).add_class("dpo-workbench").add_class("dpo-annotator")
@@ -220,7 +220,7 @@ class Annotator:
                 "prompt": prompt_words(question.prompt) if asked else "",
                 "a": question.a if asked else "",
                 "b": question.b if asked else "",
-                "waiting": self._closed or "The next two answers are being drawn.",
+                "waiting": self._closed or self.interview.waiting_for,
                 "progress": self._progress(),
                 "place": self._place(),
                 "said": self._said,
