@@ -9,40 +9,36 @@ from dpo_lab.data.rows import Text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 
-TRIES = 8
-"""Draws after which a model is taken to have one answer only."""
-
 
 def two_answers(
     language_model: LanguageModel,
-    prompt: Text,
+    prompts: Sequence[Text],
     *,
     seed: str,
     max_new_tokens: int = 48,
-    tries: int = TRIES,
-) -> tuple[str, str] | None:
-    """Two different answers, drawn at temperature 1, in random order.
+) -> list[tuple[str, str] | None]:
+    """Two different answers to each prompt, drawn at temperature 1, in random order.
 
     Args:
-        language_model: Who answers.
-        prompt: Text, or messages.
-        seed: Equal seeds give equal answers in the same order.
+        language_model: Who answers, to all prompts at once.
+        prompts: Texts, or lists of messages.
+        seed: With the same prompts, equal seeds give equal answers in the same order.
         max_new_tokens: Most tokens of an answer.
-        tries: How often two are drawn while they are equal, or one is empty.
 
     Returns:
-        Both texts; none if no try gave two that differ.
+        For each prompt both texts; none where they came out equal, or one of them empty.
     """
     random = Random(seed)
-    ids = language_model.encoder.prompts([prompt, prompt])
-    for _ in range(tries):
-        drawn = sample(
-            language_model, ids, max_new_tokens=max_new_tokens, seed=random.getrandbits(48)
-        )
-        first, second = random.sample([one.text for one in drawn], 2)
-        if first and second and first != second:
-            return first, second
-    return None
+    twice = [prompt for prompt in prompts for _ in range(2)]
+    answers = sample(
+        language_model,
+        language_model.encoder.prompts(twice),
+        max_new_tokens=max_new_tokens,
+        seed=random.getrandbits(48),
+    )
+    texts = [answer.text for answer in answers]
+    drawn = [random.sample(texts[at : at + 2], 2) for at in range(0, len(texts), 2)]
+    return [(a, b) if a and b and a != b else None for a, b in drawn]
 
 
 def as_prompts(language_model: LanguageModel, prompts: Sequence[Text]) -> list[Text]:

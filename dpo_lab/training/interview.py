@@ -15,7 +15,9 @@ from dpo_lab.models.loading import LanguageModel, weights_fingerprint
 from dpo_lab.training.annotations import Choice, Question, Session
 
 AHEAD = 4
-"""Pairs that lie ready while a person reads."""
+"""Pairs that lie ready while a person reads, and that are drawn at once: hardly slower than one."""
+TRIES = 8
+"""Draws after which a model is taken to have one answer only."""
 REST = 5
 """Answers between a question and its repetition at least."""
 
@@ -240,14 +242,15 @@ class Interview:
             self._source = f"{self.model.name} {weights_fingerprint(self.model.base)[:12]}"
             number = self.session.next_draw
             while self._wait_for_room():
-                drawn = self._draw(prompts, number)
-                number += 1
+                # Always the same draws together, so that a break changes none of them.
+                block, done = divmod(number, AHEAD)
+                drawn = self._draw(prompts, block)[done:]
+                number += AHEAD - done
                 with self._news:
                     self._drawing = False
-                    if drawn:
-                        self._drawn.append(drawn)
-                        if self.question is None and not self._closed:
-                            self._ask()
+                    self._drawn.extend(one for one in drawn if one)
+                    if self.question is None and not self._closed:
+                        self._ask()
                     self._news.notify_all()
                 self._changed()
         except BaseException as error:  # shown on the page, raised by wait()
@@ -265,22 +268,28 @@ class Interview:
             self._drawing = not self._closed
             return self._drawing
 
-    def _draw(self, prompts: list[Text], number: int) -> _Drawn | None:
-        prompt = prompt_of_draw(prompts, number, self._seed)
-        if prompt in self.given_up:
-            return None
-        texts = two_answers(
-            self.model,
-            prompt,
-            seed=f"{self._seed} {number}",
-            max_new_tokens=self._max_new_tokens,
-        )
-        if texts:
-            return _Drawn(number, prompt, *texts)
+    def _draw(self, prompts: list[Text], block: int) -> list[_Drawn | None]:
+        """Draws that belong together; none for a prompt that is given up."""
+        numbers = range(block * AHEAD, (block + 1) * AHEAD)
+        asked = [prompt_of_draw(prompts, number, self._seed) for number in numbers]
+        found = self._two_answers(asked, f"{self._seed} block {block}")
+        for place, (number, prompt) in enumerate(zip(numbers, asked, strict=True)):
+            for attempt in range(1, TRIES):
+                if found[place] or prompt in self.given_up:
+                    break
+                (found[place],) = self._two_answers([prompt], f"{self._seed} {number} {attempt}")
+            if not found[place] and prompt not in self.given_up:
+                self._give_up(prompt, prompts)
+        drawn = zip(numbers, asked, found, strict=True)
+        return [_Drawn(number, prompt, *two) if two else None for number, prompt, two in drawn]
+
+    def _two_answers(self, prompts: list[Text], seed: str) -> list[tuple[str, str] | None]:
+        return two_answers(self.model, prompts, seed=seed, max_new_tokens=self._max_new_tokens)
+
+    def _give_up(self, prompt: Text, prompts: list[Text]) -> None:
         self.given_up.append(prompt)
         if all(one in self.given_up for one in prompts):
             raise ValueError(
                 f"prompts: {self.model.name} gives no two different answers to any of them, such "
                 f"as {prompt_text(prompt)[:60]!r}. Give other prompts, or another model."
             )
-        return None

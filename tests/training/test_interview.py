@@ -121,16 +121,19 @@ def test_nothing_is_drawn_while_it_rests(begin) -> None:
 
 def test_a_prompt_with_one_answer_is_given_up_and_named(begin, monkeypatch) -> None:
     draw = module.two_answers
-    monkeypatch.setattr(
-        module, "two_answers", lambda m, p, **o: None if "plot" in p else draw(m, p, **o)
-    )
+
+    def none_for_the_plot(model, prompts, **options):
+        drawn = draw(model, prompts, **options)
+        return [two if "plot" not in p else None for p, two in zip(prompts, drawn, strict=True)]
+
+    monkeypatch.setattr(module, "two_answers", none_for_the_plot)
     one = begin()
     assert "the plot was" not in {q.prompt for q in _asked(one, 12)}
     assert one.given_up == ["the plot was"]
 
 
 def test_no_prompt_with_two_answers_is_an_error_that_names_one(begin, monkeypatch) -> None:
-    monkeypatch.setattr(module, "two_answers", lambda *a, **o: None)
+    monkeypatch.setattr(module, "two_answers", lambda m, prompts, **o: [None] * len(prompts))
     one = begin()
     with pytest.raises(ValueError, match="gives no two different answers.*Give other prompts"):
         one.wait(60)
