@@ -39,6 +39,7 @@ class Question:
         a: The answer on the left.
         b: The answer on the right.
         draw: Number of the draw that gave the two answers.
+        model: Whose answers they are: name and the first letters of the weights' hash.
         repeats: Number of the earlier question that this one asks again with its sides swapped.
     """
 
@@ -47,6 +48,7 @@ class Question:
     a: str
     b: str
     draw: int
+    model: str = ""
     repeats: int | None = None
 
 
@@ -153,13 +155,12 @@ class Session:
         """How many of the answers in effect are one of these."""
         return sum(answer.choice in choices for answer in self.answers)
 
-    def add(self, question: Question, choice: Choice, **facts: Any) -> None:
+    def add(self, question: Question, choice: Choice) -> None:
         """Take an answer: on disk when this returns.
 
         Args:
             question: What was asked.
             choice: What was clicked.
-            **facts: What else its line says.
 
         Raises:
             ValueError: If there is no such choice.
@@ -167,7 +168,7 @@ class Session:
         """
         if choice not in CHOICES:
             raise ValueError(f"choice={choice!r}: unknown. Use one of {', '.join(CHOICES)}.")
-        self._append({"choice": choice, **asdict(question), **facts})
+        self._append({"choice": choice, **asdict(question)})
         self._write_pairs()
 
     def undo(self) -> Question | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from dpo_lab.data.preferences import prompt_text
@@ -138,7 +138,7 @@ class Interview:
                 return False
             before = self.session.clicks
             try:
-                self.session.add(self.question, choice, model=self._source)
+                self.session.add(self.question, choice)
             finally:
                 if self.session.clicks != before:
                     self._ask()
@@ -207,7 +207,9 @@ class Interview:
         self.question = self._repeated(number)
         if self.question is None and self._drawn:
             drawn = self._drawn.popleft()
-            self.question = Question(number, drawn.prompt, drawn.a, drawn.b, drawn.number)
+            self.question = Question(
+                number, drawn.prompt, drawn.a, drawn.b, drawn.number, self._source
+            )
         self._news.notify_all()
 
     def _repeated(self, number: int) -> Question | None:
@@ -226,7 +228,7 @@ class Interview:
         if not old:
             return None
         first = random.choice(old)
-        return Question(number, first.prompt, first.b, first.a, first.draw, first.number)
+        return replace(first, number=number, a=first.b, b=first.a, repeats=first.number)
 
     def _put_back(self) -> None:
         """A new pair that is shown comes after those whose answer is taken back."""

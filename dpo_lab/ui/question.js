@@ -24,8 +24,8 @@ function side(parent, name) {
   return element(panel, "div", `dpo-text dpo-answer-${name.toLowerCase()}`, { dir: "auto" });
 }
 
-// JupyterLab must leave the keys of an element that has the focus alone (1 would make a heading,
-// 0 0 restarts the kernel); with a modifier held they are its own again, so that Ctrl S still saves.
+// JupyterLab must leave the keys of an element that has the focus alone (0 0 restarts the kernel, and
+// a slip onto x cuts the cell); with a modifier held they are its own again: Ctrl S still saves.
 function keepKeysFromLab(root) {
   const restore = () => root.setAttribute(SUPPRESS, "true");
   restore();

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+from dataclasses import replace
 
 import pytest
 from datasets import load_dataset
@@ -181,7 +182,7 @@ def test_agreement_with_oneself_by_hand(session: Session) -> None:
     # Asked again with sides swapped: the same winner, another, a tie again, no tie, skips.
     for number, choice in zip(range(1, 7), ("B", "A", "tie", "A", "A", "skip"), strict=True):
         old = session.answers[number - 1].question
-        swapped = Question(session.next_number, old.prompt, old.b, old.a, old.draw, number)
+        swapped = replace(old, number=session.next_number, a=old.b, b=old.a, repeats=number)
         session.add(swapped, choice)
     assert session.agreements == [True, False, True, False]
     session.undo()

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from dpo_lab.models.loading import load_model
+from dpo_lab.models.loading import load_model, weights_fingerprint
+from dpo_lab.training import annotations
 from dpo_lab.training import interview as module
 from dpo_lab.training.annotations import Question, Session
 from dpo_lab.training.interview import REST, Interview
@@ -93,6 +94,27 @@ def test_what_was_taken_back_waits_through_a_break(begin) -> None:
     one.undo()
     one.close()
     assert begin().wait(60) == first
+
+
+def test_nothing_else_is_asked_before_the_answer_is_on_disk(begin, monkeypatch) -> None:
+    one, sync, seen = begin(), annotations.os.fsync, []
+    asked = one.wait(60)
+
+    def watched(handle) -> None:
+        sync(handle)
+        seen.append(one.question)
+
+    monkeypatch.setattr(annotations.os, "fsync", watched)
+    one.answer("A")
+    # The log, then the pairs and their folder: every time the same question still.
+    assert seen == [asked] * 3 and one.wait(60) != asked
+
+
+def test_the_log_says_whose_answers_they_were(begin, micro) -> None:
+    one = begin(repeat=0.5)
+    _asked(one, 20)
+    (source,) = {answer.question.model for answer in one.session.answers}
+    assert source == f"micro {weights_fingerprint(micro.model)[:12]}"
 
 
 def test_a_double_click_answers_one_question(begin) -> None:
