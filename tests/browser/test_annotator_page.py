@@ -104,6 +104,8 @@ def test_by_mouse_and_screen_reader_then_trained_with_no_text_that_runs(
     left.dblclick()  # the second click was not meant for the next question
     tab.wait_for_function(f"() => document.querySelector('{ROOT}').dataset.click === '1'")
     left.dispatch_event("click", {"detail": 2})  # nor if it comes after that has appeared
+    tab.wait_for_timeout(500)
+    assert _progress(page).startswith("1 answered")
     for button in (right, left, right, left):
         before = tab.get_attribute(ROOT, "data-click")
         button.click()
