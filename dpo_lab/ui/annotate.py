@@ -215,6 +215,7 @@ class Annotator:
             asked = question is not None and not self._closed
             self.question_view.state = BLANK | {
                 "click": click,
+                "heard": self.question_view.heard,
                 "asked": asked,
                 "open": not self._closed,
                 "prompt": prompt_words(question.prompt) if asked else "",

@@ -7,6 +7,8 @@ const CHOICES = [
   { choice: "skip", key: "s", words: "skip" },
   { choice: "undo", key: "u", words: "undo" },
 ];
+const PATIENCE = 5000; // milliseconds without an answer, after which the kernel may well be dead
+const DEAF = "The kernel does not answer. If it died, run this cell again: what is counted above is kept.";
 const MODIFIERS = ["Control", "Meta", "Alt"];
 const SUPPRESS = "data-lm-suppress-shortcuts";
 
@@ -45,9 +47,18 @@ function render({ model, el }) {
   const sides = element(root, "div", "dpo-sides");
   const [a, b] = [side(sides, "A"), side(sides, "B")];
   const row = element(root, "div", "dpo-choices");
+  let deaf;
   const send = (choice) => {
     const { click, open } = model.get("state");
-    if (open) model.send({ choice, click });
+    if (!open) return;
+    clearTimeout(deaf);
+    const tell = () => { problem.textContent = DEAF; };
+    deaf = setTimeout(tell, PATIENCE);
+    try {
+      model.send({ choice, click });
+    } catch {
+      tell();
+    }
   };
   const buttons = CHOICES.map(({ choice, key, words }) => {
     const button = element(row, "button", `dpo-choice dpo-choice-${choice.toLowerCase()}`, {
@@ -77,6 +88,7 @@ function render({ model, el }) {
 
   const draw = () => {
     const state = model.get("state");
+    clearTimeout(deaf);
     prompt.textContent = state.asked ? state.prompt : state.waiting;
     prompt.classList.toggle("dpo-waiting", !state.asked);
     a.textContent = state.a;
@@ -96,7 +108,10 @@ function render({ model, el }) {
   };
   model.on("change:state", draw);
   draw();
-  return () => model.off("change:state", draw);
+  return () => {
+    clearTimeout(deaf);
+    model.off("change:state", draw);
+  };
 }
 
 export default { render };

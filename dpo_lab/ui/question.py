@@ -12,7 +12,8 @@ from traitlets import Dict
 from dpo_lab.data.rows import Text
 
 BLANK = {
-    "click": 0, "asked": False, "open": False, "prompt": "", "a": "", "b": "", "waiting": "",
+    "click": 0, "heard": 0, "asked": False, "open": False,
+    "prompt": "", "a": "", "b": "", "waiting": "",
     "progress": "", "place": "", "said": "", "problem": "",
 }  # fmt: skip
 
@@ -26,6 +27,8 @@ class QuestionView(anywidget.AnyWidget):
 
     Attributes:
         state: What the page shows, all of it text; one message a change.
+        heard: Messages from the page so far. It is part of the state, so that the page gets an
+            answer to a click that changed nothing, too.
     """
 
     _esm = Path(__file__).with_name("question.js")
@@ -34,10 +37,11 @@ class QuestionView(anywidget.AnyWidget):
 
     def __init__(self, clicked: Callable[[Any, Any], None]):
         super().__init__()
-        self._clicked = clicked
+        self._clicked, self.heard = clicked, 0
         self.on_msg(self._message)
 
     def _message(self, widget, content: Any, buffers) -> None:
+        self.heard += 1
         if isinstance(content, dict):
             self._clicked(content.get("choice"), content.get("click"))
 

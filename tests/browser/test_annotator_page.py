@@ -77,6 +77,9 @@ def test_ten_pairs_by_keyboard_outlive_the_kernel(page: Page, lab_folder, pictur
     os.kill(pid, signal.SIGKILL)
     tab.locator(".jp-Dialog button").first.click(timeout=60_000)  # Lab tells that it died
     page.idle()
+    tab.locator(ROOT).focus()
+    tab.keyboard.press("1")  # into the void: the page of a dead kernel says so
+    tab.locator(f"{ROOT} .dpo-trouble").filter(has_text="does not answer").wait_for()
     _run_all(page)
     assert int(tab.locator(".jp-OutputArea-output pre").last.inner_text().split()[1]) != pid
     assert _progress(page).startswith("10 answered") and _question(page) == asked

@@ -92,6 +92,7 @@ def test_a_stale_click_answers_nothing(open_one) -> None:
     for choice in ("A", "B", "undo"):
         _send(one, choice, click)
     assert len(one.answers) == 1 and _page(one)["said"] == "A is noted."
+    assert _page(one)["heard"] == 4  # the page gets an answer all the same
 
 
 NO_CLICKS = [None, [], "A", {}, {"choice": "A"}, {"choice": "A", "click": "0"}]
