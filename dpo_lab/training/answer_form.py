@@ -1,0 +1,122 @@
+"""The form of answers, before and after: length, repetition, whether they end, variety."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dpo_lab.data.preferences import Text
+from dpo_lab.models.sampling import Completion, sample
+from dpo_lab.training.outcome import Z95, Score
+from dpo_lab.training.setup import Job
+
+BLOCKS = 10
+"""Variety is counted in so many blocks of the answers: its spread over them gives an interval."""
+
+
+def repetition(ids: Sequence[int], n: int) -> float:
+    """Share of an answer's n-grams that came before in it, `1 - distinct / all`.
+
+    Args:
+        ids: Tokens of one answer, without its end token.
+        n: Length of the n-grams; an answer shorter than n repeats nothing.
+
+    Source:
+        Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", seq-rep-n.
+    """
+    grams = _grams(ids, n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
+    """Distinct n-grams of several answers over all their n-grams; it falls as answers are added.
+
+    Args:
+        answers: Tokens of the answers, without their end tokens.
+        n: Length of the n-grams.
+
+    Source:
+        Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
+        distinct-n.
+    """
+    grams = [gram for ids in answers for gram in _grams(ids, n)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def _grams(ids: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    if n < 1:
+        raise ValueError(f"n={n}: an n-gram holds at least one token. Give n >= 1.")
+    return [tuple(ids[start : start + n]) for start in range(len(ids) - n + 1)]
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form of many answers, each number with a 95 % interval.
+
+    Attributes:
+        length: Tokens, without the end token.
+        repetition: Mean share of repeated n-grams within an answer.
+        ended: Share of answers that the model ended itself (Wilson's interval).
+        distinct: Distinct n-grams over all, mean over `BLOCKS` blocks of the answers; compare only
+            with as many answers.
+        n: Length of the n-grams.
+    """
+
+    length: Score
+    repetition: Score
+    ended: Score
+    distinct: Score
+    n: int
+
+    @classmethod
+    def of(cls, completions: Sequence[Completion], n: int = 3) -> AnswerForm:
+        """Measure answers.
+
+        Args:
+            completions: Answers drawn from one model.
+            n: Length of the n-grams.
+
+        Raises:
+            ValueError: If there are fewer answers than two a block.
+        """
+        if len(completions) < 2 * BLOCKS:
+            raise ValueError(
+                f"{len(completions)} answers: intervals need at least {2 * BLOCKS}. Sample more."
+            )
+        words = [c.ids[:-1] if c.ended else c.ids for c in completions]
+        blocks = [distinct(words[start::BLOCKS], n) for start in range(BLOCKS)]
+        return cls(
+            _mean([float(len(ids)) for ids in words]),
+            _mean([repetition(ids, n) for ids in words]),
+            Score.of([float(completion.ended) for completion in completions]),
+            _mean([value for value in blocks if math.isfinite(value)] or [0.0, 0.0]),
+            n,
+        )
+
+
+def _mean(values: Sequence[float]) -> Score:
+    """The normal interval, even where every value is 0 or 1: these are no draws of a share."""
+    found = torch.tensor(values, dtype=torch.float64)
+    mean, half = found.mean().item(), Z95 * (found.std() / math.sqrt(len(values))).item()
+    return Score(mean, mean - half, mean + half, len(values))
+
+
+def before_and_after(
+    job: Job, prompts: Sequence[Text], *, max_new_tokens: int = 48, seed: int = 0
+) -> tuple[list[Completion], list[Completion]]:
+    """Answers of reference and policy to the same prompts, drawn at temperature 1.
+
+    Args:
+        job: A job whose policy has been trained.
+        prompts: A prompt that comes twice is answered anew.
+        max_new_tokens: Most tokens of an answer, end token included.
+        seed: Of both draws: where the models agree, so do the answers.
+    """
+    ids = job.policy.encoder.prompts(prompts)
+    limits = {"max_new_tokens": max_new_tokens, "seed": seed}
+    with job.reference.active() as reference:
+        before = sample(reference.language_model, ids, **limits)
+    return before, sample(job.policy, ids, **limits)

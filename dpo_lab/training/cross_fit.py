@@ -1,0 +1,76 @@
+"""Every pair scored by a run that has not seen it: labels are judged, not remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import torch
+
+from dpo_lab.data.preferences import Preferences
+from dpo_lab.objective.losses import PairLogps
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.loop import train
+from dpo_lab.training.pair_scores import PairScores, score_pairs
+from dpo_lab.training.setup import prepare
+
+
+def cross_fitted_scores(
+    config: TrainConfig, preferences: Preferences, folds: int = 4, seed: int = 0
+) -> PairScores:
+    """Train once a fold on all other folds, and score the fold with that.
+
+    A run that has seen a wrong label may have learned it by heart, the more so the larger the
+    model; one that has not can only judge it by the others.
+
+    Args:
+        config: Of every one of the runs. Nothing is held out or evaluated.
+        preferences: The pairs.
+        folds: How many runs, each on `1 - 1 / folds` of the pairs.
+        seed: Which pair is in which fold.
+
+    Returns:
+        Scores of all pairs, in their order, beside the one reference of all runs.
+
+    Raises:
+        ValueError: If there are fewer than two folds, or fewer pairs than folds.
+    """
+    if not 2 <= folds <= len(preferences):
+        raise ValueError(
+            f"folds={folds}: must be between 2 and the {len(preferences)} pairs, since each fold "
+            "is scored by a run on the others. Four are a fair choice."
+        )
+    quiet = {"held_out": 0.0, "eval_every": 0, "eval_pairs": 0, "kl_samples": 0}
+    config = replace(config, sample_prompts=0, **quiet)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(preferences), generator=generator).tolist()
+    parts = [_fold_scores(config, preferences, order[start::folds]) for start in range(folds)]
+    return _joined(preferences, parts)
+
+
+def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int]) -> PairScores:
+    own = set(fold)
+    others = [pair for index, pair in enumerate(preferences) if index not in own]
+    job = prepare(config, data=replace(preferences, pairs=tuple(others)))
+    job.reference.keep()
+    for _ in train(job):
+        pass
+    return score_pairs(job, replace(preferences, pairs=tuple(preferences[i] for i in sorted(own))))
+
+
+def _joined(preferences: Preferences, parts: Sequence[PairScores]) -> PairScores:
+    """The folds' scores, in the order of the pairs."""
+    place = {pair.row: index for index, pair in enumerate(preferences)}
+    pairs = [pair for part in parts for pair in part.preferences]
+    order = torch.tensor([place[pair.row] for pair in pairs]).argsort()
+    columns = {
+        field.name: torch.cat([getattr(part.logps, field.name) for part in parts])[order]
+        for field in fields(PairLogps)
+    }
+    tokens = [pair for part in parts for pair in part.tokens]
+    return PairScores(
+        replace(preferences, pairs=tuple(pairs[i] for i in order)),
+        replace(parts[0].tokens, pairs=tuple(tokens[i] for i in order)),
+        PairLogps(**columns),
+        parts[0].beta,
+    )

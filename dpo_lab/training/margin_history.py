@@ -1,0 +1,112 @@
+"""How the reward margins of the same pairs spread out while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dpo_lab.data.preferences import Preferences
+from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.models.scoring import score_sequences
+from dpo_lab.training.callbacks import Callback
+from dpo_lab.training.metrics import ROUNDING
+from dpo_lab.training.records import StepRecord
+from dpo_lab.training.setup import Job, tokenize
+
+
+class MarginHistory(Callback):
+    """Reward margins of the same pairs at several steps of a run.
+
+    Give it to `train(job, callbacks=[history])`. The pairs are scored with the policy as it is
+    after each of the steps; the reference is scored once. Without evaluations (`eval_every=0`),
+    call `job.reference.keep()` first.
+
+    Args:
+        preferences: The pairs; held-out ones show what was learned, training ones what was fitted.
+        steps: After which steps to score, 0 being the start.
+
+    Attributes:
+        steps: The steps that were scored so far.
+
+    Raises:
+        ValueError: If no step is given.
+    """
+
+    def __init__(self, preferences: Preferences, steps: Iterable[int]):
+        self._preferences, self._asked = preferences, frozenset(steps)
+        if not self._asked or min(self._asked) < 0:
+            raise ValueError(
+                f"steps={sorted(self._asked)}: name at least one step, from 0 on. "
+                "range(0, 301, 25) scores every 25 steps."
+            )
+        self.steps: list[int] = []
+        self._rows: list[Tensor] = []
+        self._job: Job | None = None
+        self._tokens: TokenizedPairs | None = None
+        self._reference: Tensor | None = None
+
+    @property
+    def margins(self) -> Tensor:
+        """Reward margins, `(steps, pairs)`: beta times the difference of log-ratios."""
+        if not self._rows:
+            raise ValueError(
+                "no step was scored yet, so there are no margins. Pass the history to train as a "
+                "callback, and run it."
+            )
+        return torch.stack(self._rows)
+
+    @property
+    def share_below_zero(self) -> Tensor:
+        """Share of pairs whose margin is below 0, `(steps,)`: those that the run has wrong.
+
+        Below by more than the rounding of float32, so that it reads 0 at the start.
+        """
+        wrong = self.margins < -ROUNDING * self._job.config.beta
+        return wrong.double().mean(dim=1)
+
+    def histogram(self, bins: int = 60) -> tuple[Tensor, Tensor]:
+        """Counts of pairs by margin.
+
+        Args:
+            bins: How many, of one width, over all margins of all steps; 0 is an edge.
+
+        Returns:
+            Edges, `(bins + 1,)` or a few more; and counts, `(steps, bins)`, each row summing to the
+            number of pairs.
+        """
+        margins = self.margins.double()
+        low, high = min(margins.min().item(), -1e-3), max(margins.max().item(), 1e-3)
+        width = (high - low) / bins
+        below, above = -int(low // width), int(high // width) + 1
+        edges = torch.arange(-below, above + 1, dtype=torch.float64) * width
+        place = (margins / width).floor().long().clamp(-below, above - 1) + below
+        counts = torch.zeros(len(margins), below + above, dtype=torch.float64)
+        return edges, counts.scatter_add_(1, place, torch.ones_like(margins))
+
+    def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
+        """Score with the reference, and with the policy where it begins."""
+        self._job = job
+        self._tokens = tokenize(job.config, self._preferences, job.policy.tokenizer)
+        with job.reference.active() as scorer:
+            self._reference = self._margins_of(scorer)
+        if first_step in self._asked:
+            self._score(first_step, job.config.beta)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Score with the policy after a step that was asked for."""
+        if record.step in self._asked and record.step not in self.steps:
+            self._score(record.step, record.beta)
+
+    def _score(self, step: int, beta: float) -> None:
+        margins = self._margins_of(self._job.scorer) - self._reference
+        self.steps.append(step)
+        self._rows.append(beta * margins)
+
+    def _margins_of(self, scorer) -> Tensor:
+        """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats."""
+        sequences = self._tokens.sequences()
+        logps = score_sequences(scorer, sequences, self._job.config.micro_batch_tokens)
+        chosen, rejected = logps.split(len(self._tokens))
+        return chosen - rejected

@@ -1,0 +1,159 @@
+"""What a run thinks of every pair: margins before and after, and labels that it doubts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpo_lab.data.preferences import Preferences, prompt_text, response_text
+from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.models.scoring import score_sequences
+from dpo_lab.objective.losses import PairLogps
+from dpo_lab.training.setup import Job, tokenize
+
+Order = Literal["disagreement", "margin", "change"]
+ORDERS: dict[Order, str] = {
+    "disagreement": "label and model disagree most",
+    "margin": "rejected answer still the likelier one",
+    "change": "moved most by training",
+}
+"""Ways to sort pairs, and what stands on top."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    """Pairs with what policy and reference give them.
+
+    Attributes:
+        preferences: The pairs that could be tokenised, as text.
+        tokens: Their ids, in the same order.
+        logps: Log-probabilities, each `(pairs,)`, nats.
+        beta: Of the implicit reward.
+    """
+
+    preferences: Preferences
+    tokens: TokenizedPairs
+    logps: PairLogps
+    beta: float
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self.tokens)
+
+    @property
+    def before(self) -> Tensor:
+        """`log pi_ref(y_w|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats: how far chosen leads."""
+        return self.logps.reference_chosen - self.logps.reference_rejected
+
+    @property
+    def after(self) -> Tensor:
+        """The same of the policy. The change from before to after is the margin of the glossary."""
+        return self.logps.policy_chosen - self.logps.policy_rejected
+
+    @property
+    def reward_margins(self) -> Tensor:
+        """`beta * (after - before)`, `(pairs,)`: what the DPO loss sees."""
+        return self.beta * self.logps.margins
+
+    @property
+    def label_probability(self) -> Tensor:
+        """Bradley-Terry probability of the label by the implicit reward, `(pairs,)`.
+
+        `sigmoid(reward_margins)`; small where model and label disagree.
+        """
+        return torch.sigmoid(self.reward_margins)
+
+    @property
+    def disagreement(self) -> Tensor:
+        """`-log sigmoid(reward_margins)`, `(pairs,)`, nats: how much the label surprises."""
+        return -F.logsigmoid(self.reward_margins)
+
+    def order(self, by: Order = "disagreement") -> Tensor:
+        """Indices of the pairs, those first that the order is about.
+
+        Args:
+            by: `disagreement`: the labels that the model finds least likely, so the likely
+                mislabelled ones. `margin`: the lowest `after`, pairs whose rejected answer the
+                policy would still rather say. `change`: the largest absolute reward margin.
+
+        Raises:
+            ValueError: If there is no such order.
+        """
+        if by not in get_args(Order):
+            raise ValueError(f"by={by!r}: unknown order. Use one of {', '.join(ORDERS)}.")
+        # By the margin itself: far out, the disagreement of two pairs may round to the same.
+        keys = {
+            "disagreement": self.reward_margins,
+            "margin": self.after,
+            "change": -self.reward_margins.abs(),
+        }
+        return keys[by].argsort(stable=True)
+
+    def true_margins(self) -> Tensor:
+        """Ground-truth score of chosen minus rejected, `(pairs,)`, float64.
+
+        Raises:
+            ValueError: If the data set has no ground truth.
+        """
+        score = self.preferences.score
+        if score is None:
+            raise ValueError(
+                f"{self.preferences.report.source}: has no ground-truth score, so no oracle can "
+                "rank its pairs. Use reviews, or give preferences_from_rows a score."
+            )
+        gaps = []
+        for pair in self.preferences:
+            prompt = prompt_text(pair.prompt)
+            sides = (response_text(side) for side in (pair.chosen, pair.rejected))
+            chosen, rejected = (score(prompt, side) for side in sides)
+            gaps.append(chosen - rejected)
+        return torch.tensor(gaps, dtype=torch.float64)
+
+
+def score_pairs(job: Job, preferences: Preferences) -> PairScores:
+    """Score pairs with a job's policy, as it is now, and its reference.
+
+    Args:
+        job: From `prepare`; with `job.reference.keep()` called before it was trained.
+        preferences: Any pairs: those it was trained on, or others.
+    """
+    tokens = tokenize(job.config, preferences, job.policy.tokenizer)
+    by_row = {pair.row: pair for pair in preferences}
+    return PairScores(
+        replace(preferences, pairs=tuple(by_row[pair.row] for pair in tokens)),
+        tokens,
+        pair_logps(job, tokens),
+        job.config.beta,
+    )
+
+
+def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
+    """Log-probabilities of pairs by policy and reference as they are now, each `(pairs,)`, nats."""
+    budget = job.config.micro_batch_tokens
+    policy = score_sequences(job.scorer, tokens.sequences(), budget).split(len(tokens))
+    with job.reference.active() as scorer:
+        reference = score_sequences(scorer, tokens.sequences(), budget).split(len(tokens))
+    return PairLogps(*policy, *reference)
+
+
+def precision_at(order: Tensor, wanted: Tensor, count: int | None = None) -> float:
+    """Share of the first pairs of a ranking that are among those wanted.
+
+    Args:
+        order: Indices, the first suspected most.
+        wanted: `(pairs,)`, true where the pair is to be found.
+        count: How many of the first; by default as many as are wanted.
+
+    Raises:
+        ValueError: If none is wanted and no count is given.
+    """
+    count = int(wanted.sum()) if count is None else count
+    if count < 1:
+        raise ValueError(
+            f"count={count}: the share of no pairs is no number. Give at least 1, or plant some."
+        )
+    return wanted[order[:count]].double().mean().item()
