@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import prompt_text, response_text
 from dpo_lab.data.rows import Pair
-from dpo_lab.models.credit import token_credit
+from dpo_lab.models.credit import Credit, token_credit
 from dpo_lab.training.pair_scores import ORDERS, Order, PairScores
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.credit import credit_map
@@ -119,11 +119,14 @@ class PairExplorer:
     @property
     def credit(self) -> Fragment:
         """The picked pair's heat map."""
+        prompt = prompt_text(self.pair.prompt)
+        return credit_map(dict(zip(("chosen", "rejected"), self._credits(), strict=True)), prompt)
+
+    def _credits(self) -> list[Credit]:
+        """Of chosen and rejected."""
         tokens = self._scores.tokens[self._index]
         both = [(tokens.prompt, tokens.chosen), (tokens.prompt, tokens.rejected)]
-        found = token_credit(self._job.scorer, self._job.reference, both, self._scores.beta)
-        prompt = prompt_text(self.pair.prompt)
-        return credit_map(dict(zip(("chosen", "rejected"), found, strict=True)), prompt)
+        return token_credit(self._job.scorer, self._job.reference, both, self._scores.beta)
 
     def select(self, place: int) -> None:
         """Pick a row.

@@ -1,0 +1,114 @@
+"""Displacement: a table by hand, sums of zero, and another way to every number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, make_language_model, shake, some_sequences
+
+from dpo_lab.data.preferences import preferences_from_rows
+from dpo_lab.data.reviews import score
+from dpo_lab.models.displacement import (
+    GROUPS,
+    exact_displacement,
+    sampled_displacement,
+    token_displacement,
+)
+from dpo_lab.models.loading import add_lora, load_model
+from dpo_lab.models.reference import Reference
+from dpo_lab.models.sampling import Completion
+from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.world import World
+
+PAIRS = preferences_from_rows(
+    [
+        {"prompt": "one", "chosen": "a", "rejected": "b"},
+        {"prompt": "one", "chosen": "a", "rejected": "c"},
+        {"prompt": "one", "chosen": "c", "rejected": "b"},
+        {"prompt": "two", "chosen": "d", "rejected": "a"},
+    ]
+)
+
+
+def test_a_table_by_hand() -> None:
+    """Prompt "one": a was chosen twice, b rejected twice, c once each, d only for another prompt.
+
+    | | a | b | c | d |
+    |---|---|---|---|---|
+    | before | 0.4 | 0.3 | 0.2 | 0.1 |
+    | after | 0.3 | 0.1 | 0.05 | 0.55 |
+    """
+    before = torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 2, dtype=torch.float64)
+    after = torch.tensor([[0.3, 0.1, 0.05, 0.55]] * 2, dtype=torch.float64)
+    world = World(("one", "two"), ("a", "b", "c", "d"), before.log(), torch.zeros(2, 4))
+    found = exact_displacement(world, after.log(), PAIRS, "one")
+    assert found.kinds == ("mostly chosen", "mostly rejected", "as often both", "in no pair")
+    assert found.moved == pytest.approx(0.45) and found.to_unseen == pytest.approx(1)
+    shares = {share.text: (share.before, share.after) for share in found.groups()}
+    assert shares["mostly chosen"] == pytest.approx((0.4, 0.3))
+    assert shares["in no pair"] == pytest.approx((0.1, 0.55))
+    assert [share.text for share in found.losing(3)] == ["b", "c", "a"]
+    (most,) = found.gaining(1)
+    assert (most.text, most.note) == ("d", GROUPS[3]) and most.gain == pytest.approx(0.45)
+    with pytest.raises(ValueError, match="not in this world"):
+        exact_displacement(world, after.log(), PAIRS, "three")
+
+
+def test_on_micro_all_changes_sum_to_zero_and_groups_to_one() -> None:
+    micro = load_model("micro", device="cpu")
+    world = World.of(micro, ["the acting felt"], score)
+    shake(micro.model, 0.02, seed=1)
+    found = exact_displacement(world, world.logps(micro), PAIRS, "the acting felt")
+    gains = found.after - found.before
+    assert gains.sum().item() == pytest.approx(0, abs=1e-9) and found.moved > 0.01
+    assert found.moved == pytest.approx(gains.clamp(min=0).sum().item())
+    for side in ("before", "after"):
+        assert sum(getattr(share, side) for share in found.groups()) == pytest.approx(1)
+    assert found.to_unseen == 1  # no pair has this prompt
+    ranked = [share.gain for share in found.gaining(20)]
+    assert ranked == sorted(ranked, reverse=True) and ranked[0] == gains.max().item()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "LoRA"])
+def test_at_every_token_the_changes_over_the_vocabulary_sum_to_zero(family: str) -> None:
+    lora = family == "LoRA"
+    model = make_language_model("Llama" if lora else family)
+    model = add_lora(model, 4) if lora else model
+    scorer = Scorer(model)
+    reference = Reference(scorer)
+    reference.keep()
+    shake(model.model, 0.2 if lora else 0.03, seed=3, only="lora_" if lora else "")
+    prompt, response = some_sequences(3)[-1]
+    steps = token_displacement(scorer, reference, prompt, response, top=4)
+    assert len(steps) == len(response)
+    for place, step in enumerate(steps):
+        assert step.total == pytest.approx(0, abs=1e-9) and step.moved > 1e-4
+        shares = []
+        with reference.active() as frozen, torch.no_grad():
+            ids = torch.tensor([[*prompt, *response[:place]]])
+            shares.append(frozen.language_model.model(ids).logits[0, -1].double().softmax(-1))
+        with torch.no_grad():
+            shares.append(model.model(ids).logits[0, -1].double().softmax(-1))
+        before, after = shares
+        own = (before[response[place]].item(), after[response[place]].item())
+        assert (step.own.before, step.own.after) == pytest.approx(own, abs=1e-5)
+        gains = (after - before).sort(descending=True).values
+        assert [one.gain for one in step.gaining] == pytest.approx(gains[:4].tolist(), abs=1e-5)
+        assert [one.gain for one in step.losing] == pytest.approx(
+            gains.flip(0)[:4].tolist(), abs=1e-5
+        )
+        assert step.moved == pytest.approx(gains.clamp(min=0).sum().item(), abs=1e-5)
+
+
+def _answers(texts: str) -> list[Completion]:
+    return [Completion((5,), (6,), text, True) for text in texts]
+
+
+def test_shares_of_sampled_answers_by_hand() -> None:
+    found = sampled_displacement(_answers("aabc"), _answers("bbbbbbba"), top=2)
+    assert [(one.text, one.before, one.after) for one in found] == [
+        ("b", 0.25, 0.875),
+        ("a", 0.5, 0.125),
+    ]
+    with pytest.raises(ValueError, match="at least one of each"):
+        sampled_displacement([], _answers("a"))
