@@ -13,6 +13,7 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.pair_scores import PairScores, score_pairs
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.threads import threads_for
 
 
 def cross_fitted_scores(
@@ -52,10 +53,12 @@ def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int])
     own = set(fold)
     others = [pair for index, pair in enumerate(preferences) if index not in own]
     job = prepare(config, data=replace(preferences, pairs=tuple(others)))
-    job.reference.keep()
-    for _ in train(job):
-        pass
-    return score_pairs(job, replace(preferences, pairs=tuple(preferences[i] for i in sorted(own))))
+    held_out = replace(preferences, pairs=tuple(preferences[index] for index in sorted(own)))
+    with threads_for(job.policy.model):
+        job.reference.keep()
+        for _ in train(job):
+            pass
+        return score_pairs(job, held_out)
 
 
 def _joined(preferences: Preferences, parts: Sequence[PairScores]) -> PairScores:

@@ -17,6 +17,15 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Steps as small as these are faster on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def run():
     some = replace(PAIRS, pairs=PAIRS.pairs[:50])

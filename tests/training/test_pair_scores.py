@@ -21,6 +21,15 @@ QUIET = {"eval_every": 0, "eval_pairs": 0, "kl_samples": 0, "sample_prompts": 0,
 BY_MODEL = TrainConfig(batch_pairs=64, steps=250, micro_batch_tokens=8192, **QUIET)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Steps as small as these are faster on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def scores() -> PairScores:
     """Three pairs, in nats.
