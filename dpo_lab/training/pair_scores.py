@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import torch
@@ -138,6 +139,30 @@ def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
     with job.reference.active() as scorer:
         reference = score_sequences(scorer, tokens.sequences(), budget).split(len(tokens))
     return PairLogps(*policy, *reference)
+
+
+def mean_scores(several: Sequence[PairScores]) -> PairScores:
+    """The mean of several runs' log-probabilities, free of the accidents of any one of them.
+
+    Args:
+        several: Scores of the same pairs at the same beta, by runs that differ in their seed, say.
+
+    Raises:
+        ValueError: If there are none, or they are not of the same pairs and beta.
+    """
+    first = several[0] if several else None
+    if first is None or any(
+        one.tokens.pairs != first.tokens.pairs or one.beta != first.beta for one in several
+    ):
+        raise ValueError(
+            f"{len(several)} scores: a mean needs at least one, and all of the same pairs at one "
+            "beta. Score the same preferences with every run."
+        )
+    means = {
+        field.name: torch.stack([getattr(one.logps, field.name) for one in several]).mean(dim=0)
+        for field in fields(PairLogps)
+    }
+    return replace(first, logps=PairLogps(**means))
 
 
 def precision_at(order: Tensor, wanted: Tensor, count: int | None = None) -> float:
