@@ -102,6 +102,7 @@ def _scale(scale: float) -> str:
 
 
 def _signed(value: float) -> str:
-    """Two decimals with their sign; a difference that is 0 in print has none."""
-    text = f"{value:+.2f}".replace("-", "−")
-    return "0.00" if text[1:] == "0.00" else text
+    """Two decimals with their sign, three where it is small; what is 0 in print has none."""
+    if abs(value) < 5e-4:
+        return "0.00"
+    return f"{value:+.{2 if abs(value) >= 0.0995 else 3}f}".replace("-", "−")

@@ -132,10 +132,7 @@ def steps_table(steps: Sequence[StepDisplacement], response: str) -> Fragment:
 
 def _tokens(shares: Sequence[Share]) -> Fragment:
     kept = [share for share in shares if abs(share.gain) >= 5e-4]
-    named = (
-        f"<span class='whole'><code>{visible(share.text)}</code> {_points(share.gain)}</span>"
-        for share in kept
-    )
+    named = (f"<code>{visible(share.text)}</code>&nbsp;{_points(share.gain)}" for share in kept)
     return Fragment(", ".join(named) or "–", "")
 
 
