@@ -11,6 +11,9 @@ from torch import Tensor
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 """What may tie the policy to its reference (f-DPO), by TRL's names; DPO's is `reverse_kl`."""
 
+LOGPS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+"""The four log-probabilities of `PairLogps`, by name."""
+
 LARGEST_EXPONENT = 80.0
 """Of a power of the ratio: e^80 still is a float32."""
 

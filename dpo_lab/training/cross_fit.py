@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
 from dpo_lab.data.preferences import Preferences
-from dpo_lab.objective.losses import PairLogps
+from dpo_lab.objective.pairs import LOGPS, PairLogps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.pair_scores import PairScores, score_pairs
@@ -67,8 +67,7 @@ def _joined(preferences: Preferences, parts: Sequence[PairScores]) -> PairScores
     pairs = [pair for part in parts for pair in part.preferences]
     order = torch.tensor([place[pair.row] for pair in pairs]).argsort()
     columns = {
-        field.name: torch.cat([getattr(part.logps, field.name) for part in parts])[order]
-        for field in fields(PairLogps)
+        name: torch.cat([getattr(part.logps, name) for part in parts])[order] for name in LOGPS
     }
     tokens = [pair for part in parts for pair in part.tokens]
     return PairScores(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from dpo_lab.data.preferences import Preferences, prompt_text, response_text
 from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.scoring import score_sequences
-from dpo_lab.objective.losses import PairLogps
+from dpo_lab.objective.pairs import LOGPS, PairLogps
 from dpo_lab.training.setup import Job, tokenize
 
 Order = Literal["disagreement", "margin", "change"]
@@ -159,8 +159,8 @@ def mean_scores(several: Sequence[PairScores]) -> PairScores:
             "beta. Score the same preferences with every run."
         )
     means = {
-        field.name: torch.stack([getattr(one.logps, field.name) for one in several]).mean(dim=0)
-        for field in fields(PairLogps)
+        name: torch.stack([getattr(one.logps, name) for one in several]).mean(dim=0)
+        for name in LOGPS
     }
     return replace(first, logps=PairLogps(**means))
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from dpo_lab.ui.samples import escaped
-
-SPACES = {" ": "·", "\n": "⏎\n", "\t": "⇥\t"}
-"""How white space is shown in a token."""
+from dpo_lab.ui.tokens import visible_letter
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,18 @@ def table(
 
 def style() -> str:
     """The look of all fragments: in the colours of JupyterLab's theme, or of the page."""
-    return files("dpo_lab.ui").joinpath("inspect.css").read_text()
+    return files("dpo_lab.ui").joinpath("fragments.css").read_text()
 
 
 def visible(text: str) -> str:
     """A token's text as escaped HTML, its white space made visible."""
     if not text:
         return "<span class='space'>∅</span>"
-    return "".join(
-        f"<span class='space'>{SPACES[letter]}</span>" if letter in SPACES else escaped(letter)
-        for letter in text
-    )
+    return "".join(map(_as_html, text))
+
+
+def _as_html(letter: str) -> str:
+    sign = visible_letter(letter)
+    if sign == letter:
+        return escaped(letter)
+    return f"<span class='space'>{sign}</span>" + letter * (letter in "\n\t")

@@ -287,10 +287,11 @@ def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> tuple[str, str]:
         text = " " + text  # SentencePiece drops the space of a text's first token
     if not text or "\ufffd" in text:
         text = name  # a part of a character: only the tokenizer has a name for it
-    return "".join(map(_visible, text)), name
+    return "".join(map(visible_letter, text)), name
 
 
-def _visible(letter: str) -> str:
+def visible_letter(letter: str) -> str:
+    """A letter as it is; white space and control characters as signs that one sees."""
     if letter in _SHOWN_AS or unicodedata.category(letter) not in _INVISIBLE:
         return _SHOWN_AS.get(letter, letter)
     return f"⟨{ord(letter):X}⟩"

@@ -11,7 +11,7 @@ import torch
 from dpo_lab.data.flips import flip_labels
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.tokenization import TokenizedPair, TokenizedPairs
-from dpo_lab.objective.losses import PairLogps
+from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.cross_fit import cross_fitted_scores
 from dpo_lab.training.metrics import pair_metrics

@@ -37,7 +37,7 @@ def test_numbers_colours_and_white_space_of_each_token() -> None:
     assert re.findall(r"<small>(.*?)</small>", html) == ["+1.00", "−0.50", "0.00"]
     colours = re.findall(r"background-color: rgba\((.*?)\)", html)
     assert colours == ["0, 114, 178, 0.700", "213, 94, 0, 0.350", "213, 94, 0, 0.000"]
-    assert "<span class='space'>·</span>good" in html and "⏎" in html
+    assert "<span class='space'>␣</span>good" in html and "↵" in html
     assert "token end" in html and "&lt;end&gt;" in html and "how was it?" in html
     assert "credit +1.00 = β 0.5 × (−1 − (−3)) nats" in html
     assert "+1.00 for" in html and "−1.00 against" in html
