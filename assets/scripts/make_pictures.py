@@ -1,4 +1,4 @@
-"""Draw the pictures of the README: the workbench, a run's report, how the cost of a step grows.
+"""Draw the pictures of the README: widgets, a run's report, figures of notebooks and benchmarks.
 
 Usage: python assets/scripts/make_pictures.py  (needs Debian's package `chromium`)
 """
@@ -20,7 +20,7 @@ from dpo_lab.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
-from page import CHROMIUM, FLAGS, browser_page, copy_notebooks, jupyterlab  # noqa: E402
+from page import CHROMIUM, FLAGS, Page, browser_page, copy_notebooks, jupyterlab  # noqa: E402
 
 PICTURES = ROOT / "assets" / "pictures"
 SCALING = ROOT / "benchmarks" / "results" / "scaling.json"
@@ -41,7 +41,7 @@ def main() -> None:
         raise SystemExit("chromium is missing: apt-get install chromium fonts-dejavu-core")
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as scratch:
-        workbench(Path(scratch), PICTURES / "workbench.png")
+        widgets(Path(scratch) / "lab")
         run = Path(scratch) / "micro on reviews"
         config = TrainConfig(steps=300, beta=0.3)
         train_and_report(config, run, resume=False, console=Console(), say=print)
@@ -52,22 +52,44 @@ def main() -> None:
         )
         photograph(page, PICTURES / "scaling.png", 1000, 420)
     of_notebook("04_beta_and_kl.ipynb", "in six rounds", PICTURES / "frontier.png")
+    of_notebook("05_loss_family.ipynb", "push_figure(names)", PICTURES / "losses.png")
 
 
-def workbench(home: Path, picture: Path) -> None:
-    """Run notebook 03 in JupyterLab, and take the picture of the workbench in it."""
-    with jupyterlab(copy_notebooks(home)) as address, browser_page(address, 1340, 2600) as page:
-        page.open("03_workbench.ipynb")
-        page.run_command("application:toggle-left-area")
-        page.run_command("notebook:run-all-cells")
-        page.page.wait_for_function(
-            "() => document.querySelectorAll('.dpo-rows .widget-checkbox').length === 4",
-            timeout=120_000,
-        )
-        page.wait_for_status("done")
-        page.idle()
-        page.use_theme("JupyterLab Light")
-        page.page.locator(".dpo-workbench").screenshot(path=picture)
+def widgets(home: Path) -> None:
+    """Run notebooks in JupyterLab, and take the pictures of the widgets in them."""
+    with jupyterlab(copy_notebooks(home)) as address:
+        with browser_page(address, 1340, 2600) as page:
+            run_all(page, "03_workbench.ipynb")
+            page.page.wait_for_function(
+                "() => document.querySelectorAll('.dpo-rows .widget-checkbox').length === 4",
+                timeout=120_000,
+            )
+            page.wait_for_status("done")
+            take(page, ".dpo-workbench", PICTURES / "workbench.png")
+        with browser_page(address, 1180, 1400) as page:
+            run_all(page, "07_inside_a_run.ipynb")
+            take(page, ".dpo-explorer", PICTURES / "pairs.png")
+        with browser_page(address, 1180, 1400) as page:
+            run_all(page, "06_your_preferences.ipynb")
+            take(page, ".dpo-annotator >> nth=1", PICTURES / "preferences.png")
+
+
+def run_all(page: Page, notebook: str) -> None:
+    """Open a notebook and run all of its cells."""
+    page.open(notebook)
+    page.run_command("application:toggle-left-area")
+    page.run_command("notebook:run-all-cells")
+    page.idle()
+
+
+def take(page: Page, selector: str, picture: Path) -> None:
+    """Take the picture of a widget once nothing runs any more."""
+    page.idle()
+    widget = page.page.locator(selector)
+    widget.scroll_into_view_if_needed(timeout=120_000)
+    page.use_theme("JupyterLab Light")
+    widget.scroll_into_view_if_needed()
+    widget.screenshot(path=picture)
 
 
 def of_notebook(name: str, words: str, picture: Path) -> None:

@@ -118,9 +118,9 @@ def test_a_group_with_a_gap_is_computed_whole(scorer, cache, monkeypatch):
     passes = []
     logps = Scorer.logps
 
-    def watched(self, batch):
+    def watched(self, batch, tails):
         passes.append(tuple(batch.input_ids.shape))
-        return logps(self, batch)
+        return logps(self, batch, tails)
 
     monkeypatch.setattr(Scorer, "logps", watched)
     whole, _ = ask(scorer, cache)
