@@ -66,7 +66,8 @@ def _row(name: str, credit: Credit, scale: float) -> str:
 def _token(credit: Credit, place: int, scale: float, end: bool) -> str:
     value = credit.rewards[place].item()
     before, after = credit.reference_logps[place].item(), credit.policy_logps[place].item()
-    text = credit.texts[place]
+    # A tokenizer may put a space before its end token; none is scored there.
+    text = credit.texts[place].strip() if end else credit.texts[place]
     what = "end of text: " if end else ""
     hover = (
         f"{what}credit {_signed(value)} = β {credit.beta:g} × "
