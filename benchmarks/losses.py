@@ -121,7 +121,7 @@ class Trainer:
 
     def _set(self, config: TrainConfig) -> None:
         terms = [part.split() for part in config.loss.split(" + ")]
-        trl, options = self.trl, config.loss_options
+        trl, options = self.trl, config.loss_function.options | config.loss_options
         trl.loss_types = [LOSSES[term[-1]].trl for term in terms]
         trl.loss_weights = [float(term[0]) if len(term) > 1 else 1.0 for term in terms]
         trl.beta, trl.ld_alpha, trl.use_weighting = (

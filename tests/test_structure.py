@@ -54,7 +54,7 @@ def test_doors_open_one_way(path):
 
 
 def test_the_walk_sees_the_doors():
-    assert "dpo_lab.objective.losses" in imports(PACKAGE / "training" / "learner.py")
+    assert "dpo_lab.objective.loss" in imports(PACKAGE / "training" / "learner.py")
     assert len(FILES) > 25
 
 

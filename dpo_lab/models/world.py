@@ -17,7 +17,8 @@ from dpo_lab.objective.preference import sample_preferences
 
 MAX_WORDS = 3
 _PROBED = 20
-_UNENDED = 1e-3
+_UNENDED = 5e-3
+"""Most probability of going on after the likeliest responses of the most words."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,15 @@ class World:
         return Frontier(self.reference_logps, self.rewards)
 
     def logps(self, policy: LanguageModel) -> Tensor:
-        """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64."""
-        return _logps(_listed(policy, self.prompts, self._max_words))
+        """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64.
+
+        Raises:
+            ValueError: If the policy goes on after the most words, so that this is not all it says.
+        """
+        found = _listed(policy, self.prompts, self._max_words)
+        for ids, responses in zip(policy.encoder.prompts(self.prompts), found, strict=True):
+            _check_that_it_ends(policy, ids, responses)
+        return _logps(found)
 
     def point(self, policy: LanguageModel) -> PolicyPoint:
         """Exact KL to the reference and exact reward of a policy, means over the prompts."""
@@ -204,14 +212,16 @@ def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Te
     return a, b
 
 
-def _check_that_it_ends(reference: LanguageModel, prompt: Ids, responses: Enumeration) -> None:
+def _check_that_it_ends(model: LanguageModel, prompt: Ids, responses: Enumeration) -> None:
     """After its likeliest responses of the most words there must be nothing but the end."""
-    (end,) = reference.encoder.end_ids
+    (end,) = model.encoder.end_ids
     most_words = responses.words[:, -1] >= 0
-    likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(_PROBED).indices
-    ends = next_token_logps(reference, prompt, responses.words[likely])[:, end].exp()
-    if ends.min() < 1 - _UNENDED:
+    likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(_PROBED)
+    ends = next_token_logps(model, prompt, responses.words[likely.indices])[:, end].exp()
+    goes_on = likely.values.softmax(0).to(ends) @ (1 - ends)
+    if goes_on > _UNENDED:
         raise ValueError(
-            f"{reference.name}: goes on after {responses.words.shape[1]} words, so that its "
-            "responses cannot all be listed. Use a model like 'micro', or sample."
+            f"{model.name}: goes on after {responses.words.shape[1]} words in {goes_on:.1%} of the "
+            "answers of so many, so that they cannot all be listed. Use a model like 'micro', "
+            "trained at a rate that does not break it; or sample."
         )

@@ -14,8 +14,8 @@ def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
     """Noise contrastive alignment on pairs.
 
     With `r = beta * log-ratio`: `-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2`.
-    Each reward is pulled up once and down half as often, so the chosen one ends at `ln 2` and does
-    not fall.
+    The chosen reward is pulled up once and down half as often, so it ends at `ln 2` and does not
+    fall; the rejected one is pulled down.
 
     Args:
         pairs: Log-probabilities, each `(pairs,)`.

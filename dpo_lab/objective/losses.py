@@ -1,4 +1,4 @@
-"""The one registry of preference losses, and what training needs of each.
+"""The one registry of preference losses, and weighted sums of them.
 
 Larger beta keeps the policy closer to the reference; smaller beta lets it move further. (Where a
 loss has no reference, its entry says what beta does.) Every loss takes the same `PairLogps` and
@@ -9,81 +9,20 @@ options and the texts from `LOSSES`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dpo_lab.objective import anchored, likelihood, margins
+from dpo_lab.objective.loss import DIVERGENCE, TESTED, Loss
 from dpo_lab.objective.pairs import PairLogps
 
 SMOOTHING = {"label_smoothing": 0.0}
-DIVERGENCE = {"f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5}
 DPO_REWARD = "implicit reward of the policy, up to a function of the prompt"
 NOT_A_REWARD = "beta x log-ratio, to read margins by; not a Bradley-Terry reward"
 NO_REFERENCE = "beta x log-ratio to where the policy began: drift, not what the loss rewards"
-TESTED = "tested"
-"""By a value and slopes derived by hand, an identity, and finite differences in float64."""
 UNTIED = TESTED + "; no reference holds the policy"
-
-
-@dataclass(frozen=True)
-class Loss:
-    """One entry of `LOSSES`, or a weighted sum of some.
-
-    Attributes:
-        function: `(pairs, beta, **options)` to `(pairs,)`.
-        title: Name as people say it.
-        formula: In the words of the glossary.
-        citation: Paper and equation.
-        arxiv: The paper's number; empty where it has none.
-        reward_meaning: What the logged `rewards/...` mean under this loss.
-        options: Keyword options it takes beside beta, with their defaults.
-        divergences: Whether the log-ratios may be replaced by the scores of an f-divergence: only
-            where the loss is a function of the margin, so that what depends on the prompt cancels.
-        whole_batch: Whether a pair's value depends on the other pairs of the optimiser's batch.
-        reference_free: Whether the reference has no part in it.
-        trl: How TRL 1.16 calls it; empty where it has no such loss.
-        status: How far it is checked, and what to know before use.
-    """
-
-    function: Callable[..., Tensor]
-    title: str
-    formula: str
-    citation: str
-    arxiv: str
-    reward_meaning: str
-    own_options: Mapping[str, Any] = field(default_factory=dict)
-    divergences: bool = False
-    whole_batch: bool = False
-    reference_free: bool = False
-    trl: str = ""
-    status: str = TESTED
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Every keyword option with its default."""
-        return {**self.own_options, **(DIVERGENCE if self.divergences else {})}
-
-    def __call__(self, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
-        """Loss of every pair, `(pairs,)`.
-
-        Args:
-            pairs: Log-probabilities, each `(pairs,)`.
-            beta: As in the loss.
-            **options: As named in `options`.
-
-        Raises:
-            TypeError: If the loss has no such option.
-            ValueError: If a value is out of range.
-        """
-        if self.divergences:
-            chosen = [options.pop(name, default) for name, default in DIVERGENCE.items()]
-            pairs = pairs.under(*chosen)
-        return self.function(pairs, beta, **options)
 
 
 LOSSES: dict[str, Loss] = {
@@ -97,7 +36,7 @@ LOSSES: dict[str, Loss] = {
         margins.dpo_norm_loss, "Length-normalised DPO", "-log sigmoid(beta * mean margin)",
         "Lambert et al. 2024 (Tulu 3)", "2411.15124",
         "beta x summed log-ratio, though the loss sees means over tokens",
-        divergences=True, trl="sigmoid_norm",
+        divergences=True, per_token=True, trl="sigmoid_norm",
     ),
     "hinge": Loss(
         margins.hinge_loss, "Hinge", "max(0, 1 - beta * margin)",
@@ -114,7 +53,7 @@ LOSSES: dict[str, Loss] = {
     "ipo_norm": Loss(
         margins.ipo_norm_loss, "IPO, averaged", "(mean margin - 1 / (2 * beta))^2",
         "Azar et al. 2023, Eq. 17, per token", "2310.12036", NOT_A_REWARD,
-        divergences=True, trl="ipo",
+        divergences=True, per_token=True, trl="ipo",
     ),
     "robust": Loss(
         margins.robust_loss, "Robust DPO",
@@ -146,7 +85,8 @@ LOSSES: dict[str, Loss] = {
         anchored.nca_loss, "NCA",
         "-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2, r = beta * log-ratio",
         "Chen et al. 2024", "2402.05369",
-        "implicit reward with a zero of its own: the log-odds of being chosen", trl="nca_pair",
+        "implicit reward with a zero of its own: ln(2 x share of times chosen), at most ln 2",
+        trl="nca_pair",
     ),
     "bco_pair": Loss(
         anchored.bco_loss, "BCO", "-log sigmoid(r_w) - log sigmoid(-r_l), r = beta * log-ratio",
@@ -184,25 +124,26 @@ LOSSES: dict[str, Loss] = {
     "sft": Loss(
         likelihood.sft_loss, "SFT on the chosen", "-log pi(y_w|x) per token; beta has no part",
         "Pang et al. 2024, beside DPO", "2404.19733", NO_REFERENCE,
-        reference_free=True, trl="sft", status=UNTIED,
+        reference_free=True, per_token=True, trl="sft", status=UNTIED,
     ),
     "simpo": Loss(
         likelihood.simpo_loss, "SimPO",
         "-log sigmoid(beta * (mean logp of chosen - of rejected) - gamma)",
         "Meng et al. 2024, Eq. 6", "2405.14734", NO_REFERENCE,
-        {"simpo_gamma": 0.5, **SMOOTHING}, reference_free=True, trl="simpo (CPOTrainer)",
-        status=UNTIED,
+        {"simpo_gamma": 0.5, **SMOOTHING}, reference_free=True, per_token=True,
+        trl="simpo (CPOTrainer)", status=UNTIED,
     ),
     "cpo": Loss(
         likelihood.cpo_loss, "CPO", "-log sigmoid(beta * (logp of chosen - of rejected)) + a * sft",
         "Xu et al. 2024, Eq. 3", "2401.08417", NO_REFERENCE,
-        {"cpo_alpha": 1.0, **SMOOTHING}, reference_free=True, trl="sigmoid (CPOTrainer)",
-        status=UNTIED,
+        {"cpo_alpha": 1.0, **SMOOTHING}, reference_free=True, per_token=True,
+        trl="sigmoid (CPOTrainer)", status=UNTIED,
     ),
     "orpo": Loss(
         likelihood.orpo_loss, "ORPO", "sft - beta * log sigmoid(log odds of chosen - of rejected)",
         "Hong et al. 2024, Eq. 6", "2403.07691", NO_REFERENCE,
-        reference_free=True, trl="(ORPOTrainer)", status=UNTIED + "; larger beta moves further",
+        reference_free=True, per_token=True, trl="(ORPOTrainer)",
+        status=UNTIED + "; larger beta moves further",
     ),
 }  # fmt: skip
 """Every loss by its name: TRL's, where TRL has it. TRL's `ipo` is `ipo_norm` here."""
@@ -218,7 +159,8 @@ OPTIONS = tuple(dict.fromkeys(name for loss in LOSSES.values() for name in loss.
 def find_loss(name: str) -> Loss:
     """A loss by its name, or a weighted sum such as `sigmoid + 0.2 sft`.
 
-    Every member of a sum takes those of the options that it knows.
+    Every member of a sum takes those of the options that it knows, and has its own default where
+    one is not given.
 
     Args:
         name: A name of `LOSSES`, or several joined by `+`, each with a weight before it or none.
@@ -269,56 +211,12 @@ def _sum_of(weighed: list[tuple[float, Loss]]) -> Loss:
         joined("citation", "; "),
         "",
         joined("reward_meaning", "; and: "),
-        # The first member's defaults stand where two differ.
+        # To look at: each member keeps its own default of what is not given.
         {k: v for loss in reversed(members) for k, v in loss.options.items() if k in allowed},
         whole_batch=any(loss.whole_batch for loss in members),
-        reference_free=any(loss.reference_free for loss in members),
+        reference_free=all(loss.reference_free for loss in members),
+        per_token=any(loss.per_token for loss in members),
         trl="" if not all(loss.trl for loss in members) else joined("trl", " + "),
+        status=joined("status", "; "),
+        members=tuple(members),
     )
-
-
-def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
-    """How hard each pair pushes: `w` in `dL/dtheta = -beta * w * d(log pi(y_w|x))/dtheta + ...`.
-
-    For the DPO loss this is `sigmoid(-beta * margin)`: one half at the start, near one for a pair
-    that the implicit reward ranks wrongly, near zero for one that it ranks well.
-
-    Args:
-        loss: An entry of `LOSSES`.
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: As in the loss.
-        **options: As in the loss.
-
-    Returns:
-        `(pairs,)`, without gradient.
-
-    Source:
-        Rafailov et al. 2023, section 4 ("What does the DPO update do?").
-    """
-    return -loss_and_slopes(loss, pairs, beta, **options)[1][0] / beta
-
-
-def loss_and_slopes(
-    loss: Loss, pairs: PairLogps, beta: float, **options: Any
-) -> tuple[Tensor, Tensor]:
-    """Loss of each pair, and its derivative by the policy's two log-probabilities.
-
-    All that a model needs of the loss: `logps.backward(slopes)` carries it to the weights.
-
-    Args:
-        loss: An entry of `LOSSES`.
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: As in the loss.
-        **options: As in the loss.
-
-    Returns:
-        `(pairs,)` and `(2, pairs)`: by chosen and by rejected; both without gradient.
-    """
-    with torch.enable_grad():
-        policy = torch.stack([pairs.policy_chosen, pairs.policy_rejected]).detach()
-        chosen, rejected = policy.requires_grad_()
-        losses = loss(
-            replace(pairs, policy_chosen=chosen, policy_rejected=rejected), beta, **options
-        )
-        (slopes,) = torch.autograd.grad(losses.sum(), policy)
-    return losses.detach(), slopes

@@ -195,7 +195,7 @@ def discopop_loss(pairs: PairLogps, beta: float, discopop_tau: float = 0.05) -> 
     """DiscoPOP: between the logistic and the exponential loss, found by a language model.
 
     With `m = beta * margin` and `s = sigmoid(m / tau)`: `-(1 - s) log sigmoid(m) + s e^-m`. It is
-    not convex: beyond `m = 0` it rises a little before it falls.
+    not convex: it rises a little around `m = 0` before it falls on.
 
     Args:
         pairs: Log-probabilities, each `(pairs,)`.

@@ -14,8 +14,8 @@ DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 LOGPS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
 """The four log-probabilities of `PairLogps`, by name."""
 
-LARGEST_EXPONENT = 80.0
-"""Of a power of the ratio: e^80 still is a float32."""
+LARGEST_EXPONENT = 40.0
+"""Of a power of the ratio: the square of e^40 still is a float32."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,12 @@ class PairLogps:
             ValueError: If the divergence is unknown or alpha is not finite.
 
         Source:
-            Wang et al. 2023 (f-DPO, arXiv 2309.16240), Table 1, scaled as TRL does.
+            Wang et al. 2023 (f-DPO, arXiv 2309.16240).
+
+        Note:
+            Alpha is TRL 1.16's, at 1 the reverse KL; older code and the paper count it from the
+            other end, `1 - alpha`. Scores are the same for ratios whose power exceeds e^40, so a
+            response that has fallen that far is no longer pushed.
         """
         if divergence not in DIVERGENCES:
             raise ValueError(

@@ -60,7 +60,8 @@ def wpo_weights(aligned_chosen: Tensor, aligned_rejected: Tensor) -> Tensor:
     """WPO's weight of each pair: how likely the policy itself would be to say both answers.
 
     `exp(mean over y_w of a_t) * exp(mean over y_l of a_t)` with `a_t = log p(y_t) - log sum_v
-    p(v)^2`: near 1 for answers like the policy's own, near 0 for what it would never say.
+    p(v)^2`: about 1 for answers like the policy's own draws, near 0 for what it would never say,
+    above 1 where its likeliest tokens stand. As in TRL, nothing bounds it.
 
     Args:
         aligned_chosen: `(pairs,)`, mean of `a_t` over the chosen responses' tokens.

@@ -10,7 +10,8 @@ import tyro
 
 from dpo_lab.data.preferences import OnBadRows
 from dpo_lab.models.loading import Precision
-from dpo_lab.objective.losses import OPTIONS, Loss, find_loss
+from dpo_lab.objective.loss import Loss
+from dpo_lab.objective.losses import OPTIONS, find_loss
 from dpo_lab.objective.pairs import PairLogps
 
 Optimizer = Literal["adamw", "rmsprop"]
@@ -143,13 +144,28 @@ class TrainConfig:
     def _check_loss(self) -> None:
         loss = self.loss_function
         for name in OPTIONS:
-            if getattr(self, name) not in (None, 0, "reverse_kl") and name not in loss.options:
+            nothing = (None, 0) if name == "label_smoothing" else (None, "reverse_kl")
+            if getattr(self, name) not in nothing and name not in loss.options:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: the loss {self.loss!r} takes none. "
                     "Use a loss that does ('dpo-lab losses' lists them), or leave it out."
                 )
         if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
             raise ValueError(f"ld_alpha={self.ld_alpha}: must be in 0 to 1; 1 is no weighting.")
+        if self.ld_alpha is not None and loss.per_token:
+            raise ValueError(
+                f"ld_alpha={self.ld_alpha}: the loss {self.loss!r} divides by the number of "
+                "tokens, so that weighing some of them down would make long answers look better. "
+                "Use a loss of sums, or leave it out."
+            )
+        if (
+            self.f_alpha_divergence_coef is not None
+            and self.f_divergence_type != "alpha_divergence"
+        ):
+            raise ValueError(
+                f"f_alpha_divergence_coef={self.f_alpha_divergence_coef}: {self.f_divergence_type} "
+                "has none. Use f_divergence_type='alpha_divergence', or leave it out."
+            )
         if self.use_weighting and loss.whole_batch:
             raise ValueError(
                 f"use_weighting=True: the loss {self.loss!r} sorts the batch, so that a value is "
@@ -164,10 +180,22 @@ class TrainConfig:
 
     @property
     def loss_options(self) -> dict[str, Any]:
-        """The keyword options of the loss, those that were not given by its defaults."""
-        options = self.loss_function.options
-        given = {name: getattr(self, name) for name in options}
-        return {name: options[name] if v is None else v for name, v in given.items()}
+        """The keyword options of the loss, those that were given; the others are its defaults."""
+        given = {name: getattr(self, name) for name in self.loss_function.options}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def loss_words(self) -> str:
+        """The loss with all that changes it, as in a table of runs."""
+        plain = {"f_divergence_type": "reverse_kl"}
+        words = [
+            f"{name} {value:g}" if isinstance(value, float) else str(value)
+            for name, value in self.loss_options.items()
+            if value != plain.get(name)
+        ]
+        words += [f"ld_alpha {self.ld_alpha:g}"] if self.ld_alpha is not None else []
+        words += ["WPO"] * self.use_weighting
+        return ", ".join([self.loss, *words])
 
     def resolved(self) -> TrainConfig:
         """The same with a value for every default that depends on the model."""

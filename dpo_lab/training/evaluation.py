@@ -15,7 +15,7 @@ from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import score_sequences
 from dpo_lab.models.tails import Tails
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.objective.losses import loss_and_slopes
+from dpo_lab.objective.loss import loss_and_slopes
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord

@@ -37,6 +37,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(scratch, path)
 
 
+def as_file_name(text: str) -> str:
+    """A text as part of a file's name: signs that a shell or a disk may mind become `_`."""
+    return "".join(sign if sign.isalnum() or sign in "-+._" else "_" for sign in text)
+
+
 def sync(path: Path) -> None:
     """Have the system put a file or folder on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -17,7 +17,7 @@ from dpo_lab.data.batching import Batch, PairOrder
 from dpo_lab.data.encoding import Ids
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.models.tails import Tails
-from dpo_lab.objective.losses import loss_and_slopes
+from dpo_lab.objective.loss import loss_and_slopes
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig

@@ -12,6 +12,12 @@
 | `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
 | `change/learning_rate` | | the new peak, on the first step that a change in mid-run took effect |
+
+With `ld_alpha` every log-probability here is the weighted sum that the loss sees. With
+`use_weighting` the training `loss` and `gradient_weight` are weighed as WPO does, `eval/loss` is
+not, so that it can be compared over time. Rewards are beta x log-ratio under every loss and
+divergence; what that means is told by `LOSSES[...].reward_meaning`, and under another divergence
+than the reverse KL it is not the reward that the loss compares, `beta * f'(ratio)`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,14 @@ import torch
 from filelock import FileLock, Timeout
 
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.files import read_json, read_lines, sync, write_json, write_text
+from dpo_lab.training.files import (
+    as_file_name,
+    read_json,
+    read_lines,
+    sync,
+    write_json,
+    write_text,
+)
 from dpo_lab.training.records import SampleRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -210,7 +217,7 @@ def new_folder(config: TrainConfig, root: str | Path = "runs") -> Path:
     """A folder under a root that does not exist yet, named after what the run does."""
     model = Path(config.model).name
     data = Path(config.data).name.split(".")[0]
-    name = f"{model}-{data}-{config.loss}-beta{config.beta:g}"
+    name = as_file_name(f"{model}-{data}-{config.loss}-beta{config.beta:g}")
     number = 1
     while (folder := Path(root) / f"{name}-{number:03}").exists():
         number += 1

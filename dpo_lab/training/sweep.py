@@ -16,6 +16,7 @@ import torch
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.loading import load_model
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import as_file_name
 from dpo_lab.training.history import History
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
@@ -53,6 +54,10 @@ def grid(base: TrainConfig, values: Mapping[str, Sequence[Any]]) -> dict[str, Tr
     for combination in product(*varied.values()):
         settings = dict(zip(varied, combination, strict=True))
         name = ",".join(f"{key}={_shown(value)}" for key, value in settings.items())
+        if name in configs:
+            raise ValueError(
+                f"{name}: two combinations would have this folder. Write their values apart."
+            )
         configs[name] = replace(base, **settings)
     return configs
 
@@ -189,7 +194,8 @@ def _check_same(run: Run, config: TrainConfig) -> None:
     kept, asked = run.config.as_dict(), config.resolved().as_dict()
     for name, value in asked.items():
         # What was resolved when the run was prepared is not known here.
-        if value is not None and value != "auto" and kept[name] != value:
+        left_open = (name, value) in (("micro_batch_tokens", None), ("precision", "auto"))
+        if not left_open and kept[name] != value:
             raise ValueError(
                 f"{run.path}: was begun with {name}={kept[name]}, not {value}. "
                 "Give another folder, or the settings that it began with."
@@ -198,5 +204,4 @@ def _check_same(run: Run, config: TrainConfig) -> None:
 
 def _shown(value: Any) -> str:
     """A value as part of a folder's name."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return "".join(sign if sign.isalnum() or sign in "-+._" else "_" for sign in text)
+    return as_file_name(f"{value:g}" if isinstance(value, float) else str(value))

@@ -33,6 +33,9 @@ class LossExplorer:
         loss: The first that is shown, one of `WITH_REFERENCE`.
         beta: Where the slider stands first, from 0.03 to 3.
 
+    Raises:
+        ValueError: If the loss is none of them, or beta is out of the slider's reach.
+
     Attributes:
         loss: Which loss.
         beta: The slider of beta, of both curves.
@@ -43,6 +46,13 @@ class LossExplorer:
     """
 
     def __init__(self, loss: str = "ipo", beta: float = 0.3):
+        if loss not in WITH_REFERENCE:
+            raise ValueError(
+                f"loss={loss!r}: is no curve over the margin of one pair. "
+                f"Use one of {', '.join(WITH_REFERENCE)}."
+            )
+        if not 0.03 <= beta <= 3.2:
+            raise ValueError(f"beta={beta!r}: the slider goes from 0.03 to 3. Start within that.")
         self.loss = widgets.Dropdown(options=WITH_REFERENCE, value=loss, description="loss")
         self.beta = widgets.FloatLogSlider(
             value=beta, min=-1.5, max=0.5, step=0.02, description="β", readout_format=".3g"

@@ -11,7 +11,8 @@ import torch
 from plotly.subplots import make_subplots
 
 from dpo_lab.models.world import Recovered
-from dpo_lab.objective.losses import Loss, find_loss, loss_and_slopes
+from dpo_lab.objective.loss import Loss, loss_and_slopes
+from dpo_lab.objective.losses import find_loss
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.style import CHOSEN, LEGEND, POLICY, REFERENCE, REJECTED, STYLE, TEXT, THEORY, blank

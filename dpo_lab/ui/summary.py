@@ -20,7 +20,7 @@ def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
     None where it is not one number: without a reference, or with pairs that are weighed.
     """
     loss = config.loss_function
-    if loss.reference_free or config.use_weighting:
+    if not loss.known_start or config.use_weighting:
         return None
     return loss(PairLogps.at_reference(), beta or config.beta, **config.loss_options).item()
 
@@ -40,7 +40,7 @@ def row_of(
         "state": state,
         "model": config.model,
         "data": config.data,
-        "loss": config.loss,
+        "loss": config.loss_words,
         "beta": config.beta,
         "step": records[-1].step if records else 0,
         "margin": _shown(records.last("rewards/margins")),

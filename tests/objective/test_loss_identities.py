@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dpo_lab.objective.losses import LOSSES, loss_and_slopes
+from dpo_lab.objective.loss import loss_and_slopes
+from dpo_lab.objective.losses import LOSSES
 from dpo_lab.objective.pairs import PairLogps
 
 RATIOS = torch.linspace(-4, 4, 9, dtype=torch.float64)
@@ -235,5 +236,10 @@ def test_alpha_divergence_has_the_two_kls_at_its_ends_and_does_not_overflow():
     far = pairs_of([500.0, -500.0], [-500.0, 500.0])
     for name in ("forward_kl", "alpha_divergence", "js_divergence"):
         assert far.under(name).margins.isfinite().all()
+    # Squared losses of them are float32 numbers still.
+    squared = replace(far, **{k: v.float() for k, v in vars(far).items() if v is not None})
+    for name in ("forward_kl", "alpha_divergence"):
+        for loss in ("ipo", "ipo_norm"):
+            assert LOSSES[loss](squared, 0.1, f_divergence_type=name).isfinite().all()
     with pytest.raises(ValueError, match="f_divergence_type='kl': unknown. Use one of reverse_kl"):
         pairs.under("kl")

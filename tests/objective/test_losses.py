@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dpo_lab.objective.losses import LOSSES, SUMS, find_loss, gradient_weight, loss_and_slopes
+from dpo_lab.objective.loss import gradient_weight, loss_and_slopes
+from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
 from dpo_lab.objective.margins import dpo_loss, hinge_loss, ipo_loss
 from dpo_lab.objective.pairs import DIVERGENCES, PairLogps, implicit_rewards
 from dpo_lab.objective.preference import preference_nll
@@ -128,7 +129,10 @@ def test_gradient_is_that_of_finite_differences(name, divergence):
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].divergences])
 def test_a_loss_that_takes_divergences_is_a_function_of_the_margin(name):
-    """Both log-ratios shifted alike, as a function of the prompt shifts them: nothing changes."""
+    """Both log-ratios shifted alike, as a function of the prompt shifts them: nothing changes.
+
+    (For the two losses that average, of answers of one length, as the registry says.)
+    """
     pairs = replace(some_pairs(), rejected_tokens=some_pairs().chosen_tokens)
     shifted = replace(
         pairs, policy_chosen=pairs.policy_chosen + 2, policy_rejected=pairs.policy_rejected + 2
@@ -141,8 +145,16 @@ def test_a_reference_free_loss_does_not_look_at_the_reference_and_the_others_do(
     loss, pairs = find_loss(name), some_pairs()
     other = replace(pairs, reference_chosen=pairs.reference_chosen + torch.tensor([1.0, -2, 3, -4]))
     same = bool(torch.equal(loss(pairs, 0.3), loss(other, 0.3)))
-    # A sum with one free member still has the reference in its others.
-    assert same == (loss.reference_free and name in LOSSES)
+    assert same == loss.reference_free
+    assert loss.known_start == (not same and "sft" not in name)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *SUMS])
+def test_a_loss_that_divides_by_numbers_of_tokens_says_so(name):
+    loss, pairs = find_loss(name), some_pairs()
+    more = replace(pairs, chosen_tokens=3 * pairs.chosen_tokens)
+    same = torch.equal(loss(pairs, 0.3), loss(more, 0.3))
+    assert same == (not loss.per_token)
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5.0])

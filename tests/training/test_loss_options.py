@@ -34,7 +34,7 @@ CASES = [
     {"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.2},
     {"loss": "sigmoid", "f_divergence_type": "js_divergence"},
     {"loss": "sigmoid", "ld_alpha": 0.3},
-    {"loss": "sigmoid_norm", "ld_alpha": 0.0},
+    {"loss": "hinge", "ld_alpha": 0.0},
     {"loss": "sigmoid", "use_weighting": True},
     {"loss": "ipo", "use_weighting": True, "ld_alpha": 0.5},
 ]
@@ -139,6 +139,10 @@ REFUSED = [
     ({"loss": "cpo", "cpo_alpha": -1.0}, "cpo_alpha=-1.0: must be a finite number >= 0"),
     ({"loss": "simpo", "simpo_gamma": float("nan")}, "simpo_gamma=nan: must be a finite number"),
     ({"ld_alpha": 1.5}, "ld_alpha=1.5: must be in 0 to 1"),
+    ({"loss": "simpo", "ld_alpha": 0.5}, "ld_alpha=0.5: the loss 'simpo' divides by the number"),
+    ({"loss": "sigmoid + 0.2 sft", "ld_alpha": 0.5}, "ld_alpha=0.5: the loss 'sigmoid + 0.2 sft'"),
+    ({"f_alpha_divergence_coef": 0.7}, "f_alpha_divergence_coef=0.7: reverse_kl has none"),
+    ({"dpop_lambda": 0.0}, "dpop_lambda=0.0: the loss 'sigmoid' takes none"),
     ({"loss": "aot", "use_weighting": True}, "use_weighting=True: the loss 'aot' sorts the batch"),
     ({"f_divergence_type": "kl"}, "f_divergence_type='kl': unknown. Use one of reverse_kl"),
 ]
@@ -152,6 +156,19 @@ def test_a_setting_that_makes_no_sense_is_refused_by_its_name(settings, words):
 
 
 def test_defaults_of_a_loss_are_its_papers_unless_given():
-    assert TrainConfig(loss="exo_pair").loss_options["label_smoothing"] == 1e-3
+    """Of a sum each member keeps its own, in whatever order they stand."""
+    pairs = PairLogps.at_reference()
+    exo = LOSSES["exo_pair"](pairs, 0.1, label_smoothing=1e-3) + LOSSES["sigmoid"](pairs, 0.1)
+    for name in ("sigmoid + exo_pair", "exo_pair + sigmoid"):
+        config = TrainConfig(loss=name)
+        torch.testing.assert_close(find_loss(name)(pairs, 0.1, **config.loss_options), exo)
     assert TrainConfig(loss="exo_pair", label_smoothing=0.1).loss_options["label_smoothing"] == 0.1
-    assert TrainConfig(loss="simpo").loss_options == {"simpo_gamma": 0.5, "label_smoothing": 0.0}
+    assert TrainConfig(loss="simpo").loss_options == {}
+
+
+def test_a_run_says_in_a_few_words_what_it_minimises():
+    assert TrainConfig().loss_words == "sigmoid"
+    config = TrainConfig(label_smoothing=0.1, f_divergence_type="js_divergence", ld_alpha=0.5)
+    words = "sigmoid, label_smoothing 0.1, js_divergence, ld_alpha 0.5"
+    assert config.loss_words == words
+    assert replace(config, use_weighting=True).loss_words == words + ", WPO"

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from dpo_lab.objective.losses import LOSSES, loss_and_slopes
+from dpo_lab.objective.loss import loss_and_slopes
+from dpo_lab.objective.losses import LOSSES
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training.metrics import ROUNDING, pair_metrics
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,22 @@ def test_a_sweep_is_run_once_scores_the_reference_once_and_tells_what_the_runs_t
 
 
 @pytest.mark.slow
+def test_a_run_that_was_begun_with_other_settings_is_not_taken_for_it(tmp_path) -> None:
+    """What is off is a value too: a run of LD-DPO is none of DPO."""
+    name, asked = next(iter(grid(TrainConfig(), {"beta": [0.1]}).items()))
+    for other in ({"ld_alpha": 0.3}, {"label_smoothing": 0.2}, {"use_weighting": True}):
+        begun = replace(asked, **other).resolved()
+        folder = tmp_path / str(other)
+        Run.create(folder / name, begun, {}).finish({"state": "done", "swept": True})
+        with pytest.raises(ValueError, match=f"was begun with {next(iter(other))}="):
+            sweep({name: asked}, folder)
+
+
+def test_two_combinations_of_one_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match="two combinations would have this folder"):
+        grid(TrainConfig(), {"loss": ["sigmoid + 0.2 sft", "sigmoid + 0.2*sft"]})
+
+
 def test_killed_in_the_middle_it_goes_on_without_redoing_a_finished_run(tmp_path) -> None:
     words = ["--beta", "0.1", "1", "5", "--steps", "40", "--eval-every", "20", "--kl-samples", "5"]
     words += ["--eval-pairs", "8", "--batch-pairs", "4", "--out", str(tmp_path), "--workers", "1"]
