@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import nbformat
+
 from dpo_lab.objective.losses import LOSSES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -30,3 +32,15 @@ def test_the_table_of_losses_is_the_registrys() -> None:
         assert f"[{loss.citation}](https://arxiv.org/abs/{loss.arxiv})" in cells[name]
         assert f"| {loss.status} |" in cells[name]
         assert re.search(r"\| (\d[.\de+-]+|TRL has none)[^|]* \|$", cells[name])
+
+
+def test_every_question_names_a_heading_that_its_notebook_has() -> None:
+    text = README.read_text()
+    table = text[text.index("| question | cell |") :].split("\n\n")[0]
+    named = re.findall(r"`(\d\d_\w+)`, \"(.*?)\"", table)
+    assert len(table.splitlines()) - 2 == 7 and len(named) >= 7
+    for name, heading in named:
+        notebook = nbformat.read(README.parent / "notebooks" / f"{name}.ipynb", as_version=4)
+        words = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        heads = re.findall(r"^#+ (.*)$", "\n".join(words), re.M)
+        assert any(head.startswith(heading) for head in heads), (name, heading)
