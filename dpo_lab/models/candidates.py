@@ -26,7 +26,8 @@ def two_answers(
         max_new_tokens: Most tokens of an answer.
 
     Returns:
-        For each prompt both texts; none where they came out equal, or one of them empty.
+        For each prompt both texts; none where they differ in outer white space alone, or one of
+        them has no other character.
     """
     random = Random(seed)
     twice = [prompt for prompt in prompts for _ in range(2)]
@@ -38,7 +39,7 @@ def two_answers(
     )
     texts = [answer.text for answer in answers]
     drawn = [random.sample(texts[at : at + 2], 2) for at in range(0, len(texts), 2)]
-    return [(a, b) if a and b and a != b else None for a, b in drawn]
+    return [(a, b) if "" != a.strip() != b.strip() != "" else None for a, b in drawn]
 
 
 def as_prompts(language_model: LanguageModel, prompts: Sequence[Text]) -> list[Text]:

@@ -2,6 +2,8 @@
 
 clicks.log         one JSON line a click (A, B, tie, skip, undo), synced before it counts
 preferences.jsonl  the pairs of the answers in effect: `load_preferences` and TRL read it
+clicks.log.cut     what a kill or a power cut had left of a last line
+*.before           a `preferences.jsonl` that was changed by hand
 .lock              held while a session is open
 
 The log is what was said; the pairs are made of it after every click and whenever the session is
@@ -11,7 +13,6 @@ opened. A kill between the two leaves the pairs one click behind, until then.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from dpo_lab.data.preferences import answer_to
 from dpo_lab.data.rows import Text
+from dpo_lab.training.click_log import append, begin, keep_aside, mend_end
 from dpo_lab.training.files import sync, write_text
 
 Choice = Literal["A", "B", "tie", "skip"]
@@ -95,20 +97,27 @@ class Session:
         clicks: Lines of the log: every click changes it.
         next_number: Number of the next new question.
         next_draw: Number of the next draw.
-        mended: What was wrong with the log's end, in words; empty if nothing was.
+        notes: What was wrong with the files and what became of it, in words.
 
     Raises:
         FileExistsError: If the session is open already, in this process or in another.
-        ValueError: If the log is broken before its last line.
+        NotADirectoryError: If the path, or one above it, is a file.
+        ValueError: If a whole line of the log is not understood, or there are pairs without a log.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.answers: list[Answer] = []
-        self.taken_back: list[Question] = []
-        self.clicks, self.next_number, self.next_draw = 0, 1, 0
-        self.mended = ""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.notes: list[str] = []
+        # What the file of pairs may hold: anything else was not written here.
+        self._written = {b""}
+        self._forget()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(
+                f"{self.path}: there is a file of this name, or of a folder's above it, and a "
+                "session is a folder. Give another path."
+            ) from None
         # Clicks and closing may come from different threads.
         self._lock = FileLock(self.path / ".lock", thread_local=False)
         try:
@@ -119,6 +128,7 @@ class Session:
                 "Close it there, or give another folder."
             ) from None
         try:
+            self._begin()
             self._read()
             self._write_pairs()
         except BaseException:
@@ -163,13 +173,12 @@ class Session:
             choice: What was clicked.
 
         Raises:
-            ValueError: If there is no such choice.
+            ValueError: If there is no such choice, or the question is answered already.
             OSError: If it cannot be written; unless the log took it, nothing has changed.
         """
         if choice not in CHOICES:
             raise ValueError(f"choice={choice!r}: unknown. Use one of {', '.join(CHOICES)}.")
-        self._append({"choice": choice, **asdict(question)})
-        self._write_pairs()
+        self._click({"choice": choice, **asdict(question)})
 
     def undo(self) -> Question | None:
         """Take the last answer back; its question waits for another.
@@ -180,85 +189,111 @@ class Session:
         Raises:
             OSError: As in `add`.
         """
+        self._make_sure()
         if not self.answers:
             return None
         question = self.answers[-1].question
-        self._append({"choice": UNDO, "number": question.number})
-        self._write_pairs()
+        self._click({"choice": UNDO, "number": question.number})
         return question
 
     def close(self) -> None:
         """Let others open it."""
         self._lock.release()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _click(self, line: Mapping[str, Any]) -> None:
+        """Write a line, then do what it means; memory follows the log whatever comes between."""
+        self._make_sure()
+        self._check(line)
+        self._unsure = True
+        try:
+            time = datetime.now(UTC).isoformat(timespec="milliseconds")
+            append(self.log, {**line, "time": time})
+            self._take(line)
+            self._unsure = False
+        except BaseException:  # an interrupt comes anywhere
+            self._make_sure()
+            raise
+        self._write_pairs()
+
+    def _make_sure(self) -> None:
+        """Have memory follow the log again, if a click was broken off."""
         if not self._lock.is_locked:
             raise ValueError(f"{self.path}: this session was closed. Open it again to go on.")
-        line = {**line, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        handle = os.open(self.log, os.O_WRONLY | os.O_APPEND)
-        size = os.fstat(handle).st_size
-        try:
-            _write_all(handle, json.dumps(line).encode() + b"\n")
-            os.fsync(handle)
-        except BaseException:
-            os.ftruncate(handle, size)  # half a line would spoil the next one
-            raise
-        finally:
-            os.close(handle)
-        self._take(line)
+        if self._unsure:
+            self._read()
+
+    def _check(self, line: Mapping[str, Any]) -> None:
+        """Refuse a line that cannot follow those before it."""
+        if line["choice"] not in (*CHOICES, UNDO):
+            raise ValueError(f"unknown choice {line['choice']!r}")
+        number = line["number"]
+        if line["choice"] != UNDO and number in self._answered:
+            raise ValueError(f"question {number}: answered already. Take that answer back first")
+        if line["choice"] == UNDO and [number] != [a.question.number for a in self.answers[-1:]]:
+            raise ValueError(f"question {number} was not the last to be answered")
 
     def _take(self, line: Mapping[str, Any]) -> None:
         """What a line of the log means."""
+        self._check(line)
         if line["choice"] == UNDO:
-            if self.answers[-1].question.number != line["number"]:
-                raise ValueError(f"question {line['number']} was not the last to be answered")
             self.taken_back.append(self.answers.pop().question)
-        elif line["choice"] in CHOICES:
+            self._answered.remove(line["number"])
+        else:
             question = Question(**{field.name: line[field.name] for field in fields(Question)})
             self.next_number = max(self.next_number, question.number + 1)
             self.next_draw = max(self.next_draw, question.draw + 1)
             self.taken_back = [one for one in self.taken_back if one.number != question.number]
             self.answers.append(Answer(question, line["choice"]))
-        else:
-            raise ValueError(f"unknown choice {line['choice']!r}")
+            self._answered.add(question.number)
         self.clicks += 1
 
-    def _read(self) -> None:
-        if not self.log.exists():
-            self.log.touch()
-            for made in (self.log, self.path, self.path.parent):
-                sync(made)
+    def _forget(self) -> None:
+        self.answers: list[Answer] = []
+        self.taken_back: list[Question] = []
+        self.clicks, self.next_number, self.next_draw = 0, 1, 0
+        self._answered: set[int] = set()
+        self._unsure = True
+
+    def _begin(self) -> None:
+        """The log, if there is none."""
+        if self.log.exists():
             return
-        data = self.log.read_bytes()
-        lines = data.splitlines(keepends=True)
+        if self.file.exists() and self.file.stat().st_size:
+            raise ValueError(
+                f"{self.file}: there are pairs, but no {self.log.name} that they follow from, and "
+                "a session would overwrite them. Give another folder, or bring the log back."
+            )
+        begin(self.log)
+
+    def _read(self) -> None:
+        self._forget()
+        if note := mend_end(self.log):
+            self.notes.append(note)
+        lines = self.log.read_bytes().splitlines()
         for number, line in enumerate(lines, start=1):
+            if number == len(lines):  # a kill may have left the pairs one click behind
+                self._written.add(self._text().encode())
             try:
                 self._take(json.loads(line))
             except (ValueError, LookupError, TypeError) as error:
-                if number < len(lines):
-                    raise ValueError(
-                        f"{self.log}, line {number}: broken ({error}). It was changed by hand or "
-                        "by a fault: mend the line, or move the file away to begin anew."
-                    ) from None
-                self._mend(data.removesuffix(line))
-                cut = repr(line[:60].decode(errors="replace"))
-                self.mended = f"the last line of {self.log} was cut short and is left out: {cut}"
-                return
-        if lines and not lines[-1].endswith(b"\n"):
-            self._mend(data + b"\n")
+                raise ValueError(
+                    f"{self.log}, line {number}: broken ({error}). It was changed by hand, by a "
+                    "fault or by another version: mend the line, or give another folder."
+                ) from None
+        self._unsure = False
 
-    def _mend(self, data: bytes) -> None:
-        scratch = self.log.with_name("clicks.log.next")
-        scratch.write_bytes(data)
-        sync(scratch)
-        os.replace(scratch, self.log)
-        sync(self.path)
+    def _text(self) -> str:
+        return "".join(json.dumps(row) + "\n" for row in self.pairs)
 
     def _write_pairs(self) -> None:
-        write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.pairs))
+        text = self._text()
+        self._written.add(text.encode())
+        if self.file.exists() and self.file.read_bytes() not in self._written:
+            kept = keep_aside(self.file)
+            self.notes.append(
+                f"{self.file} did not follow from the clicks. It is made of them again; what it "
+                f"was is kept in {kept}."
+            )
+        write_text(self.file, text)
+        self._written = {text.encode()}
         sync(self.path)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(handle, data) :]

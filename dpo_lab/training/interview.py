@@ -83,7 +83,7 @@ class Interview:
         self._load, self._changed = load, changed
         self._seed, self._repeat, self._max_new_tokens = seed, repeat, max_new_tokens
         self._drawn: deque[_Drawn] = deque()
-        self._source = ""
+        self._source, self._asked_after = "", 0
         self._news = threading.Condition(threading.RLock())
         self._drawing = self._resting = self._closed = False
         self._thread = threading.Thread(target=self._work, name="dpo-lab pairs", daemon=True)
@@ -104,6 +104,7 @@ class Interview:
             BaseException: What the drawing failed with.
         """
         with self._news:
+            self._keep_up()
             self._news.wait_for(lambda: self.question or self.error or self._closed, timeout)
             if self.question:
                 return self.question
@@ -116,6 +117,7 @@ class Interview:
     def now(self) -> tuple[Question | None, int]:
         """The question that is asked, and the session's `clicks` that belong to it."""
         with self._news:
+            self._keep_up()
             return self.question, self.session.clicks
 
     def answer(self, choice: Choice, click: int | None = None) -> bool:
@@ -134,14 +136,13 @@ class Interview:
             OSError: If it cannot be written.
         """
         with self._news:
+            self._keep_up()
             if self.question is None or click not in (None, self.session.clicks):
                 return False
-            before = self.session.clicks
             try:
                 self.session.add(self.question, choice)
             finally:
-                if self.session.clicks != before:
-                    self._ask()
+                self._keep_up()
             return True
 
     def undo(self, click: int | None = None) -> bool:
@@ -159,11 +160,10 @@ class Interview:
         with self._news:
             if click not in (None, self.session.clicks) or not self.session.answers:
                 return False
-            self._put_back()
             try:
                 self.session.undo()
             finally:
-                self._ask()
+                self._keep_up()
             return True
 
     @property
@@ -197,19 +197,23 @@ class Interview:
             self._thread.join()
         self.session.close()
 
+    def _keep_up(self) -> None:
+        """Ask what follows the last click; an interrupt may have come between the two."""
+        if self._asked_after != self.session.clicks and not self._closed:
+            self._ask()
+
     def _ask(self) -> None:
         """What is asked now."""
-        session = self.session
+        session, number = self.session, self.session.next_number
+        self._put_back()
         if session.taken_back:
             self.question = session.taken_back[-1]
-            return
-        number = session.next_number
-        self.question = self._repeated(number)
-        if self.question is None and self._drawn:
-            drawn = self._drawn.popleft()
-            self.question = Question(
-                number, drawn.prompt, drawn.a, drawn.b, drawn.number, self._source
-            )
+        elif again := self._repeated(number):
+            self.question = again
+        elif self._drawn:
+            new = self._drawn.popleft()
+            self.question = Question(number, new.prompt, new.a, new.b, new.number, self._source)
+        self._asked_after = session.clicks
         self._news.notify_all()
 
     def _repeated(self, number: int) -> Question | None:
@@ -231,11 +235,10 @@ class Interview:
         return replace(first, number=number, a=first.b, b=first.a, repeats=first.number)
 
     def _put_back(self) -> None:
-        """A new pair that is shown comes after those whose answer is taken back."""
-        question = self.question
+        """No question; a new pair that is shown comes after those whose answer is taken back."""
+        question, self.question = self.question, None
         if question and question.number == self.session.next_number and question.repeats is None:
-            back = _Drawn(question.draw, question.prompt, question.a, question.b)
-            self._drawn.appendleft(back)
+            self._drawn.appendleft(_Drawn(question.draw, question.prompt, question.a, question.b))
 
     def _work(self) -> None:
         try:

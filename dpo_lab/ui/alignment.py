@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,9 +16,10 @@ from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import write_text
 from dpo_lab.training.interview import Interview
 from dpo_lab.training.runs import new_folder
-from dpo_lab.training.setup import Job
+from dpo_lab.training.setup import Job, load_data, tokenize
 from dpo_lab.ui.live import Ticker
 from dpo_lab.ui.panels import numbers, share_done, status, style
 from dpo_lab.ui.samples import escaped, number, samples_table
@@ -52,7 +56,7 @@ class Alignment:
         self._max_new_tokens, self._ended = max_new_tokens, ended
         self._lock = threading.RLock()
         self.run: BackgroundRun | None = None
-        self._pairs, self._closed = 0, ""
+        self._closed = ""
         self.train_button = widgets.Button(
             description="Train", tooltip="Align the model on the pairs so far"
         ).add_class("dpo-train")
@@ -85,14 +89,12 @@ class Alignment:
                 raise RuntimeError(self._closed)
             if self.run and self.run.running:
                 raise RuntimeError("a run is going on: stop it, or wait for it.")
-            session = self._interview.session
-            self._pairs = len(session.pairs)
-            config = self._config(changes)
+            config, folder = self._config(changes)
             run = BackgroundRun(
                 config,
                 model=self._loaded,
                 score=self._score,
-                folder=new_folder(config, session.path / "runs"),
+                folder=folder,
                 on_prepared=self._ask_the_prompts,
             )
             # The model is copied, and answers are drawn from its copies.
@@ -123,27 +125,50 @@ class Alignment:
         given = self._model if isinstance(self._model, LanguageModel) else None
         return self._interview.model or given
 
-    def _config(self, changes: dict[str, Any]) -> TrainConfig:
+    def _config(self, changes: dict[str, Any]) -> tuple[TrainConfig, Path]:
+        """What to run, on the pairs as they are now, and where."""
         session, model = self._interview.session, self._model
-        if not self._pairs:
+        rows = session.pairs
+        if not rows:
             raise ValueError(
                 f"{session.file}: there is no pair yet, and ties train nothing. Say of some "
                 "answer that it is better, then train."
             )
         name = model if isinstance(model, str) else model.name
-        defaults: dict[str, Any] = {"beta": MICRO_BETA} if name == "micro" else {}
-        if name == "micro" and "epochs" not in changes:
-            # Few pairs are soon learnt by heart; more steps only carry it away from the reference.
-            defaults["steps"] = min(60, 10 + 2 * self._pairs)
-        defaults |= {
+        defaults: dict[str, Any] = {
             "model": name,
             "data": str(session.file),
             "held_out": 0.0,
-            "batch_pairs": min(16, self._pairs),
             "max_new_tokens": self._max_new_tokens,
             "sample_prompts": SHOWN,
         }
-        return TrainConfig(**defaults | changes)
+        if name == "micro":
+            defaults["beta"] = MICRO_BETA
+        config = TrainConfig(**defaults | changes)
+        folder = new_folder(config, session.path / "runs")
+        if "data" in changes:
+            return config, folder
+        # Clicks change the session's file; a run that goes on later needs what it began with.
+        kept = folder.with_name(f"{folder.name}.jsonl")
+        kept.parent.mkdir(exist_ok=True)
+        write_text(kept, "".join(json.dumps(row) + "\n" for row in rows))
+        config = replace(config, data=str(kept))
+        try:
+            pairs = self._can_be_used(config)
+        except BaseException:
+            kept.unlink()
+            raise
+        if "batch_pairs" not in changes:
+            config = replace(config, batch_pairs=min(16, pairs))
+        if name == "micro" and not {"steps", "epochs"} & set(changes):
+            # Few pairs are soon learnt by heart; more steps only carry it away from the reference.
+            config = replace(config, steps=min(60, 10 + 2 * pairs))
+        return config, folder
+
+    def _can_be_used(self, config: TrainConfig) -> int:
+        """How many pairs a run trains on; before the model is there, those that can be read."""
+        train, _ = load_data(config)
+        return len(tokenize(config, train, self._loaded.tokenizer) if self._loaded else train)
 
     def _ask_the_prompts(self, job: Job) -> None:
         """Answers, KL and score of the person's own prompts, which are what he wants to see."""
@@ -177,7 +202,8 @@ class Alignment:
         """Answers before and after, as HTML."""
         step = run.samples[0].step
         words = f"Greedy answers to {len(run.samples)} of your prompts, before and after step "
-        words += f"{step:,} on {self._pairs} pairs."
+        pairs = len(run.job.train)
+        words += f"{step:,} on {pairs} pair{'' if pairs == 1 else 's'}."
         if (kl := run.records.last("kl/policy")) is not None:
             words += f" KL(policy ‖ reference) {number(kl)} nats."
         before, after = (run.records.last(f"score/{who}") for who in ("reference", "policy"))

@@ -50,6 +50,7 @@ class Annotator:
     Raises:
         ValueError: If a prompt or an argument cannot be used.
         FileExistsError: If the session is open in another process.
+        NotADirectoryError: If its path is a file.
     """
 
     def __init__(
@@ -87,7 +88,6 @@ class Annotator:
         parts = [self._alignment.style, self.question_view, self._alignment.view]
         self.view = widgets.VBox(parts).add_class("dpo-workbench").add_class("dpo-annotator")
         _open[self.session.path.resolve()] = self
-        self._problem = self.session.mended
         self._show()
         self.interview.start()
         self._show()
@@ -244,7 +244,7 @@ class Annotator:
         return f"{pairs} pair{'' if pairs == 1 else 's'} in {self.session.file}"
 
     def _problems(self) -> str:
-        parts = [self._problem]
+        parts = [self._problem, *self.session.notes]
         if self.interview.given_up:
             listed = ", ".join(repr(prompt_text(one)[:40]) for one in self.interview.given_up)
             parts.append(f"The model gives no two different answers to {listed}.")

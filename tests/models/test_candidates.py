@@ -1,10 +1,13 @@
 from collections import Counter
 
+import pytest
 import torch
 from tiny import make_language_model
 
+from dpo_lab.models import candidates
 from dpo_lab.models.candidates import as_prompts, prompt_of_draw, two_answers
 from dpo_lab.models.loading import load_model
+from dpo_lab.models.sampling import Completion
 
 PLOT = ["the plot was", "the music was"]
 
@@ -33,6 +36,14 @@ def test_where_a_model_has_one_answer_there_are_none() -> None:
     lm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(lm.model.lm_head.out_features))
     lm.model.lm_head.bias.data[lm.tokenizer.eos_token_id] = 100.0
     assert two_answers(lm, ["where is it"] * 2, seed="0", max_new_tokens=4) == [None, None]
+
+
+@pytest.mark.parametrize("texts", [("yes", " \n"), ("", "yes"), ("yes", "yes "), ("\nyes", "yes")])
+def test_white_space_makes_no_answer_and_no_difference(monkeypatch, texts) -> None:
+    answers = [Completion((), (), text, True) for text in (*texts, "yes", "no ")]
+    monkeypatch.setattr(candidates, "sample", lambda *inputs, **options: answers)
+    none, two = two_answers(make_language_model(), PLOT, seed="0")
+    assert none is None and sorted(two) == ["no ", "yes"]
 
 
 def test_every_round_has_every_prompt_once_in_an_order_of_its_own() -> None:

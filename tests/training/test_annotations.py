@@ -11,33 +11,15 @@ import threading
 from dataclasses import replace
 
 import pytest
+from clicks import question, rows, what_it_holds
 from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_lab.data import load_preferences
-from dpo_lab.training import annotations
 from dpo_lab.training.annotations import Question, Session
 
 KILLS = 25
-
-
-def _question(session: Session, prompt="the plot was") -> Question:
-    if session.taken_back:
-        return session.taken_back[-1]
-    number = session.next_number
-    return Question(number, prompt, f"left {number}", f"right {number}", session.next_draw)
-
-
-def _rows(session: Session) -> list[dict]:
-    return [json.loads(line) for line in session.file.read_text().splitlines()]
-
-
-def _what_it_holds(session: Session) -> tuple:
-    return (
-        session.answers, session.taken_back, session.clicks, session.next_number,
-        session.next_draw, session.pairs,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -49,9 +31,9 @@ def session(tmp_path):
 
 def test_a_click_makes_a_row_of_what_was_where(session: Session) -> None:
     for choice in ("A", "B", "tie", "skip"):
-        session.add(_question(session), choice)
+        session.add(question(session), choice)
     assert (
-        _rows(session)
+        rows(session)
         == session.pairs
         == [
             {"prompt": "the plot was", "chosen": "left 1", "rejected": "right 1"},
@@ -62,14 +44,14 @@ def test_a_click_makes_a_row_of_what_was_where(session: Session) -> None:
 
 
 def test_undo_takes_the_row_back_keeps_the_log_and_asks_again(session: Session) -> None:
-    first, second = _question(session), None
+    first, second = question(session), None
     session.add(first, "A")
-    second = _question(session)
+    second = question(session)
     session.add(second, "tie")
     assert session.undo() == second and session.undo() == first and session.undo() is None
-    assert _rows(session) == [] and session.taken_back == [second, first]
+    assert rows(session) == [] and session.taken_back == [second, first]
     session.add(first, "B")
-    assert session.taken_back == [second] and _rows(session)[0]["chosen"] == "right 1"
+    assert session.taken_back == [second] and rows(session)[0]["chosen"] == "right 1"
     choices = [json.loads(line)["choice"] for line in session.log.read_text().splitlines()]
     assert choices == ["A", "tie", "undo", "undo", "B"]
 
@@ -84,76 +66,15 @@ def test_the_files_follow_every_click_and_a_session_opened_again_is_the_same(cli
                 session.undo()
                 stack = stack[:-1]
             else:
-                stack.append((_question(session), click))
+                stack.append((question(session), click))
                 session.add(*stack[-1])
             held = [("left" if c == "A" else "right", q.number) for q, c in stack if c in "AB"]
-            assert [row["chosen"] for row in _rows(session)] == [f"{s} {n}" for s, n in held]
-        before = _what_it_holds(session)
+            assert [row["chosen"] for row in rows(session)] == [f"{s} {n}" for s, n in held]
+        before = what_it_holds(session)
         session.close()
         again = Session(folder)
-        assert _what_it_holds(again) == before and again.mended == ""
+        assert what_it_holds(again) == before and again.notes == []
         again.close()
-
-
-def test_a_line_cut_at_any_byte_loses_that_click_alone_and_is_told(tmp_path) -> None:
-    session = Session(tmp_path)
-    for choice in "AB":
-        session.add(_question(session), choice)
-    whole = session.log.read_bytes()
-    session.close()
-    last = whole.index(b"\n") + 1
-    for end in range(last, len(whole) + 1):
-        (tmp_path / "clicks.log").write_bytes(whole[:end])
-        session = Session(tmp_path)
-        kept = 2 if end >= len(whole) - 1 else 1  # the last byte is the line's end alone
-        assert len(session.answers) == len(_rows(session)) == kept
-        assert bool(session.mended) == (last < end < len(whole) - 1)
-        session.add(_question(session), "B")
-        session.close()
-        assert len((tmp_path / "clicks.log").read_bytes().splitlines()) == kept + 1
-
-
-def test_a_line_broken_before_the_last_is_named(tmp_path) -> None:
-    session = Session(tmp_path)
-    for choice in "ABA":
-        session.add(_question(session), choice)
-    session.close()
-    lines = session.log.read_bytes().splitlines(keepends=True)
-    for broken in (b"{\n", b"[1]\n", b'{"choice": "C"}\n', b'{"choice": "undo", "number": 7}\n'):
-        session.log.write_bytes(lines[0] + broken + lines[2])
-        with pytest.raises(ValueError, match=r"clicks\.log, line 2: broken \(.*mend the line"):
-            Session(tmp_path)
-    session.log.write_bytes(b"".join(lines))
-    Session(tmp_path).close()  # it was not left locked
-
-
-def test_a_click_that_cannot_be_written_changes_nothing(session, monkeypatch) -> None:
-    session.add(_question(session), "A")
-    before, log = _what_it_holds(session), session.log.read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr(annotations.os, "fsync", _no_space)
-        session.add(_question(session), "B")
-    assert _what_it_holds(session) == before and session.log.read_bytes() == log
-    session.add(_question(session), "B")
-    assert len(_rows(session)) == 2
-
-
-def _no_space(*arguments) -> None:
-    raise OSError("no space left")
-
-
-def test_a_kill_between_log_and_pairs_is_made_good_when_the_session_is_opened(
-    tmp_path, monkeypatch
-) -> None:
-    session = Session(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(annotations, "write_text", _no_space)
-        session.add(_question(session), "A")
-    assert _rows(session) == [] and len(session.answers) == 1
-    session.close()
-    again = Session(tmp_path)
-    assert _rows(again) == again.pairs and len(again.pairs) == 1
-    again.close()
 
 
 def test_a_session_is_open_once(session: Session, tmp_path) -> None:
@@ -166,19 +87,19 @@ def test_a_session_is_open_once(session: Session, tmp_path) -> None:
     closer.start()
     closer.join()
     with pytest.raises(ValueError, match="was closed. Open it again"):
-        session.add(_question(session), "A")
+        session.add(question(session), "A")
     Session(session.path).close()
 
 
 def test_an_unknown_choice_is_refused(session: Session) -> None:
     with pytest.raises(ValueError, match="choice='C': unknown. Use one of A, B, tie, skip"):
-        session.add(_question(session), "C")
+        session.add(question(session), "C")
     assert session.clicks == 0
 
 
 def test_agreement_with_oneself_by_hand(session: Session) -> None:
     for choice in ("A", "A", "tie", "tie", "skip", "B"):
-        session.add(_question(session), choice)
+        session.add(question(session), choice)
     # Asked again with sides swapped: the same winner, another, a tie again, no tie, skips.
     for number, choice in zip(range(1, 7), ("B", "A", "tie", "A", "A", "skip"), strict=True):
         old = session.answers[number - 1].question

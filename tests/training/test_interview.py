@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dpo_lab.models.loading import load_model, weights_fingerprint
-from dpo_lab.training import annotations
+from dpo_lab.training import click_log
 from dpo_lab.training import interview as module
 from dpo_lab.training.annotations import Question, Session
 from dpo_lab.training.interview import REST, Interview
@@ -97,17 +97,40 @@ def test_what_was_taken_back_waits_through_a_break(begin) -> None:
 
 
 def test_nothing_else_is_asked_before_the_answer_is_on_disk(begin, monkeypatch) -> None:
-    one, sync, seen = begin(), annotations.os.fsync, []
+    one, sync, seen = begin(), click_log.os.fsync, []
     asked = one.wait(60)
 
     def watched(handle) -> None:
         sync(handle)
         seen.append(one.question)
 
-    monkeypatch.setattr(annotations.os, "fsync", watched)
+    monkeypatch.setattr(click_log.os, "fsync", watched)
     one.answer("A")
     # The log, then the pairs and their folder: every time the same question still.
     assert seen == [asked] * 3 and one.wait(60) != asked
+
+
+@pytest.mark.parametrize("place", ["_take", "_write_pairs", "_ask"])
+@pytest.mark.parametrize("undo", [False, True])
+def test_after_an_interrupt_it_asks_as_if_there_was_none(begin, monkeypatch, place, undo) -> None:
+    one, whole = begin(repeat=0), _asked(begin("whole", repeat=0), 5)
+    assert _asked(one, 2) == whole[:2] and one.wait(60) == whole[2]
+    owner = Interview if place == "_ask" else Session
+    step = getattr(owner, place)
+
+    def once(*arguments) -> None:
+        monkeypatch.setattr(owner, place, step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, place, once)
+    with pytest.raises(KeyboardInterrupt):
+        one.undo() if undo else one.answer("A")
+    at = 1 if undo else 3
+    assert len(one.session.answers) == at and _asked(one, 5 - at) == whole[at:]
+    one.close()
+    again = Session(one.session.path)
+    again.close()
+    assert [answer.question for answer in again.answers] == whole
 
 
 def test_the_log_says_whose_answers_they_were(begin, micro) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from dpo_lab.data.reviews import PROMPTS as REVIEWS
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.world import World
-from dpo_lab.training.annotations import Session
+from dpo_lab.training import background
+from dpo_lab.training.annotations import Question, Session
+from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.interview import Interview
 from dpo_lab.training.runs import Run
 from dpo_lab.training.simulated import SimulatedAnnotator
@@ -116,7 +119,7 @@ def test_what_goes_wrong_stands_on_the_page_and_is_raised_in_code(open_one, monk
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dpo_lab.training.annotations.os.fsync", full)
+        patch.setattr("dpo_lab.training.click_log.os.fsync", full)
         _send(one, "A")
         assert _page(one)["problem"] == "OSError: no space left" and not one.answers
         with pytest.raises(OSError, match="no space"):
@@ -146,6 +149,32 @@ def test_a_torn_last_line_is_told_on_the_page(open_one, tmp_path) -> None:
     session.close()
     session.log.write_text('{"choice": "A", "num')
     assert "cut short and is left out" in _page(open_one())["problem"]
+
+
+def test_pairs_that_were_changed_by_hand_are_told_until_it_is_closed(open_one) -> None:
+    one = open_one()
+    one.session.file.write_text("mine")
+    one.answer("A")
+    one.answer("A")
+    assert "preferences.jsonl.before" in _page(one)["problem"]
+
+
+def test_an_interrupted_answerer_goes_on(open_one, monkeypatch) -> None:
+    one, known = open_one(repeat=0), SimulatedAnnotator(_brevity)
+    take = Session._take
+
+    def once(*arguments) -> None:
+        monkeypatch.setattr(Session, "_take", take)
+        raise KeyboardInterrupt
+
+    one.answer_as(known, 2)
+    monkeypatch.setattr(Session, "_take", once)
+    with pytest.raises(KeyboardInterrupt):
+        one.answer_as(known, 3)
+    one.answer_as(known, 2)
+    assert [answer.question.number for answer in one.answers] == [1, 2, 3, 4, 5]
+    one.close()
+    assert open_one(repeat=0).answers == one.answers
 
 
 def test_an_annotator_that_is_refused_leaves_the_one_before_alone(open_one, tmp_path) -> None:
@@ -186,7 +215,9 @@ def test_sixty_answers_of_a_known_taste_are_followed(open_one) -> None:
         world.point(model).reward / -1.5 for model in (one.interview.model, run.job.policy)
     )
     assert after < 1.5 < 1.9 < before
-    assert Run.open(run.folder).config.data == str(one.session.file)
+    assert load_preferences(Run.open(run.folder).config.data).pairs == tuple(
+        load_preferences(one.session.file)
+    )
     assert run.folder.is_relative_to(one.session.path / "runs")
 
 
@@ -209,6 +240,65 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
     assert one.run.records[0]["kl/policy"] == 0
     one.answer_as(SimulatedAnnotator(score), 10)
     assert len(one.answers) == 16
+
+
+def test_a_run_has_the_pairs_of_when_it_was_begun(open_one, monkeypatch) -> None:
+    one, clicked = open_one(), threading.Event()
+    one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 3)
+    prepare = background.prepare
+
+    def late(*arguments, **options):
+        clicked.wait(60)
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(background, "prepare", late)
+    run = one.train(**QUICK)
+    while len(one.pairs) < 5:
+        one.answer("A")
+    clicked.set()
+    run.wait(60)
+    assert len(run.job.train) == run.config.batch_pairs == 3
+    assert "on 3 pairs." in one._alignment.samples.value
+    assert len(load_preferences(Run.open(run.folder).config.data)) == 3
+
+
+def test_a_run_that_was_stopped_goes_on_after_more_clicks(open_one) -> None:
+    one = open_one()
+    one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 4)
+    run = one.train(steps=300, eval_every=0, checkpoint_every=1)
+    run.reach(2, 60)
+    run.stop()
+    assert run.wait(60).state == "stopped"
+    one.answer("A")
+    one.undo()
+    one.undo()
+    kept = Run.open(run.folder)
+    done = run.records[-1].step
+    config = replace(kept.config, steps=300)
+    resumed = BackgroundRun(config, model=one.interview.model, folder=kept.path).start()
+    resumed.reach(done + 1, 60)
+    resumed.stop()
+    assert resumed.wait(60).records[0].step == 1 and len(resumed.records) > done
+
+
+def test_the_batch_is_made_of_the_pairs_that_can_be_trained_on(open_one) -> None:
+    one = open_one(prompts=["the plot was"])
+    one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 1)
+    blank = Question(one.session.next_number, "the plot was", "good", " ", 50)
+    one.session.add(blank, "A")  # of a log that an earlier version wrote
+    ended = Question(one.session.next_number, "the plot was", "good <end> bad", "bad", 51)
+    one.session.add(ended, "A")
+    assert len(one.pairs) == 3
+    run = one.train(**QUICK | {"steps": 2}).wait(60)
+    assert run.state == "done" and run.config.batch_pairs == len(run.job.train) == 1
+    assert "on 1 pair." in one._alignment.samples.value
+    assert one.train(limit=1, **QUICK).wait(60).state == "done"
+    with pytest.raises(ValueError, match="batch_pairs=2: must be between 1 and the 1 "):
+        one.train(batch_pairs=2, **QUICK).wait(60)
+    assert len(list((one.session.path / "runs").glob("*.jsonl"))) == 3
+    with pytest.raises(ValueError, match="all 2 pairs share one prompt"):
+        one.train(held_out=0.5)
+    assert len(list((one.session.path / "runs").glob("*.jsonl"))) == 3
 
 
 def test_a_run_is_stopped_and_a_second_one_refused(open_one) -> None:
