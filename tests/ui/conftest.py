@@ -1,0 +1,25 @@
+"""An annotator on a folder of its own, closed after the test."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dpo_lab.ui.annotate import Annotator
+
+PROMPTS = ["the acting felt", "the plot was", "the music was"]
+
+
+@pytest.fixture
+def open_one(tmp_path):
+    opened = []
+
+    def make(prompts=PROMPTS, **options) -> Annotator:
+        opened.append(Annotator(prompts, session=tmp_path / "mine", **options))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("dpo-lab")]
