@@ -146,14 +146,12 @@ class StepDisplacement:
         gaining: The tokens that gained most probability, the first of all on top.
         losing: The tokens that lost most.
         moved: Probability that changed hands, in [0, 1].
-        total: Sum of all changes over the vocabulary: 0 but for rounding.
     """
 
     own: Share
     gaining: tuple[Share, ...]
     losing: tuple[Share, ...]
     moved: float
-    total: float
 
 
 @torch.no_grad()
@@ -194,8 +192,7 @@ def token_displacement(
         own = Share(texts[place], *(p[response[place]].item() for p in (before, after)))
         first = [part.topk(min(top, len(gains))).indices.tolist() for part in (gains, -gains)]
         gaining, losing = (tuple(map(share, tokens)) for tokens in first)
-        moved = gains.abs().sum().item() / 2
-        steps.append(StepDisplacement(own, gaining, losing, moved, gains.sum().item()))
+        steps.append(StepDisplacement(own, gaining, losing, gains.abs().sum().item() / 2))
     return steps
 
 

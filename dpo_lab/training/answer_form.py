@@ -15,6 +15,8 @@ from dpo_lab.training.setup import Job
 
 BLOCKS = 10
 """Variety is counted in so many blocks of the answers: its spread over them gives an interval."""
+_T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+"""Student's t at 97.5 %, for 1 to `BLOCKS - 1` degrees of freedom."""
 
 
 def repetition(ids: Sequence[int], n: int) -> float:
@@ -41,6 +43,10 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
     Source:
         Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
         distinct-n.
+
+    Note:
+        They divide by the number of words. Here it is by the number of n-grams, so that answers
+        that repeat nothing reach 1 for every n; for n = 1 it is the same.
     """
     grams = [gram for ids in answers for gram in _grams(ids, n)]
     return len(set(grams)) / len(grams) if grams else math.nan
@@ -60,15 +66,16 @@ class AnswerForm:
         length: Tokens, without the end token.
         repetition: Mean share of repeated n-grams within an answer.
         ended: Share of answers that the model ended itself (Wilson's interval).
-        distinct: Distinct n-grams over all, mean over `BLOCKS` blocks of the answers; compare only
-            with as many answers.
+        distinct: Distinct n-grams over all, mean over `BLOCKS` blocks of the answers drawn by lot
+            (Student's interval over blocks); compare only with as many answers. None where fewer
+            than two blocks hold an n-gram.
         n: Length of the n-grams.
     """
 
     length: Score
     repetition: Score
     ended: Score
-    distinct: Score
+    distinct: Score | None
     n: int
 
     @classmethod
@@ -87,20 +94,31 @@ class AnswerForm:
                 f"{len(completions)} answers: intervals need at least {2 * BLOCKS}. Sample more."
             )
         words = [c.ids[:-1] if c.ended else c.ids for c in completions]
-        blocks = [distinct(words[start::BLOCKS], n) for start in range(BLOCKS)]
         return cls(
             _mean([float(len(ids)) for ids in words]),
             _mean([repetition(ids, n) for ids in words]),
             Score.of([float(completion.ended) for completion in completions]),
-            _mean([value for value in blocks if math.isfinite(value)] or [0.0, 0.0]),
+            _distinct_by_blocks(words, n),
             n,
         )
 
 
-def _mean(values: Sequence[float]) -> Score:
-    """The normal interval, even where every value is 0 or 1: these are no draws of a share."""
+def _distinct_by_blocks(words: Sequence[Sequence[int]], n: int) -> Score | None:
+    """Mean over blocks of the answers; none where no spread over blocks can be told."""
+    # Prompts may come round every ten answers: by lot, no block holds the answers to one of them.
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
+    blocks = [distinct([words[i] for i in order[k::BLOCKS]], n) for k in range(BLOCKS)]
+    found = [value for value in blocks if math.isfinite(value)]
+    return _mean(found, _T95[len(found) - 2]) if len(found) > 1 else None
+
+
+def _mean(values: Sequence[float], errors: float = Z95) -> Score:
+    """Mean and standard errors on either side, even where every value is 0 or 1.
+
+    These are no draws of a share.
+    """
     found = torch.tensor(values, dtype=torch.float64)
-    mean, half = found.mean().item(), Z95 * (found.std() / math.sqrt(len(values))).item()
+    mean, half = found.mean().item(), errors * (found.std() / math.sqrt(len(values))).item()
     return Score(mean, mean - half, mean + half, len(values))
 
 

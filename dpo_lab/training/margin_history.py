@@ -9,9 +9,10 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenization import TokenizedPairs
-from dpo_lab.models.scoring import score_sequences
+from dpo_lab.models.scoring import Scorer
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.metrics import ROUNDING
+from dpo_lab.training.pair_scores import logps_of
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.setup import Job, tokenize
 
@@ -21,7 +22,11 @@ class MarginHistory(Callback):
 
     Give it to `train(job, callbacks=[history])`. The pairs are scored with the policy as it is
     after each of the steps; the reference is scored once. Without evaluations (`eval_every=0`),
-    call `job.reference.keep()` first.
+    call `job.reference.keep()` first. A run that begins anew empties it; one that goes on from a
+    checkpoint keeps the steps up to there.
+
+    Each step's beta is that of its record. A step that has no record, the one at which a run begins
+    or goes on, takes that of the next.
 
     Args:
         preferences: The pairs; held-out ones show what was learned, training ones what was fitted.
@@ -42,20 +47,30 @@ class MarginHistory(Callback):
                 "range(0, 301, 25) scores every 25 steps."
             )
         self.steps: list[int] = []
-        self._rows: list[Tensor] = []
+        self._margins: list[Tensor] = []
+        self._betas: list[float | None] = []
         self._job: Job | None = None
         self._tokens: TokenizedPairs | None = None
         self._reference: Tensor | None = None
 
     @property
-    def margins(self) -> Tensor:
-        """Reward margins, `(steps, pairs)`: beta times the difference of log-ratios."""
-        if not self._rows:
+    def reward_margins(self) -> Tensor:
+        """Beta x margin, `(steps, pairs)`, beta being that of the step.
+
+        Raises:
+            ValueError: If no step was scored yet.
+        """
+        if not self._margins:
             raise ValueError(
                 "no step was scored yet, so there are no margins. Pass the history to train as a "
                 "callback, and run it."
             )
-        return torch.stack(self._rows)
+        return torch.stack(self._margins) * self._beta_of_steps()
+
+    def _beta_of_steps(self) -> Tensor:
+        """Column of betas, `(steps, 1)`."""
+        betas = [self._job.config.beta if beta is None else beta for beta in self._betas]
+        return torch.tensor(betas)[:, None]
 
     @property
     def share_below_zero(self) -> Tensor:
@@ -63,11 +78,11 @@ class MarginHistory(Callback):
 
         Below by more than the rounding of float32, so that it reads 0 at the start.
         """
-        wrong = self.margins < -ROUNDING * self._job.config.beta
+        wrong = self.reward_margins < -ROUNDING * self._beta_of_steps()
         return wrong.double().mean(dim=1)
 
     def histogram(self, bins: int = 60) -> tuple[Tensor, Tensor]:
-        """Counts of pairs by margin.
+        """Counts of pairs by reward margin.
 
         Args:
             bins: How many, of one width, over all margins of all steps; 0 is an edge.
@@ -75,8 +90,13 @@ class MarginHistory(Callback):
         Returns:
             Edges, `(bins + 1,)` or a few more; and counts, `(steps, bins)`, each row summing to the
             number of pairs.
+
+        Raises:
+            ValueError: If there is no bin, or no step was scored yet.
         """
-        margins = self.margins.double()
+        if bins < 1:
+            raise ValueError(f"bins={bins}: no pair can be counted in no bin. Give bins >= 1.")
+        margins = self.reward_margins.double()
         low, high = min(margins.min().item(), -1e-3), max(margins.max().item(), 1e-3)
         width = (high - low) / bins
         below, above = -int(low // width), int(high // width) + 1
@@ -87,26 +107,34 @@ class MarginHistory(Callback):
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
         """Score with the reference, and with the policy where it begins."""
+        self._forget(job, first_step)
         self._job = job
         self._tokens = tokenize(job.config, self._preferences, job.policy.tokenizer)
         with job.reference.active() as scorer:
             self._reference = self._margins_of(scorer)
-        if first_step in self._asked:
-            self._score(first_step, job.config.beta)
+        if first_step in self._asked and first_step not in self.steps:
+            self._score(first_step, None)
 
     def on_step(self, record: StepRecord) -> None:
         """Score with the policy after a step that was asked for."""
+        self._betas = [record.beta if beta is None else beta for beta in self._betas]
         if record.step in self._asked and record.step not in self.steps:
             self._score(record.step, record.beta)
 
-    def _score(self, step: int, beta: float) -> None:
-        margins = self._margins_of(self._job.scorer) - self._reference
-        self.steps.append(step)
-        self._rows.append(beta * margins)
+    def _forget(self, job: Job, first_step: int) -> None:
+        """Drop what this run did not do, or will do again."""
+        same = self._job is not None and self._job.fingerprint == job.fingerprint
+        kept = [place for place, step in enumerate(self.steps) if same and step <= first_step]
+        kept = kept if first_step else []
+        for values in (self.steps, self._margins, self._betas):
+            values[:] = [values[place] for place in kept]
 
-    def _margins_of(self, scorer) -> Tensor:
-        """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats."""
-        sequences = self._tokens.sequences()
-        logps = score_sequences(scorer, sequences, self._job.config.micro_batch_tokens)
-        chosen, rejected = logps.split(len(self._tokens))
+    def _score(self, step: int, beta: float | None) -> None:
+        self._margins.append(self._margins_of(self._job.scorer) - self._reference)
+        self._betas.append(beta)
+        self.steps.append(step)
+
+    def _margins_of(self, scorer: Scorer) -> Tensor:
+        """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats, as the loss sees them."""
+        chosen, rejected = logps_of(self._job, scorer, self._tokens)
         return chosen - rejected

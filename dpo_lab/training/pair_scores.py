@@ -1,4 +1,4 @@
-"""What a run thinks of every pair: margins before and after, and labels that it doubts."""
+"""What a run thinks of every pair: its reward margin, and labels that it doubts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences, prompt_text, response_text
 from dpo_lab.data.tokenization import TokenizedPairs
-from dpo_lab.models.scoring import score_sequences
+from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.tails import Tails
 from dpo_lab.objective.pairs import LOGPS, PairLogps
 from dpo_lab.training.setup import Job, tokenize
 
-Order = Literal["disagreement", "margin", "change"]
+Order = Literal["disagreement", "log-probability", "change"]
 ORDERS: dict[Order, str] = {
     "disagreement": "label and model disagree most",
-    "margin": "rejected answer still the likelier one",
+    "log-probability": "rejected answer still the likelier one",
     "change": "moved most by training",
 }
 """Ways to sort pairs, and what stands on top."""
@@ -32,8 +33,9 @@ class PairScores:
     Attributes:
         preferences: The pairs that could be tokenised, as text.
         tokens: Their ids, in the same order.
-        logps: Log-probabilities, each `(pairs,)`, nats.
-        beta: Of the implicit reward.
+        logps: Log-probabilities, each `(pairs,)`, nats: those that the loss saw, so under
+            `ld_alpha` what the longer response has more counts less.
+        beta: Of the reward.
     """
 
     preferences: Preferences
@@ -47,24 +49,34 @@ class PairScores:
 
     @property
     def before(self) -> Tensor:
-        """`log pi_ref(y_w|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats: how far chosen leads."""
+        """`log pi_ref(y_w|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats: how far chosen leads.
+
+        No margin in the sense of the glossary, which is one of log-ratios: `after - before`.
+        """
         return self.logps.reference_chosen - self.logps.reference_rejected
 
     @property
     def after(self) -> Tensor:
-        """The same of the policy. The change from before to after is the margin of the glossary."""
+        """`log pi(y_w|x) - log pi(y_l|x)`, `(pairs,)`, nats: the same by the policy."""
         return self.logps.policy_chosen - self.logps.policy_rejected
 
     @property
     def reward_margins(self) -> Tensor:
-        """`beta * (after - before)`, `(pairs,)`: what the DPO loss sees."""
+        """`beta * (after - before)`, `(pairs,)`: what the DPO loss sees, `ld_alpha` included.
+
+        Other losses, and DPO with another `f_divergence_type`, see something else of the same
+        log-probabilities.
+        """
         return self.beta * self.logps.margins
 
     @property
     def label_probability(self) -> Tensor:
-        """Bradley-Terry probability of the label by the implicit reward, `(pairs,)`.
+        """`sigmoid(reward_margins)`, `(pairs,)`; small where model and label disagree.
 
-        `sigmoid(reward_margins)`; small where model and label disagree.
+        It is the Bradley-Terry probability of the label where beta x log-ratio is the implicit
+        reward: under `sigmoid`, `robust`, `exo_pair` and `dpop`, with the reverse KL as divergence.
+        Under any other loss it only sorts and squeezes the margins; `reward_meaning` in `LOSSES`
+        says what they are.
         """
         return torch.sigmoid(self.reward_margins)
 
@@ -78,18 +90,18 @@ class PairScores:
 
         Args:
             by: `disagreement`: the labels that the model finds least likely, so the likely
-                mislabelled ones. `margin`: the lowest `after`, pairs whose rejected answer the
-                policy would still rather say. `change`: the largest absolute reward margin.
+                mislabelled ones. `log-probability`: the lowest `after`, pairs whose rejected answer
+                the policy would still rather say. `change`: the largest absolute reward margin.
 
         Raises:
             ValueError: If there is no such order.
         """
         if by not in get_args(Order):
             raise ValueError(f"by={by!r}: unknown order. Use one of {', '.join(ORDERS)}.")
-        # By the margin itself: far out, the disagreement of two pairs may round to the same.
+        # By the reward margin itself: far out, the disagreement of two pairs may round to the same.
         keys = {
             "disagreement": self.reward_margins,
-            "margin": self.after,
+            "log-probability": self.after,
             "change": -self.reward_margins.abs(),
         }
         return keys[by].argsort(stable=True)
@@ -115,30 +127,57 @@ class PairScores:
         return torch.tensor(gaps, dtype=torch.float64)
 
 
-def score_pairs(job: Job, preferences: Preferences) -> PairScores:
+def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -> PairScores:
     """Score pairs with a job's policy, as it is now, and its reference.
 
     Args:
         job: From `prepare`; with `job.reference.keep()` called before it was trained.
         preferences: Any pairs: those it was trained on, or others.
+        beta: Of the reward; by default the one in the job's configuration. Where beta was changed
+            while the run went on, give the one that it ended with: `beta` of its last record.
+
+    Raises:
+        ValueError: If beta is not above 0.
     """
+    beta = job.config.beta if beta is None else beta
+    if not beta > 0:
+        raise ValueError(f"beta={beta!r}: must be > 0. Take the beta that the run ended with.")
     tokens = tokenize(job.config, preferences, job.policy.tokenizer)
     by_row = {pair.row: pair for pair in preferences}
     return PairScores(
         replace(preferences, pairs=tuple(by_row[pair.row] for pair in tokens)),
         tokens,
         pair_logps(job, tokens),
-        job.config.beta,
+        beta,
     )
 
 
 def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
-    """Log-probabilities of pairs by policy and reference as they are now, each `(pairs,)`, nats."""
-    budget = job.config.micro_batch_tokens
-    policy = score_sequences(job.scorer, tokens.sequences(), budget).split(len(tokens))
+    """Log-probabilities of pairs by policy and reference as they are now, each `(pairs,)`, nats.
+
+    As the job's loss sees them: tokens weigh what `ld_alpha` says.
+    """
+    policy = logps_of(job, job.scorer, tokens)
     with job.reference.active() as scorer:
-        reference = score_sequences(scorer, tokens.sequences(), budget).split(len(tokens))
-    return PairLogps(*policy, *reference)
+        return PairLogps(*policy, *logps_of(job, scorer, tokens))
+
+
+def logps_of(job: Job, scorer: Scorer, tokens: TokenizedPairs) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of chosen and of rejected by one model, as the job's loss sees them.
+
+    Args:
+        job: Its configuration says how many tokens go in a pass, and which of them count less.
+        scorer: Of the policy or of the reference.
+        tokens: The pairs.
+
+    Returns:
+        Two tensors, each `(pairs,)`, nats.
+    """
+    config, sequences = job.config, tokens.sequences()
+    tails = Tails.of(sequences, config.ld_alpha)
+    logps = score_sequences(scorer, sequences, config.micro_batch_tokens, tails=tails)
+    chosen, rejected = logps.split(len(tokens))
+    return chosen, rejected
 
 
 def mean_scores(several: Sequence[PairScores]) -> PairScores:

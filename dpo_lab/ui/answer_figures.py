@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import plotly.graph_objects as go
 
 from dpo_lab.training.answer_form import AnswerForm
@@ -11,10 +13,12 @@ from dpo_lab.ui.samples import escaped, number
 from dpo_lab.ui.style import POLICY, REFERENCE, blank
 
 _GAP = 0.07
+_NOTHING = Score(math.nan, math.nan, math.nan, 0)
+"""Plotly draws no point of it."""
 
 
-def _rows(form: AnswerForm) -> dict[str, tuple[Score, str]]:
-    """What is measured: its name, the number, its format."""
+def _rows(form: AnswerForm) -> dict[str, tuple[Score | None, str]]:
+    """What is measured: its name, the number if there is one, its format."""
     grams = "token" if form.n == 1 else f"{form.n}-gram"
     return {
         "length (tokens)": (form.length, ".3g"),
@@ -33,9 +37,9 @@ def form_table(forms: dict[str, AnswerForm]) -> Fragment:
     names, columns = list(forms), [_rows(form) for form in forms.values()]
     rows = [(what, *(_interval(*column[what]) for column in columns)) for what in columns[0]]
     note = (
-        "<p class='note'>In brackets 95 % intervals: Wilson’s for the share that ended, normal for "
-        "the others. Distinct: mean over blocks of the answers, so it depends on how many there "
-        "are.</p>"
+        "<p class='note'>In brackets 95 % intervals: Wilson’s for the share that ended, Student’s "
+        "for distinct, normal for the others. Distinct: mean over blocks of the answers, so it "
+        "depends on how many there are; a dash where they are too short to tell.</p>"
     )
     words = [
         f"{what}: " + ", ".join(map(" ".join, zip(names, texts, strict=True)))
@@ -44,7 +48,10 @@ def form_table(forms: dict[str, AnswerForm]) -> Fragment:
     return Fragment(table(["", *names], rows, names) + note, "\n".join(words))
 
 
-def _interval(score: Score, shape: str) -> str:
+def _interval(score: Score | None, shape: str) -> str:
+    if score is None:
+        return "–"
+
     def text(value: float) -> str:
         return f"{value:{shape}}" if "%" in shape else number(value)
 
@@ -63,7 +70,8 @@ def form_figure(forms: dict[str, AnswerForm]) -> go.Figure:
     names = list(forms)
     for place, what in enumerate(panels):
         end = "" if place == 0 else str(place + 1)
-        scores, shapes = zip(*(_rows(form)[what] for form in forms.values()), strict=True)
+        found, shapes = zip(*(_rows(form)[what] for form in forms.values()), strict=True)
+        scores = [score or _NOTHING for score in found]
         left = place * (width + _GAP)
         figure.add_scatter(
             x=[escaped(name) for name in names],

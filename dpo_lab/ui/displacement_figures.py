@@ -16,7 +16,7 @@ ROWS = 8
 _LEFT, _RIGHT = (0, 0.3), (0.53, 1)
 
 
-def displacement_figure(found: Displacement, prompt: str, rows: int = ROWS) -> go.Figure:
+def mass_figure(found: Displacement, prompt: str, rows: int = ROWS) -> go.Figure:
     """Probability before and after: of groups of answers, and of those that moved most.
 
     Args:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import ipywidgets as widgets
 from transformers import PreTrainedTokenizerBase
@@ -74,9 +73,9 @@ class TokenInspector:
         self._words, self._shown = widgets.HTML(), widgets.HTML()
         self.view = self._laid_out()
         self._count()
-        self.slider.observe(self._draw, "value")
-        self.table.observe(self._draw, "value")
-        self.limit.observe(self._count, "value")
+        self.slider.observe(lambda change: self._tried(self._draw), "value")
+        self.table.observe(lambda change: self._tried(self._draw), "value")
+        self.limit.observe(lambda change: self._tried(self._count), "value")
 
     @property
     def row(self) -> int:
@@ -142,9 +141,19 @@ class TokenInspector:
     def _limits(self) -> dict[str, int | None]:
         return {"max_length": self.max_length, "max_prompt_length": self._max_prompt_length}
 
-    def _count(self, change: Mapping[str, Any] | None = None) -> None:
+    def _tried(self, work: Callable[[], None]) -> None:
+        """Do what a page asked for; where it fails, say so in place of the former row."""
+        try:
+            work()
+        except Exception as error:  # a callback's error is seen nowhere else
+            self.pair = None
+            words = f"Row {self.row} cannot be shown. {type(error).__name__}: {error}"
+            self._shown.value = f"<p>{escaped(words)}</p>"
+
+    def _count(self) -> None:
         """How many rows the limits change; then the row that is shown."""
-        self.tokens, words = None, ""
+        self.tokens, self.changed, self._words.value = None, [], ""
+        self.next_changed.disabled = True
         try:
             self.tokens = self._tokenized(**self._limits())
             words = f"{self.tokens}"
@@ -169,7 +178,7 @@ class TokenInspector:
         whole = {pair.row: pair for pair in self._tokenized(max_length=_UNCUT)}
         return [row for row in self._rows if row not in kept or kept[row] != whole[row]]
 
-    def _draw(self, change: Mapping[str, Any] | None = None) -> None:
+    def _draw(self) -> None:
         if self.row in self._pairs:
             self.pair = pair_tokens(
                 self._pairs[self.row], self._tokenizer, **self._limits(), **self._scorers

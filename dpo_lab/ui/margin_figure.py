@@ -21,12 +21,12 @@ def margin_figure(history: MarginHistory, bins: int = 50) -> go.Figure:
         bins: Of the margins, all of one width.
     """
     edges, counts = history.histogram(bins)
-    pairs = history.margins.shape[1]
+    pairs = history.reward_margins.shape[1]
     shares = (counts / pairs).numpy()
     steps = [str(step) for step in history.steps]
     # At the start all margins lie in one cell, which would leave no colour for the others.
     most = 1.1 * shares[-1].max()
-    low, high = np.quantile(history.margins.numpy(), (0.002, 0.998))
+    low, high = np.quantile(history.reward_margins.numpy(), (0.002, 0.998))
     figure = blank(520).update_layout(hovermode="closest")
     figure.add_heatmap(
         x=steps,
@@ -47,7 +47,7 @@ def margin_figure(history: MarginHistory, bins: int = 50) -> go.Figure:
         },
         hovertemplate="step %{x}, margin about %{y:.2f}: %{z:.1%} of the pairs<extra></extra>",
     )
-    middle = np.median(history.margins.numpy(), axis=1)
+    middle = np.median(history.reward_margins.numpy(), axis=1)
     look = {"color": POLICY, "width": 2}
     figure.add_scatter(x=steps, y=middle, name="median", line=look, mode="lines+markers")
     figure.add_hline(y=0, line={"color": TEXT, "width": 1.2, "dash": "5px,4px"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anywidget
@@ -12,6 +13,8 @@ from torch import Tensor
 from dpo_lab.data.preferences import prompt_text, response_text
 from dpo_lab.data.rows import Pair
 from dpo_lab.models.credit import Credit, token_credit
+from dpo_lab.objective.losses import LOSSES
+from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.pair_scores import ORDERS, Order, PairScores
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.credit import credit_map
@@ -19,14 +22,15 @@ from dpo_lab.ui.fragments import Fragment, style, table
 from dpo_lab.ui.samples import escaped
 
 COLUMNS = {
-    "#": 4, "Prompt": 18, "Chosen": 18, "Rejected": 18, "Margin before": 9, "Margin after": 9,
-    "Change × β": 9, "Label right": 7, "Flag": 8,
+    "#": 4, "Prompt": 18, "Chosen": 18, "Rejected": 18, "Δ log π, reference": 9,
+    "Δ log π, policy": 9, "Reward margin": 9, "Label right": 7, "Flag": 8,
 }  # fmt: skip
 """Titles, and widths in hundredths of the table."""
-NUMBERS = ("#", "Margin before", "Margin after", "Change × β", "Label right")
+NUMBERS = ("#", "Δ log π, reference", "Δ log π, policy", "Reward margin", "Label right")
 NOTE = (
-    "Margin: log-probability of chosen less that of rejected, nats, by the reference (before) and "
-    "the policy (after). Label right: σ(change × β), what the policy makes of the label."
+    "Δ log π: log π(chosen) − log π(rejected), nats, by the reference and by the policy. Reward "
+    "margin: β × (that of the policy − that of the reference). Label right: σ(reward margin), what "
+    "the policy makes of the label."
 )
 ON_PAPER = 8
 """Rows of the table that stand in a page without a kernel."""
@@ -87,11 +91,12 @@ class PairExplorer:
         look = widgets.HTML(f"<style>{style()}</style>").add_class("dpo-style")
         look.layout.display = "none"
         bar = widgets.HBox([self._order, self._back, self._next, self._where]).add_class("dpo-bar")
-        note = widgets.HTML(f"<div class='dpo-inspect'><p class='note'>{NOTE}</p></div>")
+        self._note = f"<p class='note'>{' '.join([NOTE, *map(escaped, caveats(job.config))])}</p>"
+        note = widgets.HTML(f"<div class='dpo-inspect'>{self._note}</div>")
         parts = [look, bar, self.table, note, self._credit]
         self.view = widgets.VBox(parts).add_class("dpo-explorer")
-        self._order.observe(lambda change: self._sort(), "value")
-        self.table.observe(lambda change: self._pick(), "selected")
+        self._order.observe(lambda change: self._tried(self._sort), "value")
+        self.table.observe(lambda change: self._tried(self._pick), "selected")
         self._back.on_click(lambda _: self.select(max(0, self.selected - 1)))
         self._next.on_click(lambda _: self.select(min(len(self.order) - 1, self.selected + 1)))
         self._sort()
@@ -148,24 +153,36 @@ class PairExplorer:
     def _index(self) -> int:
         return self.order[self.selected]
 
+    def _tried(self, work: Callable[[], None]) -> None:
+        """Do what a page asked for; where it fails, say so in place of the former pair's credit."""
+        try:
+            work()
+        except Exception as error:  # a callback's error is seen nowhere else
+            words = escaped(f"{type(error).__name__}: {error}")
+            self._credit.value = f"<div class='dpo-inspect'><p><b>Failed.</b> {words}</p></div>"
+
     def _sort(self) -> None:
-        self.order = self._scores.order(self.sort)[: self._shown].tolist()
         with self.table.hold_sync():
+            self.order, self.table.rows, self._where.value = [], [], ""
+            self._back.disabled = self._next.disabled = True
+            self.order = self._scores.order(self.sort)[: self._shown].tolist()
             self.table.rows = [self._row(place) for place in range(len(self.order))]
-            self.table.selected = 0
-        self._pick()
+            if self.selected:
+                self.table.selected = 0  # which picks it
+            else:
+                self._pick()
 
     def _pick(self) -> None:
         """Show the credit of the picked pair; a page may ask for a row that is gone."""
         if not 0 <= self.selected < len(self.order):
             return
-        self._credit.value = f"<div class='dpo-inspect'>{self.credit.html}</div>"
         self._back.disabled = self.selected == 0
         self._next.disabled = self.selected == len(self.order) - 1
         self._where.value = (
             f"pair {self.selected + 1} of {len(self.order)} shown, {len(self._scores):,} in all; "
             f"row {self.pair.row} of the data"
         )
+        self._credit.value = f"<div class='dpo-inspect'>{self.credit.html}</div>"
 
     def _row(self, place: int) -> list[str]:
         index, scores = self.order[place], self._scores
@@ -184,11 +201,32 @@ class PairExplorer:
         rows = table(list(COLUMNS), self.table.rows[:ON_PAPER], NUMBERS, list(COLUMNS.values()))
         said = f"<p><em>{words}</em> On top: {escaped(ORDERS[self.sort])}.</p>"
         credit = self.credit
-        paper = Fragment(
-            f"{said}{rows}<p class='note'>{NOTE}</p>{credit.html}", f"{words}\n{credit.words}"
-        )
+        paper = Fragment(f"{said}{rows}{self._note}{credit.html}", f"{words}\n{credit.words}")
         shown = self.view._repr_mimebundle_(**options)
         return shown and shown | paper._repr_mimebundle_()
+
+
+def caveats(config: TrainConfig) -> list[str]:
+    """What else to know of the numbers, where a run did not train plain DPO.
+
+    Args:
+        config: The run's.
+    """
+    loss, said = config.loss_function, []
+    if loss is not LOSSES["sigmoid"]:
+        said.append(f"Trained with {loss.title}, whose rewards are {loss.reward_meaning}.")
+    divergence = config.loss_options.get("f_divergence_type", "reverse_kl")
+    if divergence != "reverse_kl":
+        said.append(
+            f"The loss saw scores of {divergence} in place of log-ratios, so σ(reward margin) is "
+            "not its probability of the label."
+        )
+    if config.ld_alpha is not None:
+        said.append(
+            f"As in the loss, what the longer answer has more counts {config.ld_alpha:g} here; the "
+            "credit below counts every token in full."
+        )
+    return said
 
 
 def _short(text: str) -> str:

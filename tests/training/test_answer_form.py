@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 
 from dpo_lab.models.sampling import Completion
 from dpo_lab.training import TrainConfig, prepare
 from dpo_lab.training.answer_form import AnswerForm, before_and_after, distinct, repetition
+from dpo_lab.ui.answer_figures import form_figure, form_table
 
 
 def test_repetition_by_hand() -> None:
@@ -50,6 +52,40 @@ def test_answers_that_are_all_alike_have_no_spread_and_too_few_are_refused() -> 
     assert (form.length.low, form.length.high) == (2, 2) and form.ended.low < 1
     with pytest.raises(ValueError, match="19 answers: intervals need at least 20"):
         AnswerForm.of([_answer((1,), True)] * 19)
+
+
+def test_the_interval_of_distinct_is_students_over_ten_blocks() -> None:
+    """Blocks of two answers each: `7` twice has 1 of 2 distinct, `7 8` has both.
+
+    Student's t at 97.5 % with 9 degrees of freedom is 2.2622.
+    """
+    answers = [_answer((7,), False)] * 10 + [_answer((8,), False)] * 10
+    found = AnswerForm.of(answers, n=1).distinct
+    mixed = round((found.mean - 0.5) * 20)
+    assert 0 < mixed < 10 and found.mean == pytest.approx(0.5 + mixed / 20)
+    variance = (mixed * (10 - mixed) / 100) * 0.25 * 10 / 9
+    assert found.high - found.mean == pytest.approx(2.2622 * math.sqrt(variance / 10), rel=1e-4)
+
+
+def test_prompts_that_come_round_every_ten_answers_are_no_blocks() -> None:
+    """Each prompt has one answer of its own: a block to each would call every one a repetition."""
+    answers = [_answer((10 + place % 10,), False) for place in range(100)]
+    found = AnswerForm.of(answers, n=1).distinct
+    assert found.mean > 0.4 and found.low < found.mean < found.high
+    assert found == AnswerForm.of(answers, n=1).distinct
+
+
+@pytest.mark.parametrize("long", [0, 1])
+def test_no_spread_over_blocks_is_no_number(long: int) -> None:
+    answers = [_answer((7, 8, 9), False)] * long + [_answer((7, 8), False)] * (20 - long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        form = AnswerForm.of(answers, n=3)
+    assert form.distinct is None and form.length.n == 20
+    shown = form_table({"before": form})
+    assert "distinct 3-grams: before –" in shown.words and "<td" in shown.html
+    points = form_figure({"before": form}).data[-1]
+    assert math.isnan(points.y[0])
 
 
 def test_before_training_both_give_the_same_answers() -> None:

@@ -13,6 +13,7 @@ from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.tokenization import TokenizedPair, TokenizedPairs
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training import TrainConfig, prepare, train
+from dpo_lab.training.control import RunControl
 from dpo_lab.training.cross_fit import cross_fitted_scores
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.pair_scores import ORDERS, PairScores, mean_scores, precision_at, score_pairs
@@ -62,12 +63,12 @@ def test_margins_and_probabilities_by_hand(scores: PairScores) -> None:
 
 def test_orders_by_hand(scores: PairScores) -> None:
     assert scores.order("disagreement").tolist() == [1, 2, 0]
-    assert scores.order("margin").tolist() == [2, 1, 0]
+    assert scores.order("log-probability").tolist() == [2, 1, 0]
     assert scores.order("change").tolist() == [0, 1, 2]
     assert (scores.disagreement[scores.order()].diff() <= 0).all()
     with pytest.raises(ValueError, match="by='luck': unknown order"):
         scores.order("luck")
-    assert set(ORDERS) == {"disagreement", "margin", "change"}
+    assert set(ORDERS) == {"disagreement", "log-probability", "change"}
 
 
 def test_precision_by_hand(scores: PairScores) -> None:
@@ -90,9 +91,13 @@ def test_the_mean_of_two_runs_by_hand(scores: PairScores) -> None:
             mean_scores(wrong)
 
 
-def test_scores_are_what_the_run_itself_reports() -> None:
+@pytest.mark.parametrize("ld_alpha", [None, 0.0, 0.5])
+def test_scores_are_what_the_run_itself_reports(ld_alpha: float | None) -> None:
+    """Also where what the longer answer has more counts less: by the loss's own weights."""
     pairs = replace(reviews := load_preferences("reviews"), pairs=reviews.pairs[:64])
-    config = replace(BY_MODEL, steps=4, batch_pairs=64, schedule="constant", warmup_steps=0)
+    config = replace(
+        BY_MODEL, steps=4, batch_pairs=64, schedule="constant", warmup_steps=0, ld_alpha=ld_alpha
+    )
     job = prepare(config, data=pairs)
     job.reference.keep()
     before = score_pairs(job, pairs)
@@ -101,6 +106,35 @@ def test_scores_are_what_the_run_itself_reports() -> None:
     values, record = last
     for key in ("rewards/margins", "rewards/chosen", "drift/rejected", "displacement/chosen_fell"):
         assert values[key] == pytest.approx(record.values[key], abs=1e-5)
+
+
+def test_tails_that_count_nothing_change_the_scores() -> None:
+    pairs = replace(reviews := load_preferences("reviews"), pairs=reviews.pairs[:40])
+    job = prepare(replace(BY_MODEL, steps=4, batch_pairs=40), data=pairs)
+    job.reference.keep()
+    list(train(job))
+    whole = score_pairs(job, pairs)
+    cut = score_pairs(replace(job, config=replace(job.config, ld_alpha=0.0)), pairs)
+    same = torch.tensor([len(pair.chosen) == len(pair.rejected) for pair in whole.tokens])
+    torch.testing.assert_close(cut.reward_margins[same], whole.reward_margins[same])
+    assert 0 < same.sum() < 40
+    assert (cut.before - whole.before).abs().max() > 1
+
+
+def test_a_beta_that_was_changed_on_the_way_can_be_given() -> None:
+    pairs = replace(reviews := load_preferences("reviews"), pairs=reviews.pairs[:40])
+    job = prepare(replace(BY_MODEL, steps=4, batch_pairs=40), data=pairs)
+    job.reference.keep()
+    control = RunControl()
+    betas = []
+    for record in train(job, control=control):
+        control.set(beta=2.0)
+        betas.append(record.beta)
+    found, plain = score_pairs(job, pairs, betas[-1]), score_pairs(job, pairs)
+    assert (found.beta, plain.beta) == (2.0, 0.1)
+    torch.testing.assert_close(found.reward_margins, 20 * plain.reward_margins)
+    with pytest.raises(ValueError, match="beta=0: must be > 0. Take the beta that the run ended"):
+        score_pairs(job, pairs, 0)
 
 
 def _seen_before_each_step(job, pairs):

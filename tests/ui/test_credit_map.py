@@ -65,7 +65,7 @@ def test_the_same_in_words() -> None:
 def test_no_text_becomes_an_element() -> None:
     hostile = _credit((HOSTILE, "'\" onmouseover=alert(1) x='", "</style><script>"))
     step = StepDisplacement(
-        Share(HOSTILE, 0.5, 0.1), (Share(HOSTILE, 0.1, 0.5),), (Share("<b>", 0.5, 0.1),), 0.4, 0.0
+        Share(HOSTILE, 0.5, 0.1), (Share(HOSTILE, 0.1, 0.5),), (Share("<b>", 0.5, 0.1),), 0.4
     )
     form = AnswerForm(*[Score(0.5, 0.4, 0.6, 10)] * 4, 1)
     pages = [

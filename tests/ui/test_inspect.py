@@ -9,6 +9,7 @@ from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.tokenization import tokenize_pairs
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.scoring import Scorer
+from dpo_lab.ui import inspect
 from dpo_lab.ui.inspect import TokenInspector
 from dpo_lab.ui.token_view import tokens_html
 from dpo_lab.ui.tokens import pair_tokens
@@ -57,6 +58,32 @@ def test_a_row_is_picked_from_code_by_the_slider_and_by_buttons(micro, reviews) 
         assert _page(inspector) == tokens_html(wanted, table="none")
     inspector.table.value = True
     assert _page(inspector) == tokens_html(wanted, table="open")
+
+
+def test_what_goes_wrong_in_a_callback_is_told_in_place_of_the_former_row(
+    micro, reviews, monkeypatch
+) -> None:
+    inspector = TokenInspector(reviews, micro.tokenizer)
+    whole, words = _page(inspector), _words(inspector)
+
+    def fails(*arguments, **options):
+        raise RuntimeError(ATTACK)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(inspect, "pair_tokens", fails)
+        for act in (inspector.next.click, lambda: setattr(inspector.table, "value", True)):
+            act()
+            assert inspector.pair is None
+            said = "Row 2 cannot be shown. RuntimeError: &lt;img"
+            assert said in _page(inspector) and "<img" not in _page(inspector)
+    with monkeypatch.context() as broken:
+        broken.setattr(inspect, "tokenize_pairs", fails)
+        inspector.max_length = 3
+        assert "RuntimeError: &lt;img" in _page(inspector) and _words(inspector) == ""
+        assert inspector.next_changed.disabled
+    inspector.table.value, inspector.max_length = False, 512
+    inspector.row = 1
+    assert (_page(inspector), _words(inspector)) == (whole, words)
 
 
 def test_rows_that_loading_skipped_are_passed_over_and_explained(micro) -> None:

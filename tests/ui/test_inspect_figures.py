@@ -10,7 +10,7 @@ from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.models.displacement import Displacement, Share
 from dpo_lab.training import TrainConfig
 from dpo_lab.training.margin_history import MarginHistory
-from dpo_lab.ui.displacement_figures import displacement_figure, shares_figure
+from dpo_lab.ui.displacement_figures import mass_figure, shares_figure
 from dpo_lab.ui.margin_figure import margin_figure
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -27,7 +27,7 @@ def found() -> Displacement:
 
 
 def test_bars_are_the_shares_and_the_words_are_the_sums(found) -> None:
-    figure = displacement_figure(found, "how?", rows=2)
+    figure = mass_figure(found, "how?", rows=2)
     groups_after, groups_before, after, before = figure.data
     names = figure.layout.yaxis.ticktext
     assert names == ("in no pair", "mostly rejected", "as often both", "mostly chosen")
@@ -46,7 +46,7 @@ def test_bars_are_the_shares_and_the_words_are_the_sums(found) -> None:
 
 def test_texts_in_figures_are_escaped(found) -> None:
     pages = [
-        displacement_figure(found, HOSTILE).to_json(),
+        mass_figure(found, HOSTILE).to_json(),
         shares_figure([Share(HOSTILE, 0.1, 0.2, HOSTILE)], 50).to_json(),
     ]
     for page in pages:
@@ -65,7 +65,8 @@ def test_margins_by_step() -> None:
     history = MarginHistory(preferences_from_rows(rows), [0, 5, 10])
     history._job = type("Job", (), {"config": TrainConfig()})
     history.steps = [0, 5, 10]
-    history._rows = [torch.zeros(4), torch.tensor([-1.0, 0, 1, 2]), torch.tensor([-1.0, 1, 2, 2])]
+    rows = [[0.0, 0, 0, 0], [-1.0, 0, 1, 2], [-1.0, 1, 2, 2]]
+    history._margins, history._betas = [torch.tensor(row) for row in rows], [1.0] * 3
     figure = margin_figure(history, bins=3)
     heat, median, below = figure.data
     np.testing.assert_allclose(np.array(heat.z).sum(axis=0), 1)

@@ -10,7 +10,9 @@ import torch
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.pair_scores import score_pairs
-from dpo_lab.ui.pair_explorer import COLUMNS, ON_PAPER, PairExplorer
+from dpo_lab.ui import pair_explorer
+from dpo_lab.ui.pair_explorer import COLUMNS, NOTE, ON_PAPER, PairExplorer, caveats
+from dpo_lab.ui.samples import escaped
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CONFIG = TrainConfig(
@@ -37,7 +39,7 @@ def explorer(run) -> PairExplorer:
 
 def test_rows_are_the_pairs_in_order_with_their_numbers(run, explorer) -> None:
     scores = run[1]
-    for by in ("disagreement", "margin", "change"):
+    for by in ("disagreement", "log-probability", "change"):
         explorer.sort = by
         order = scores.order(by).tolist()
         assert explorer.sort == by and len(explorer.table.rows) == 20
@@ -88,6 +90,60 @@ def test_what_a_page_sends_picks_a_row_and_nonsense_is_left_alone(explorer) -> N
     before = explorer._credit.value
     explorer.table.set_state({"selected": 999})
     assert explorer._credit.value == before
+
+
+def test_what_goes_wrong_in_a_callback_is_told_in_place_of_the_former_pair(
+    explorer, monkeypatch
+) -> None:
+    def fails(*arguments):
+        raise RuntimeError(HOSTILE)
+
+    whole = explorer._credit.value
+    with monkeypatch.context() as broken:
+        broken.setattr(pair_explorer, "token_credit", fails)
+        explorer.table.set_state({"selected": 3})
+        assert "pair 4 of 20" in explorer._where.value and not explorer._back.disabled
+        assert "RuntimeError: &lt;img" in explorer._credit.value
+        assert "class='credit'" not in explorer._credit.value
+    explorer.select(0)
+    assert explorer._credit.value == whole
+    with monkeypatch.context() as broken:
+        broken.setattr(type(explorer._scores), "order", fails)
+        explorer._order.value = "change"
+        assert explorer.table.rows == [] and explorer._where.value == ""
+        assert "RuntimeError: &lt;img" in explorer._credit.value
+        assert explorer._back.disabled and explorer._next.disabled
+    explorer.sort = "disagreement"
+    assert len(explorer.table.rows) == 20 and explorer._credit.value == whole
+
+
+def test_a_pair_is_looked_into_once_when_the_order_changes(explorer, monkeypatch) -> None:
+    asked = []
+    credit = pair_explorer.token_credit
+    monkeypatch.setattr(
+        pair_explorer, "token_credit", lambda *given: asked.append(given) or credit(*given)
+    )
+    explorer.select(5)
+    explorer.sort = "change"
+    assert len(asked) == 2 and explorer.selected == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ""),
+        ({"loss": "ipo"}, "Trained with IPO, whose rewards are beta x log-ratio"),
+        ({"loss": "sigmoid + 0.2 sft"}, "; and: beta x log-ratio to where the policy began"),
+        ({"f_divergence_type": "forward_kl"}, "scores of forward_kl in place of log-ratios"),
+        ({"ld_alpha": 0.0}, "what the longer answer has more counts 0 here"),
+    ],
+)
+def test_the_note_says_what_the_numbers_are_of_other_losses(run, settings, said: str) -> None:
+    config = replace(run[0].config, **settings)
+    explorer = PairExplorer(replace(run[0], config=config), run[1])
+    notes = [explorer.view.children[3].value, explorer._repr_mimebundle_()["text/html"]]
+    assert all(escaped(said) in note and NOTE in note for note in notes)
+    assert bool(caveats(config)) == bool(said)
 
 
 def test_wrong_arguments_are_refused(run, explorer) -> None:
