@@ -123,9 +123,8 @@ class MarginHistory(Callback):
 
     def _forget(self, job: Job, first_step: int) -> None:
         """Drop what this run did not do, or will do again."""
-        same = self._job is not None and self._job.fingerprint == job.fingerprint
-        kept = [place for place, step in enumerate(self.steps) if same and step <= first_step]
-        kept = kept if first_step else []
+        goes_on = first_step > 0 and self._job and self._job.fingerprint == job.fingerprint
+        kept = [place for place, step in enumerate(self.steps) if goes_on and step <= first_step]
         for values in (self.steps, self._margins, self._betas):
             values[:] = [values[place] for place in kept]
 

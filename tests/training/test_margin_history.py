@@ -106,10 +106,24 @@ def test_a_second_run_begins_anew() -> None:
     history = MarginHistory(some, [0, 12])
     for seed in (0, 1):
         job = _job(replace(CONFIG, seed=seed))
-        list(train(job, callbacks=[history]))
+        run = train(job, callbacks=[history])
+        next(run)
+        assert history.steps == [0] and len(history.reward_margins) == 1
+        list(run)
         assert history.steps == [0, 12]
         last = score_pairs(job, some).reward_margins
         torch.testing.assert_close(history.reward_margins[-1], last, rtol=0, atol=1e-5)
+
+
+def test_a_run_of_another_reference_keeps_nothing_when_it_goes_on(run) -> None:
+    job, some, _ = run
+    history = MarginHistory(some, [4, 12])
+    history.on_start(job, 4, 12)
+    assert history.steps == [4]
+    history.on_start(job, 12, 12)
+    assert history.steps == [4, 12]
+    history.on_start(replace(job, fingerprint="another"), 12, 12)
+    assert history.steps == [12]
 
 
 def test_a_run_that_goes_on_keeps_the_steps_before_and_the_beta_it_was_given(tmp_path) -> None:
