@@ -17,8 +17,8 @@ from dpo_lab.objective.preference import sample_preferences
 
 MAX_WORDS = 3
 _PROBED = 20
-_UNENDED = 5e-3
-"""Most probability of going on after the likeliest responses of the most words."""
+_GOES_ON = 0.01
+"""Most probability, mean over prompts, of going on after the most words; it is left out."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class World:
             ValueError: If its responses cannot all be listed, or it says more.
         """
         found = _listed(reference, prompts, max_words)
-        for ids, responses in zip(reference.encoder.prompts(prompts), found, strict=True):
-            _check_that_it_ends(reference, ids, responses)
+        _check_that_it_ends(reference, prompts, found)
         texts = [found[0].text(reference, index) for index in range(len(found[0].logps))]
         rewards = [[score(prompt_text(prompt), text) for text in texts] for prompt in prompts]
         return cls(
@@ -92,12 +91,13 @@ class World:
     def logps(self, policy: LanguageModel) -> Tensor:
         """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64.
 
+        As if every response ended after the most words; what a policy says beyond is left out.
+
         Raises:
-            ValueError: If the policy goes on after the most words, so that this is not all it says.
+            ValueError: If that is more than one in a hundred of the responses of so many words.
         """
         found = _listed(policy, self.prompts, self._max_words)
-        for ids, responses in zip(policy.encoder.prompts(self.prompts), found, strict=True):
-            _check_that_it_ends(policy, ids, responses)
+        _check_that_it_ends(policy, self.prompts, found)
         return _logps(found)
 
     def point(self, policy: LanguageModel) -> PolicyPoint:
@@ -212,16 +212,25 @@ def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Te
     return a, b
 
 
-def _check_that_it_ends(model: LanguageModel, prompt: Ids, responses: Enumeration) -> None:
+def _check_that_it_ends(
+    model: LanguageModel, prompts: Sequence[Text], found: list[Enumeration]
+) -> None:
     """After its likeliest responses of the most words there must be nothing but the end."""
+    ids = model.encoder.prompts(prompts)
+    shares = [_goes_on(model, *one) for one in zip(ids, found, strict=True)]
+    mean = sum(shares) / len(shares)
+    if mean > _GOES_ON:
+        raise ValueError(
+            f"{model.name}: goes on after {found[0].words.shape[1]} words in {mean:.1%} of the "
+            "answers of so many, so that they cannot all be listed. Use a model like 'micro', "
+            "trained at a rate that does not break it; or sample."
+        )
+
+
+def _goes_on(model: LanguageModel, prompt: Ids, responses: Enumeration) -> float:
+    """Probability of going on after the likeliest responses of the most words."""
     (end,) = model.encoder.end_ids
     most_words = responses.words[:, -1] >= 0
     likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(_PROBED)
     ends = next_token_logps(model, prompt, responses.words[likely.indices])[:, end].exp()
-    goes_on = likely.values.softmax(0).to(ends) @ (1 - ends)
-    if goes_on > _UNENDED:
-        raise ValueError(
-            f"{model.name}: goes on after {responses.words.shape[1]} words in {goes_on:.1%} of the "
-            "answers of so many, so that they cannot all be listed. Use a model like 'micro', "
-            "trained at a rate that does not break it; or sample."
-        )
+    return (likely.values.softmax(0).to(ends) @ (1 - ends)).item()
