@@ -86,7 +86,7 @@ def take(page: Page, selector: str, picture: Path) -> None:
     """Take the picture of a widget once nothing runs any more."""
     page.idle()
     widget = page.page.locator(selector)
-    widget.scroll_into_view_if_needed(timeout=120_000)
+    widget.scroll_into_view_if_needed(timeout=300_000)
     page.use_theme("JupyterLab Light")
     widget.scroll_into_view_if_needed()
     widget.screenshot(path=picture)
