@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_to
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.optimum import Frontier, PolicyPoint
 from dpo_lab.objective.preference import sample_preferences
+
+logger = logging.getLogger(__name__)
 
 MAX_WORDS = 3
 _PROBED = 20
@@ -72,7 +75,12 @@ class World:
             ValueError: If its responses cannot all be listed, or it says more.
         """
         found = _listed(reference, prompts, max_words)
-        _check_that_it_ends(reference, prompts, found)
+        goes_on = _goes_on_in(reference, prompts, found)
+        if goes_on:
+            raise ValueError(
+                f"{goes_on}, so that its responses cannot all be listed. "
+                "Use a model like 'micro', or sample."
+            )
         texts = [found[0].text(reference, index) for index in range(len(found[0].logps))]
         rewards = [[score(prompt_text(prompt), text) for text in texts] for prompt in prompts]
         return cls(
@@ -91,13 +99,13 @@ class World:
     def logps(self, policy: LanguageModel) -> Tensor:
         """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64.
 
-        As if every response ended after the most words; what a policy says beyond is left out.
-
-        Raises:
-            ValueError: If that is more than one in a hundred of the responses of so many words.
+        As if every response ended after the most words. What a policy says beyond is left out, and
+        a warning tells if that is more than one in a hundred of the responses of so many words.
         """
         found = _listed(policy, self.prompts, self._max_words)
-        _check_that_it_ends(policy, self.prompts, found)
+        goes_on = _goes_on_in(policy, self.prompts, found)
+        if goes_on:
+            logger.warning("%s: these are left out of what is called exact.", goes_on)
         return _logps(found)
 
     def point(self, policy: LanguageModel) -> PolicyPoint:
@@ -212,19 +220,13 @@ def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Te
     return a, b
 
 
-def _check_that_it_ends(
-    model: LanguageModel, prompts: Sequence[Text], found: list[Enumeration]
-) -> None:
-    """After its likeliest responses of the most words there must be nothing but the end."""
+def _goes_on_in(model: LanguageModel, prompts: Sequence[Text], found: list[Enumeration]) -> str:
+    """In words, if after its likeliest responses of the most words comes more than the end."""
     ids = model.encoder.prompts(prompts)
     shares = [_goes_on(model, *one) for one in zip(ids, found, strict=True)]
     mean = sum(shares) / len(shares)
-    if mean > _GOES_ON:
-        raise ValueError(
-            f"{model.name}: goes on after {found[0].words.shape[1]} words in {mean:.1%} of the "
-            "answers of so many, so that they cannot all be listed. Use a model like 'micro', "
-            "trained at a rate that does not break it; or sample."
-        )
+    words = f"goes on after {found[0].words.shape[1]} words in {mean:.1%} of the answers of so many"
+    return f"{model.name}: {words}" if mean > _GOES_ON else ""
 
 
 def _goes_on(model: LanguageModel, prompt: Ids, responses: Enumeration) -> float:

@@ -33,7 +33,7 @@ def _notebook(folder, name: str, *sources: str) -> None:
 
 def _run_all(page: Page) -> None:
     page.run_command("notebook:run-all-cells")
-    page.page.wait_for_selector(f"{ROOT}[data-asked='true']", timeout=90_000)
+    page.page.wait_for_selector(f"{ROOT}[data-asked='true']", timeout=240_000)
     page.idle()
 
 
