@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 
 MAX_WORDS = 3
 _PROBED = 20
-_GOES_ON = 0.01
-"""Most probability, mean over prompts, of going on after the most words; it is left out."""
+_UNENDED = 1e-3
+"""Most probability of going on after any likely response of the most words: of a reference."""
+_LEFT_OUT = 0.01
+"""The same of a policy, in the mean, before a warning tells."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,12 @@ class World:
             ValueError: If its responses cannot all be listed, or it says more.
         """
         found = _listed(reference, prompts, max_words)
-        goes_on = _goes_on_in(reference, prompts, found)
-        if goes_on:
-            raise ValueError(
-                f"{goes_on}, so that its responses cannot all be listed. "
-                "Use a model like 'micro', or sample."
-            )
+        for ids, responses in zip(reference.encoder.prompts(prompts), found, strict=True):
+            if _share_beyond(reference, ids, responses)[0] > _UNENDED:
+                raise ValueError(
+                    f"{reference.name}: goes on after {max_words} words, so that its responses "
+                    "cannot all be listed. Use a model like 'micro', or sample."
+                )
         texts = [found[0].text(reference, index) for index in range(len(found[0].logps))]
         rewards = [[score(prompt_text(prompt), text) for text in texts] for prompt in prompts]
         return cls(
@@ -103,9 +105,14 @@ class World:
         a warning tells if that is more than one in a hundred of the responses of so many words.
         """
         found = _listed(policy, self.prompts, self._max_words)
-        goes_on = _goes_on_in(policy, self.prompts, found)
-        if goes_on:
-            logger.warning("%s: these are left out of what is called exact.", goes_on)
+        prompts = policy.encoder.prompts(self.prompts)
+        shares = [_share_beyond(policy, *one)[1] for one in zip(prompts, found, strict=True)]
+        if (mean := sum(shares) / len(shares)) > _LEFT_OUT:
+            logger.warning(
+                "%s: goes on after %d words in %.1f %% of the responses of so many; what it says "
+                "then is left out.",
+                policy.name, self._max_words, 100 * mean,
+            )  # fmt: skip
         return _logps(found)
 
     def point(self, policy: LanguageModel) -> PolicyPoint:
@@ -141,12 +148,15 @@ class World:
         """
         return self.reference_logps.exp() + (self.reference_logps / 4).softmax(dim=-1)
 
+    @property
+    def word_counts(self) -> Tensor:
+        """Words of each response, `(responses,)`, float64."""
+        return torch.tensor([len(text.split()) for text in self.responses], dtype=torch.float64)
+
     def words(self, policy: LanguageModel | None = None) -> float:
         """Mean words of a response, exact; the reference's by default."""
-        counts = [float(len(text.split())) for text in self.responses]
         logps = self.reference_logps if policy is None else self.logps(policy)
-        each = (logps.exp() * torch.tensor(counts, dtype=logps.dtype)).sum(dim=-1)
-        return each.mean().item()
+        return (logps.exp() @ self.word_counts).mean().item()
 
     def pairs(
         self,
@@ -220,19 +230,10 @@ def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Te
     return a, b
 
 
-def _goes_on_in(model: LanguageModel, prompts: Sequence[Text], found: list[Enumeration]) -> str:
-    """In words, if after its likeliest responses of the most words comes more than the end."""
-    ids = model.encoder.prompts(prompts)
-    shares = [_goes_on(model, *one) for one in zip(ids, found, strict=True)]
-    mean = sum(shares) / len(shares)
-    words = f"goes on after {found[0].words.shape[1]} words in {mean:.1%} of the answers of so many"
-    return f"{model.name}: {words}" if mean > _GOES_ON else ""
-
-
-def _goes_on(model: LanguageModel, prompt: Ids, responses: Enumeration) -> float:
-    """Probability of going on after the likeliest responses of the most words."""
+def _share_beyond(model: LanguageModel, prompt: Ids, responses: Enumeration) -> tuple[float, float]:
+    """Probability of going on after the likeliest responses of the most words: largest, mean."""
     (end,) = model.encoder.end_ids
     most_words = responses.words[:, -1] >= 0
     likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(_PROBED)
-    ends = next_token_logps(model, prompt, responses.words[likely.indices])[:, end].exp()
-    return (likely.values.softmax(0).to(ends) @ (1 - ends)).item()
+    goes_on = 1 - next_token_logps(model, prompt, responses.words[likely.indices])[:, end].exp()
+    return goes_on.max().item(), (likely.values.softmax(0).to(goes_on) @ goes_on).item()

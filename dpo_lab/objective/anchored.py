@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lab.objective.margins import check_beta, check_smoothing, smoothed_nll
+from dpo_lab.objective.margins import check_beta, smoothed_nll
 from dpo_lab.objective.pairs import PairLogps
 
 
@@ -153,11 +153,9 @@ def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
     Source:
         Melnyk et al. 2024 (AOT, arXiv 2406.05882).
     """
-    check_beta(beta)
-    check_smoothing(label_smoothing)
     policy = pairs.policy_chosen - pairs.policy_rejected
     reference = pairs.reference_chosen - pairs.reference_rejected
-    return smoothed_nll(beta * (policy.sort().values - reference.sort().values), label_smoothing)
+    return smoothed_nll(policy.sort().values - reference.sort().values, beta, label_smoothing)
 
 
 def aot_unpaired_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -180,7 +178,5 @@ def aot_unpaired_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.
     Source:
         Melnyk et al. 2024 (AOT, arXiv 2406.05882).
     """
-    check_beta(beta)
-    check_smoothing(label_smoothing)
     chosen, rejected = pairs.chosen_logratios.sort().values, pairs.rejected_logratios.sort().values
-    return smoothed_nll(beta * (chosen - rejected), label_smoothing)
+    return smoothed_nll(chosen - rejected, beta, label_smoothing)

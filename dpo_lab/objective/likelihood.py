@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lab.objective.margins import check_beta, check_smoothing, smoothed_nll
+from dpo_lab.objective.margins import check_beta, smoothed_nll
 from dpo_lab.objective.pairs import PairLogps
 
 
@@ -60,13 +60,11 @@ def simpo_loss(
     Source:
         Meng et al. 2024 (SimPO, arXiv 2405.14734), Eq. 6.
     """
-    check_beta(beta)
-    check_smoothing(label_smoothing)
     if not math.isfinite(simpo_gamma):
         raise ValueError(f"simpo_gamma={simpo_gamma!r}: must be a finite number; 0.5 is TRL's.")
     mean = pairs.per_token()
     return smoothed_nll(
-        beta * (mean.policy_chosen - mean.policy_rejected) - simpo_gamma, label_smoothing
+        mean.policy_chosen - mean.policy_rejected, beta, label_smoothing, wanted=simpo_gamma
     )
 
 
@@ -119,11 +117,9 @@ def cpo_loss(
     Source:
         Xu et al. 2024 (CPO, arXiv 2401.08417), Eq. 3; the likelihood per token, as in its code.
     """
-    check_beta(beta)
-    check_smoothing(label_smoothing)
     if not (cpo_alpha >= 0 and math.isfinite(cpo_alpha)):
         raise ValueError(f"cpo_alpha={cpo_alpha!r}: must be a finite number >= 0; 1 is TRL's.")
-    preferred = smoothed_nll(beta * (pairs.policy_chosen - pairs.policy_rejected), label_smoothing)
+    preferred = smoothed_nll(pairs.policy_chosen - pairs.policy_rejected, beta, label_smoothing)
     return preferred + cpo_alpha * sft_loss(pairs, beta)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -124,8 +124,6 @@ def loss_and_slopes(
     with torch.enable_grad():
         policy = torch.stack([pairs.policy_chosen, pairs.policy_rejected]).detach()
         chosen, rejected = policy.requires_grad_()
-        losses = loss(
-            replace(pairs, policy_chosen=chosen, policy_rejected=rejected), beta, **options
-        )
+        losses = loss(pairs.with_policy(chosen, rejected), beta, **options)
         (slopes,) = torch.autograd.grad(losses.sum(), policy)
     return losses.detach(), slopes

@@ -33,9 +33,7 @@ def dpo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
         Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. Smoothing: Mitchell 2023, "A note on DPO
         with noisy preferences & relationship to IPO", Eq. 3.
     """
-    check_beta(beta)
-    check_smoothing(label_smoothing)
-    return smoothed_nll(beta * pairs.margins, label_smoothing)
+    return smoothed_nll(pairs.margins, beta, label_smoothing)
 
 
 def dpo_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
@@ -249,8 +247,23 @@ def dpop_loss(pairs: PairLogps, beta: float, dpop_lambda: float = 50.0) -> Tenso
     return -F.logsigmoid(beta * (pairs.margins - dpop_lambda * fallen))
 
 
-def smoothed_nll(reward_margins: Tensor, label_smoothing: float) -> Tensor:
-    """`-log sigmoid` of reward margins, mixed with that of their opposites."""
+def smoothed_nll(
+    differences: Tensor, beta: float, label_smoothing: float, wanted: float = 0.0
+) -> Tensor:
+    """`-log sigmoid(beta * difference - wanted)`, mixed with that of its opposite.
+
+    Args:
+        differences: `(pairs,)`, nats, in favour of the chosen response.
+        beta: Scale of the differences, > 0.
+        label_smoothing: Share of the opposite, in [0, 0.5).
+        wanted: By how much the scaled difference has to win.
+
+    Raises:
+        ValueError: If beta or label_smoothing is out of range.
+    """
+    check_beta(beta)
+    check_smoothing(label_smoothing)
+    reward_margins = beta * differences - wanted
     kept = -F.logsigmoid(reward_margins) * (1 - label_smoothing)
     return kept - F.logsigmoid(-reward_margins) * label_smoothing
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+DIVERGENCES = get_args(Divergence)
 """What may tie the policy to its reference (f-DPO), by TRL's names; DPO's is `reverse_kl`."""
 
 LOGPS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -58,6 +60,15 @@ class PairLogps:
         zero, one = torch.zeros(1), torch.ones(1)
         return cls(zero - 1, zero - 1, zero - 1, zero - 1, one, one)
 
+    def at(self, index: Tensor) -> PairLogps:
+        """Some of the pairs, by their places; they stay a part of the same batch."""
+        given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{k: value.index_select(0, index) for k, value in given.items()})
+
+    def with_policy(self, chosen: Tensor, rejected: Tensor) -> PairLogps:
+        """The same with other log-probabilities of the policy, each `(pairs,)`, nats."""
+        return replace(self, policy_chosen=chosen, policy_rejected=rejected)
+
     @property
     def chosen_logratios(self) -> Tensor:
         """`log pi(y_w|x) - log pi_ref(y_w|x)`, `(pairs,)`, nats."""
@@ -102,7 +113,7 @@ class PairLogps:
             reference_rejected=self.reference_rejected / rejected,
         )
 
-    def under(self, divergence: str, alpha: float = 0.5) -> PairLogps:
+    def under(self, divergence: Divergence, alpha: float = 0.5) -> PairLogps:
         """The same with each log-ratio `log u` replaced by the score `f'(u)` of an f-divergence.
 
         The policy that maximises reward minus `beta * D_f(pi || pi_ref)` has

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from dpo_lab.data.preferences import answer_to
 from dpo_lab.data.rows import Text
 from dpo_lab.training.click_log import append, begin, keep_aside, mend_end
-from dpo_lab.training.files import sync, write_text
+from dpo_lab.training.files import json_lines, sync, write_text
 
 Choice = Literal["A", "B", "tie", "skip"]
 CHOICES = get_args(Choice)
@@ -272,7 +272,7 @@ class Session:
         lines = self.log.read_bytes().splitlines()
         for number, line in enumerate(lines, start=1):
             if number == len(lines):  # a kill may have left the pairs one click behind
-                self._written.add(self._text().encode())
+                self._written.add(json_lines(self.pairs).encode())
             try:
                 self._take(json.loads(line))
             except (ValueError, LookupError, TypeError) as error:
@@ -282,11 +282,8 @@ class Session:
                 ) from None
         self._unsure = False
 
-    def _text(self) -> str:
-        return "".join(json.dumps(row) + "\n" for row in self.pairs)
-
     def _write_pairs(self) -> None:
-        text = self._text()
+        text = json_lines(self.pairs)
         self._written.add(text.encode())
         if self.file.exists() and self.file.read_bytes() not in self._written:
             kept = keep_aside(self.file)

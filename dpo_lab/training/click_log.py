@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dpo_lab.training.files import sync
+from dpo_lab.training.files import sync, write_bytes
 
 
 def begin(log: Path) -> None:
@@ -58,7 +58,8 @@ def mend_end(log: Path) -> str:
     last = data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
     text = last.removesuffix(b"\n")
     if text == last and _is_json(last):
-        _replace(log, data + b"\n")
+        write_bytes(log, data + b"\n")
+        sync(log.parent)
         return ""
     if not text.endswith(b"\0") and (text != last or not last):
         return ""
@@ -66,7 +67,8 @@ def mend_end(log: Path) -> str:
     with kept.open("ab") as file:
         file.write(text + b"\n")
     sync(kept)
-    _replace(log, data.removesuffix(last))
+    write_bytes(log, data.removesuffix(last))
+    sync(log.parent)
     shown = repr(last[:60].decode(errors="replace"))
     return f"the last line of {log} was cut short and is left out: {shown}. It is kept in {kept}."
 
@@ -89,11 +91,3 @@ def _is_json(line: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _replace(path: Path, data: bytes) -> None:
-    scratch = path.with_name(f"{path.name}.next")
-    scratch.write_bytes(data)
-    sync(scratch)
-    os.replace(scratch, path)
-    sync(path.parent)

@@ -12,11 +12,10 @@ from dpo_lab.data.preferences import OnBadRows
 from dpo_lab.models.loading import Precision
 from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pairs import Divergence, PairLogps
 
 Optimizer = Literal["adamw", "rmsprop"]
 Schedule = Literal["constant", "linear", "cosine"]
-Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 # Of all weights, and of an adapter: larger models are moved further by the same step.
 DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}

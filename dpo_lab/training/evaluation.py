@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
 import torch
+from torch import Tensor
 
 from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.drift import measure_kl
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.models.scoring import score_sequences
+from dpo_lab.models.scoring import Scorer, score_sequences
 from dpo_lab.models.tails import Tails
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.loss import loss_and_slopes
@@ -41,14 +43,8 @@ def evaluate(
     """
     config, values = job.config, {}
     if job.held_out is not None:
-        held_out, sequences = job.held_out, job.held_out.tokens.sequences()
-        policy = score_sequences(
-            job.scorer,
-            sequences,
-            config.micro_batch_tokens,
-            naming(progress, "held-out responses"),
-            Tails.of(sequences, config.ld_alpha),
-        ).split(len(held_out))
+        held_out, scoring = job.held_out, naming(progress, "held-out responses")
+        policy = logps_of(job, job.scorer, held_out.tokens, scoring)
         reference = held_out.reference_chosen, held_out.reference_rejected
         pairs = PairLogps(*policy, *reference, *held_out.lengths)
         loss, options = config.loss_function, config.loss_options
@@ -66,6 +62,30 @@ def evaluate(
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)
     return _finite(values)
+
+
+def logps_of(
+    job: Job,
+    scorer: Scorer,
+    tokens: TokenizedPairs,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of chosen and of rejected by one model, as the job's loss sees them.
+
+    Args:
+        job: Its configuration says how many tokens go in a pass, and which of them count less.
+        scorer: Of the policy or of the reference.
+        tokens: The pairs.
+        progress: Called with `(done, total)` responses.
+
+    Returns:
+        Two tensors, each `(pairs,)`, nats.
+    """
+    config, sequences = job.config, tokens.sequences()
+    tails = Tails.of(sequences, config.ld_alpha)
+    logps = score_sequences(scorer, sequences, config.micro_batch_tokens, progress, tails)
+    chosen, rejected = logps.split(len(tokens))
+    return chosen, rejected
 
 
 def reference_score(job: Job, seed: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,20 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a kill leaves the old file or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a kill leaves the old file or the new one."""
     scratch = path.with_name(path.name + ".next")
-    scratch.write_text(text)
+    scratch.write_bytes(data)
     sync(scratch)
     os.replace(scratch, path)
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Objects as text, a line each."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def as_file_name(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -140,13 +139,13 @@ class Learner:
             # What a pair's value is hangs on pairs of other micro-batches: look at all of them,
             # then go through them again with what each has to push.
             logps = self._logps(micro_batches, len(indices))
-            ahead = self._loss_and_slopes(_with_policy(pairs, logps))
+            ahead = self._loss_and_slopes(pairs.with_policy(*logps))
         for at, sequences in micro_batches:
             batch = self.job.scorer.batch(sequences)
             policy, weights = self._forward(batch, sequences)
             values = policy.detach().view(2, -1).cpu()
             if ahead is None:
-                loss, slope = self._loss_and_slopes(_with_policy(_some(pairs, at), values))
+                loss, slope = self._loss_and_slopes(pairs.at(at).with_policy(*values))
             else:
                 loss, slope = (part.index_select(-1, at) for part in ahead)
             if weights is not None:
@@ -156,7 +155,7 @@ class Learner:
             logps.index_copy_(1, at, values)
             slopes.index_copy_(1, at, slope)
             tokens += batch.real_tokens
-        return losses, _with_policy(pairs, logps), -slopes[0] / self.beta, tokens
+        return losses, pairs.with_policy(*logps), -slopes[0] / self.beta, tokens
 
     def micro_batches(self, indices: list[int]) -> list[tuple[Tensor, Sequences]]:
         """Places in the batch that go together, and their chosen, then rejected sequences."""
@@ -242,16 +241,6 @@ class Learner:
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule.base_lrs = state["schedule"]["peak"]
         torch.set_rng_state(state["random"])
-
-
-def _some(pairs: PairLogps, at: Tensor) -> PairLogps:
-    """The pairs of a micro-batch."""
-    given = {name: value for name, value in vars(pairs).items() if isinstance(value, Tensor)}
-    return replace(pairs, **{name: value.index_select(0, at) for name, value in given.items()})
-
-
-def _with_policy(pairs: PairLogps, logps: Tensor) -> PairLogps:
-    return replace(pairs, policy_chosen=logps[0], policy_rejected=logps[1])
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -11,8 +11,8 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.training.callbacks import Callback
+from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.metrics import ROUNDING
-from dpo_lab.training.pair_scores import logps_of
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.setup import Job, tokenize
 

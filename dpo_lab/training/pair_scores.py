@@ -12,9 +12,8 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences, prompt_text, response_text
 from dpo_lab.data.tokenization import TokenizedPairs
-from dpo_lab.models.scoring import Scorer, score_sequences
-from dpo_lab.models.tails import Tails
 from dpo_lab.objective.pairs import LOGPS, PairLogps
+from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.setup import Job, tokenize
 
 Order = Literal["disagreement", "log-probability", "change"]
@@ -160,24 +159,6 @@ def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
     policy = logps_of(job, job.scorer, tokens)
     with job.reference.active() as scorer:
         return PairLogps(*policy, *logps_of(job, scorer, tokens))
-
-
-def logps_of(job: Job, scorer: Scorer, tokens: TokenizedPairs) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of chosen and of rejected by one model, as the job's loss sees them.
-
-    Args:
-        job: Its configuration says how many tokens go in a pass, and which of them count less.
-        scorer: Of the policy or of the reference.
-        tokens: The pairs.
-
-    Returns:
-        Two tensors, each `(pairs,)`, nats.
-    """
-    config, sequences = job.config, tokens.sequences()
-    tails = Tails.of(sequences, config.ld_alpha)
-    logps = score_sequences(scorer, sequences, config.micro_batch_tokens, tails=tails)
-    chosen, rejected = logps.split(len(tokens))
-    return chosen, rejected
 
 
 def mean_scores(several: Sequence[PairScores]) -> PairScores:

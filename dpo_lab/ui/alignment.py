@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,7 @@ from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.files import write_text
+from dpo_lab.training.files import json_lines, write_text
 from dpo_lab.training.interview import Interview
 from dpo_lab.training.runs import new_folder
 from dpo_lab.training.setup import Job, load_data, tokenize
@@ -151,7 +150,7 @@ class Alignment:
         # Clicks change the session's file; a run that goes on later needs what it began with.
         kept = folder.with_name(f"{folder.name}.jsonl")
         kept.parent.mkdir(exist_ok=True)
-        write_text(kept, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(kept, json_lines(rows))
         config = replace(config, data=str(kept))
         try:
             pairs = self._can_be_used(config)

@@ -19,6 +19,7 @@ from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.interview import Interview, check_repeat
 from dpo_lab.training.outcome import Score as Mean
 from dpo_lab.ui.alignment import Alignment
+from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.question import BLANK, QuestionView, prompt_words
 
 PATIENCE = 600.0
@@ -178,9 +179,8 @@ class Annotator:
 
     def _repr_mimebundle_(self, **options):
         words = "Two answers to compare: run this cell to open them."
-        shown = self.view._repr_mimebundle_(**options)
         still = f"<em>{words}</em>{self._alignment.samples.value}"
-        return shown and shown | {"text/plain": words, "text/html": still}
+        return bundle(self.view, options, words, still)
 
     def _load(self) -> LanguageModel:
         return self._model if isinstance(self._model, LanguageModel) else load_model(self._model)

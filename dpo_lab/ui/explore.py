@@ -21,6 +21,7 @@ from dpo_lab.objective.optimum import (
     log_partition,
     optimal_logps,
 )
+from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.live import LiveFigure
 from dpo_lab.ui.samples import escaped, number
 from dpo_lab.ui.style import (
@@ -187,9 +188,7 @@ class OptimumExplorer:
         self.figure.settle()
 
     def _repr_mimebundle_(self, **options):
-        words = "A slider for β: run this cell to drag it."
-        shown = self.view._repr_mimebundle_(**options)
-        return shown and shown | {"text/plain": words, "text/html": f"<em>{words}</em>"}
+        return bundle(self.view, options, "A slider for β: run this cell to drag it.")
 
 
 def objective_figure(world: World, prompt: str, beta: float) -> go.Figure:

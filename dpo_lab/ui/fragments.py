@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.tokens import visible_letter
@@ -25,6 +26,22 @@ class Fragment:
     def _repr_mimebundle_(self, **options) -> dict[str, str]:
         page = f"<style>{style()}</style><div class='dpo-inspect'>{self.html}</div>"
         return {"text/html": page, "text/plain": self.words}
+
+
+def bundle(view: Any, options: dict, words: str, page: str = "") -> dict | None:
+    """What a widget shows of itself, and what a page without a kernel shows in its place.
+
+    Args:
+        view: The widget.
+        options: As `_repr_mimebundle_` gets them.
+        words: As text, escaped here.
+        page: As HTML; the words alone by default.
+    """
+    shown = view._repr_mimebundle_(**options)
+    return shown and shown | {
+        "text/plain": words,
+        "text/html": page or f"<em>{escaped(words)}</em>",
+    }
 
 
 def table(

@@ -12,6 +12,7 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer
+from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.token_view import tokens_html
 from dpo_lab.ui.tokens import PairTokens, pair_tokens
@@ -191,9 +192,8 @@ class TokenInspector:
 
     def _repr_mimebundle_(self, **options):
         words = f"Tokens of row {self.row}: run this cell to look at others."
-        shown = self.view._repr_mimebundle_(**options)
         page = f"{self._shown.value}<p><em>{words}</em></p>"
-        return shown and shown | {"text/plain": words, "text/html": page}
+        return bundle(self.view, options, words, page)
 
 
 def _checked(max_length: int) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 import plotly.graph_objects as go
 
 from dpo_lab.models.world import Recovered, World
 from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
 from dpo_lab.objective.pairs import DIVERGENCES
 from dpo_lab.training.label_noise import under_noise
+from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.live import LiveFigure
 from dpo_lab.ui.loss_figures import curve_traces, curves_spec, noise_spec
 from dpo_lab.ui.samples import escaped
@@ -100,7 +100,7 @@ class LossExplorer:
         )
 
     def _repr_mimebundle_(self, **options):
-        return _with_words(self.view, "A loss beside DPO: run this cell to move it.", options)
+        return bundle(self.view, options, "A loss beside DPO: run this cell to move it.")
 
 
 class NoiseExplorer:
@@ -150,10 +150,7 @@ class NoiseExplorer:
         return go.Figure(self._spec())
 
     def _spec(self) -> dict[str, Any]:
-        spec = noise_spec(self.found)
-        for trace in spec["data"]:
-            trace["x"], trace["y"] = np.asarray(trace["x"], float), np.asarray(trace["y"], float)
-        return spec
+        return noise_spec(self.found)
 
     def _visit_by_hand(self, share: float) -> None:
         self.status.value = f"training three policies with {share:.0%} wrong labels …"
@@ -167,10 +164,4 @@ class NoiseExplorer:
 
     def _repr_mimebundle_(self, **options):
         words = "A slider for wrong labels: run this cell to move it."
-        return _with_words(self.view, words, options)
-
-
-def _with_words(view: widgets.Widget, words: str, options: dict):
-    """A widget's bundle with words in its place for pages without a kernel."""
-    shown = view._repr_mimebundle_(**options)
-    return shown and shown | {"text/plain": words, "text/html": f"<em>{words}</em>"}
+        return bundle(self.view, options, words)

@@ -197,7 +197,7 @@ def noise_spec(found: Mapping[float, Mapping[str, Recovered]]) -> dict[str, Any]
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "x": np.array(shares),
+            "x": np.array(shares, dtype=float),
             "y": np.array([found[share][name].slope for share in shares]),
             "customdata": np.array([found[share][name].correlation for share in shares]),
             "name": title,

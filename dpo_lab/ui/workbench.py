@@ -17,6 +17,7 @@ from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.runs import Run, new_folder
 from dpo_lab.ui.controls import Control, setting_names
+from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.live import LiveFigure, Ticker
 from dpo_lab.ui.panels import Bar, page
 from dpo_lab.ui.runs_table import RunsTable
@@ -227,9 +228,7 @@ class Workbench:
         self.bar.close(words)
 
     def _repr_mimebundle_(self, **options):
-        words = "The workbench: run this cell to open it."
-        shown = self.view._repr_mimebundle_(**options)
-        return shown and shown | {"text/plain": words, "text/html": f"<em>{words}</em>"}
+        return bundle(self.view, options, "The workbench: run this cell to open it.")
 
     # From here on: what happens when.
 

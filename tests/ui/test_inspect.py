@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from dpo_lab.data.preferences import load_preferences, preferences_from_rows
+from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.tokenization import tokenize_pairs
-from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.ui import inspect
 from dpo_lab.ui.inspect import TokenInspector
@@ -15,17 +13,6 @@ from dpo_lab.ui.token_view import tokens_html
 from dpo_lab.ui.tokens import pair_tokens
 
 ATTACK = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def micro() -> LanguageModel:
-    torch.set_num_threads(1)
-    return load_model("micro", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def reviews():
-    return load_preferences("reviews", limit=100)
 
 
 def _page(inspector: TokenInspector) -> str:
