@@ -6,9 +6,9 @@ forward, so there is no global state, and a pass without them is plain SDPA.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,7 @@ class TreeMasks:
     bounds: tuple[int, ...]
     masks: tuple[Tensor, ...] = ()
     block_mask: object | None = None
+    _repeated: dict[int, list[Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, trees: Trees, dtype: torch.dtype) -> TreeMasks:
@@ -119,6 +120,14 @@ class TreeMasks:
             for allowed in trees.masks()
         ]
         return cls(trees.bounds, tuple(masks))
+
+    def masks_for(self, groups: int) -> Sequence[Tensor]:
+        """The masks where so many heads share a key, `(groups x queries, keys)`."""
+        if groups == 1:
+            return self.masks
+        if groups not in self._repeated:
+            self._repeated[groups] = [mask.repeat(groups, 1) for mask in self.masks]
+        return self._repeated[groups]
 
 
 def tree_attention(
@@ -164,15 +173,34 @@ def tree_attention(
         raise CannotPack(f"its attention has {extras[0]}")
     if trees.block_mask is not None:
         return flex_attention_forward(module, query, key, value, trees.block_mask, scaling=scaling)
-    gqa = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
     # Split, not sliced: the gradient of a slice is a whole array of zeros.
     sizes = [len(mask) for mask in trees.masks]
     parts = zip(*(whole.split(sizes, dim=2) for whole in (query, key, value)), strict=True)
+    groups = query.shape[1] // key.shape[1]
     outputs = [
-        nn.functional.scaled_dot_product_attention(*part, attn_mask=mask, scale=scaling, **gqa)
-        for part, mask in zip(parts, trees.masks, strict=True)
+        _attend(*part, mask, scaling, groups)
+        for part, mask in zip(parts, trees.masks_for(groups), strict=True)
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=1), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, groups: int
+) -> Tensor:
+    """Attention in one tree, `(1, length, heads, width)`.
+
+    Heads that share a key stand in one row of queries, so that no key is copied for them.
+    """
+    heads, length = query.shape[1:3]
+    if groups > 1:
+        query = query.unflatten(1, (-1, groups)).flatten(2, 3)
+    output = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling
+    )
+    if groups > 1:
+        output = output.unflatten(2, (groups, length)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+        return output
+    return output.transpose(1, 2)
 
 
 def block_mask(trees: Trees):

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from dpo_lab.objective.in_place import add_product, adds_in_place
+
 CHUNK_ELEMENTS = 1 << 24
 """Most logits held at once by the chunked head: 16.8 million, 64 MiB in float32."""
 
@@ -181,6 +183,7 @@ class _LinearTokenLogps(torch.autograd.Function):
         scale, softcap, chunk = ctx.constants
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype = _sum_dtype(hidden)
+        in_place = needs_weight and adds_in_place(weight) and weight.dtype == dtype
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = None
         grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
@@ -199,13 +202,15 @@ class _LinearTokenLogps(torch.autograd.Function):
                     grad_logits.mul_(scale)
                 if needs_hidden:
                     grad_hidden[rows] = (grad_logits @ head).to(hidden.dtype)
-                if needs_weight and grad_weight is None:
+                if in_place:
+                    add_product(weight, grad_logits, states)
+                elif needs_weight and grad_weight is None:
                     grad_weight = grad_logits.T @ states
                 elif needs_weight:
                     grad_weight.addmm_(grad_logits.T, states)
                 if needs_bias:
                     grad_bias += grad_logits.sum(dim=0)
-        if needs_weight:
+        if needs_weight and not in_place:
             grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
             grad_weight = grad_weight.to(weight.dtype)
         if needs_bias:

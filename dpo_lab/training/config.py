@@ -67,7 +67,7 @@ class TrainConfig:
     """Pairs in an optimiser step."""
     micro_batch_tokens: int | None = None
     """Most tokens in one forward and backward pass: less takes less memory and more time. By
-    default 1024 on the CPU, 8192 elsewhere."""
+    default 640 on the CPU, 8192 elsewhere."""
     learning_rate: Annotated[float | None, tyro.conf.arg(aliases=("--lr",))] = None
     """Peak learning rate; by default 1e-3 for micro, 3e-5 for smollm2 and 1e-6, the paper's, for
     others; with LoRA 1e-2, 1e-3 and 1e-5."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +18,12 @@ from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import LanguageModel, resolve_device
 from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
+from dpo_lab.training.threads import is_small
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -162,22 +165,23 @@ def _memory(config: TrainConfig, lm: LanguageModel, batches: _Batches) -> dict[s
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     head = lm.base.get_output_embeddings().weight
     chunk = min(batches.most_scored, max(1, CHUNK_ELEMENTS // head.shape[0]))
+    plain = is_small(lm.model)
     # Logits and what a softmax over them needs; the head's gradient and the embedding's.
-    head_elements = 2 * chunk * head.shape[0] + 2 * head.numel() * head.requires_grad
+    head_elements = 2 * chunk * head.shape[0] + 2 * head.numel() * (head.requires_grad and plain)
     copy = config.eval_every > 0 and not lm.lora
     sizes = {
         "weights": sum(weight.numel() for weight in weights),
         "reference": sum(weight.numel() for weight in weights) * copy,
         "gradients": trained,
         "optimiser": trained * (2 if config.optimizer == "adamw" else 1),
-        "activations": batches.most_tokens * _activations(lm.base) * FRAGMENTATION,
+        "activations": batches.most_tokens * _activations(lm.base, plain) * FRAGMENTATION,
         "head": head_elements,
     }
     held = {name: numbers * FLOAT / 1e9 for name, numbers in sizes.items()}
     return {"process": PROCESS_GB} | held
 
 
-def _activations(model: nn.Module) -> float:
+def _activations(model: nn.Module, plain: bool) -> float:
     """Numbers that the trunk keeps for its backward pass, per token."""
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
     kept: dict[int, int] = {}
@@ -191,7 +195,8 @@ def _activations(model: nn.Module) -> float:
     ids = torch.zeros(PROBE_ROWS, PROBE_LENGTH, dtype=torch.long, device="meta")
     mask = torch.zeros(PROBE_ROWS, 1, PROBE_LENGTH, PROBE_LENGTH, device="meta")
     trunk = getattr(model, model.base_model_prefix)
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    lean = nullcontext() if plain else LeanLayers(model)()
+    with lean, saved_tensors_hooks(keep, lambda tensor: tensor):
         output = trunk(
             input_ids=ids, attention_mask=mask, use_cache=False
         )  # kept alive: so are the storages

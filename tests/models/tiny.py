@@ -105,3 +105,19 @@ def some_sequences(count: int = 8, seed: int = 0) -> list[tuple[tuple[int, ...],
         return tuple(torch.randint(2, 300, (length,), generator=generator).tolist())
 
     return [(ids(9), (*ids(12), 1)) for _ in range(count)]
+
+
+def branching_sequences():
+    """Several prompts, each with several responses; some begin alike."""
+    sequences = some_sequences(6)
+    more = [(prompt, (*response[:2], 9, 8, 1)) for prompt, response in sequences[:4]]
+    return sequences + more + [(sequences[0][0] + (5, 6), (7, 1)), sequences[1]]
+
+
+def in_float64(model):
+    """All of it: many norms (and Cohere's rotation) compute in float32 whatever they are given."""
+    model.double()
+    for module in model.modules():
+        if "Norm" in type(module).__name__ and not isinstance(module, torch.nn.LayerNorm):
+            weight = module.weight
+            module.forward = lambda x, w=weight: w * torch.nn.functional.rms_norm(x, x.shape[-1:])

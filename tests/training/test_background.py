@@ -60,7 +60,15 @@ def test_waiting_too_short_leaves_the_run_alone() -> None:
     run.wait(60)
 
 
-def test_an_interrupt_while_waiting_stops_the_run_cleanly(tmp_path) -> None:
+@pytest.fixture
+def interrupts():
+    """Interrupts are heard, also where a shell's background job would ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_while_waiting_stops_the_run_cleanly(tmp_path, interrupts) -> None:
     run = BackgroundRun(_CONFIG, folder=tmp_path / "run")
     run.control.pause()
     keep = run.on_step

@@ -26,6 +26,12 @@ QUICK = TrainConfig(
 )
 
 
+@pytest.fixture(params=["plain", "lean"])
+def layers(request, monkeypatch) -> None:
+    """Micro trained as small models are, and as large ones are."""
+    monkeypatch.setattr("dpo_lab.training.learner.is_small", lambda _: request.param == "plain")
+
+
 def run_in(tmp_path, job) -> Run:
     return Run.create(tmp_path / "run", job.config, {})
 
@@ -74,13 +80,13 @@ def plain_dpo_trajectory(job, steps: int):
     return values
 
 
-def test_trajectory_equals_dpo_written_plainly():
+def test_trajectory_equals_dpo_written_plainly(layers):
     job = prepare(QUICK)
     expected = plain_dpo_trajectory(job, steps=5)
     assert losses(train(job))[:5] == pytest.approx(expected, abs=1e-5)
 
 
-def test_accumulation_gives_the_trajectory_of_one_batch():
+def test_accumulation_gives_the_trajectory_of_one_batch(layers):
     """Eight micro-batches of one pair against one of eight, to 1e-6, loss by loss."""
     whole = losses(train(prepare(replace(QUICK, optimizer="rmsprop", learning_rate=1e-4))))
     pieces = losses(
@@ -229,7 +235,7 @@ def test_rmsprop_with_warm_up():
     assert rates == pytest.approx([0, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 1e-4, 1e-4, 1e-4])
 
 
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_changes_nothing(layers):
     plain = losses(train(prepare(QUICK)))
     again = losses(train(prepare(replace(QUICK, gradient_checkpointing=True))))
     assert again == pytest.approx(plain, abs=1e-6)

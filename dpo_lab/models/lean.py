@@ -1,0 +1,235 @@
+"""Layers that train in less memory: what is cheap is computed again, gradients add in place.
+
+Autograd keeps every result in between for its backward pass, and makes every weight's gradient a
+new array before it adds it. For the layers that most models are made of, this file writes the
+backward pass by hand; other layers work as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from dpo_lab.objective.in_place import add_product, add_rows, adding_in_place
+
+_GATED = "gate_proj", "up_proj", "down_proj"
+_PROBE_TOKENS = 3
+_PROBE_TOLERANCE = 1e-5
+"""Largest relative difference between a layer and its lean form on random states."""
+
+
+class LeanLayers:
+    """The layers of a model that can be lean: found once, used in every step.
+
+    They are plain `nn.Linear` and `nn.Embedding` layers whose weight is trained; RMS norms; and
+    gated feed-forward layers as in Llama (`down(silu(gate(x)) * up(x))`), each recognised by what
+    it computes, not by its name.
+
+    Args:
+        model: A model in the precision in which it is trained.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._forwards: dict[nn.Module, Callable] = {}
+        self._gradients: dict[Tensor, Tensor] = {}
+        for module in model.modules():
+            if "forward" in vars(module):  # somebody has replaced it already
+                continue
+            if _is_trained(module, nn.Linear):
+                self._take(module, _linear, module.weight)
+            elif _is_trained(module, nn.Embedding) and _is_plain_embedding(module):
+                self._take(module, _embedding, module.weight)
+            elif _is_gated(module) and _same(module, _gated, module.gate_proj.in_features):
+                self._take(module, _gated_in_place if _adds_in_place(module) else _gated)
+            elif _is_rms_norm(module) and _same(module, _rms_norm, len(module.weight)):
+                self._take(module, _rms_norm)
+
+    def _take(self, module: nn.Module, forward: Callable, *weights: Tensor) -> None:
+        self._forwards[module] = partial(forward, module)
+        # Taken once, beside each other: what comes and goes in between leaves no holes.
+        for weight in weights:
+            if weight not in self._gradients:  # an embedding may be the head too
+                self._gradients[weight] = torch.empty_like(weight)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within it they are lean; a forward pass and its backward pass belong inside.
+
+        `torch.autograd.grad` finds no gradient for the weights of linear layers and embeddings
+        there.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(adding_in_place(self._gradients))
+            for module, forward in self._forwards.items():
+                module.forward = forward
+                stack.callback(delattr, module, "forward")
+            yield
+
+
+def _is_trained(module: nn.Module, kind: type) -> bool:
+    return type(module) is kind and module.weight.requires_grad and module.weight.is_leaf
+
+
+def _is_plain_embedding(module: nn.Embedding) -> bool:
+    return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+
+
+def _is_gated(module: nn.Module) -> bool:
+    return all(hasattr(getattr(module, name, None), "in_features") for name in _GATED)
+
+
+def _adds_in_place(module: nn.Module) -> bool:
+    layers = [getattr(module, name) for name in _GATED]
+    return all(_is_trained(layer, nn.Linear) and layer.bias is None for layer in layers)
+
+
+def _is_rms_norm(module: nn.Module) -> bool:
+    named = type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+    return named and isinstance(getattr(module, "weight", None), nn.Parameter)
+
+
+@torch.no_grad()
+def _same(module: nn.Module, forward, width: int) -> bool:
+    """Whether a layer and its lean form agree on some states."""
+    weight = next(module.parameters())
+    states = torch.linspace(-3, 3, _PROBE_TOKENS * width, dtype=weight.dtype, device=weight.device)
+    states = states.sin().view(1, _PROBE_TOKENS, width)
+    try:
+        own, lean = module(states), forward(module, states)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    if own.is_meta:  # an estimate: there is nothing to compare
+        return True
+    scale = _PROBE_TOLERANCE * own.abs().max()
+    return own.shape == lean.shape and bool((own - lean).abs().max() <= scale)
+
+
+def _linear(module: nn.Linear, states: Tensor) -> Tensor:
+    return _LinearInPlace.apply(states, module.weight, module.bias)
+
+
+def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:
+    return _EmbeddingInPlace.apply(ids, module.weight, module.padding_idx)
+
+
+def _gated(module: nn.Module, states: Tensor) -> Tensor:
+    return module.down_proj(_SiluTimes.apply(module.gate_proj(states), module.up_proj(states)))
+
+
+def _gated_in_place(module: nn.Module, states: Tensor) -> Tensor:
+    return _GatedInPlace.apply(states, *(getattr(module, name).weight for name in _GATED))
+
+
+def _rms_norm(module: nn.Module, states: Tensor) -> Tensor:
+    return _RMSNorm.apply(states, module.weight, module.variance_epsilon)
+
+
+class _LinearInPlace(Function):
+    """`F.linear(states, weight, bias)`, whose weight's gradient goes to `weight.grad`."""
+
+    @staticmethod
+    def forward(ctx, states, weight, bias):
+        ctx.save_for_backward(states, weight)
+        return F.linear(states, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        states, weight = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        add_product(weight, rows, states.flatten(0, -2))
+        needs_states, _, needs_bias = ctx.needs_input_grad
+        return grad @ weight if needs_states else None, None, rows.sum(0) if needs_bias else None
+
+
+class _EmbeddingInPlace(Function):
+    """`F.embedding(ids, weight)`, whose gradient goes to the rows of `weight.grad` alone."""
+
+    @staticmethod
+    def forward(ctx, ids, weight, padding_idx):
+        ctx.save_for_backward(ids, weight)
+        ctx.padding_idx = padding_idx
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        ids, weight = ctx.saved_tensors
+        ids, grad = ids.flatten(), grad.flatten(0, -2)
+        if ctx.padding_idx is not None:
+            grad = grad.masked_fill((ids == ctx.padding_idx)[:, None], 0.0)
+        add_rows(weight, ids, grad)
+        return None, None, None
+
+
+class _SiluTimes(Function):
+    """`silu(gated) * raised`, keeping these two alone."""
+
+    @staticmethod
+    def forward(ctx, gated, raised):
+        ctx.save_for_backward(gated, raised)
+        return F.silu(gated).mul_(raised)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return _silu_times_backward(grad, *ctx.saved_tensors)
+
+
+def _silu_times_backward(grad: Tensor, gated: Tensor, raised: Tensor) -> tuple[Tensor, Tensor]:
+    grad_gated = torch.ops.aten.silu_backward(grad * raised, gated)
+    return grad_gated, F.silu(gated).mul_(grad)
+
+
+class _GatedInPlace(Function):
+    """`down(silu(gate(x)) * up(x))`, keeping the results of `gate` and `up` alone."""
+
+    @staticmethod
+    def forward(ctx, states, gate, up, down):
+        gated, raised = F.linear(states, gate), F.linear(states, up)
+        ctx.save_for_backward(states, gate, up, down, gated, raised)
+        return F.linear(F.silu(gated).mul_(raised), down)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        shape, (gate, up, down) = ctx.saved_tensors[0].shape, ctx.saved_tensors[1:4]
+        states, gated, raised = (ctx.saved_tensors[i].flatten(0, -2) for i in (0, 4, 5))
+        grad = grad.flatten(0, -2)
+        add_product(down, grad, F.silu(gated).mul_(raised))
+        grad_gated, grad_raised = _silu_times_backward(grad @ down, gated, raised)
+        add_product(gate, grad_gated, states)
+        add_product(up, grad_raised, states)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        return (grad_gated @ gate).addmm_(grad_raised, up).view(shape), None, None, None
+
+
+class _RMSNorm(Function):
+    """`x / sqrt(mean(x^2) + eps) * weight`, keeping `x` and one number a token."""
+
+    @staticmethod
+    def forward(ctx, states, weight, eps):
+        norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        factor = norm.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(states, weight, factor)
+        return (states * factor).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        states, weight, factor = ctx.saved_tensors
+        normed = states * factor
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        grad_normed = grad * weight
+        along = (grad_normed * normed).mean(-1, keepdim=True)
+        return grad_normed.sub_(normed.mul_(along)).mul_(factor), grad_weight, None

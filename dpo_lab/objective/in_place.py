@@ -1,0 +1,59 @@
+"""Gradients of weights added to where they are summed: no second array, no pass to add it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_MEMORY = "_dpo_lab_gradient"
+
+
+@contextmanager
+def adding_in_place(gradients: Mapping[Tensor, Tensor]) -> Iterator[None]:
+    """Within it, `adds_in_place` is true of some weights.
+
+    Args:
+        gradients: For each weight, a trained leaf, the memory that its gradient is to take.
+    """
+    for weight, gradient in gradients.items():
+        setattr(weight, _MEMORY, gradient)
+    try:
+        yield
+    finally:
+        for weight in gradients:
+            delattr(weight, _MEMORY)
+
+
+def adds_in_place(weight: Tensor) -> bool:
+    """Whether a layer shall add its weight's gradient to `.grad` and give autograd none."""
+    return hasattr(weight, _MEMORY)
+
+
+def add_product(weight: Tensor, left: Tensor, right: Tensor) -> None:
+    """`weight.grad += left.T @ right`, without an array for the product.
+
+    Args:
+        weight: `(n, m)`, of which `adds_in_place` is true.
+        left: `(rows, n)`.
+        right: `(rows, m)`.
+    """
+    if weight.grad is None:
+        weight.grad = torch.mm(left.T, right, out=getattr(weight, _MEMORY))
+    else:
+        weight.grad.addmm_(left.T, right)
+
+
+def add_rows(weight: Tensor, ids: Tensor, rows: Tensor) -> None:
+    """`weight.grad[ids] += rows`.
+
+    Args:
+        weight: `(n, m)`, of which `adds_in_place` is true.
+        ids: `(rows,)`.
+        rows: `(rows, m)`.
+    """
+    if weight.grad is None:
+        weight.grad = getattr(weight, _MEMORY).zero_()
+    weight.grad.index_add_(0, ids, rows)
