@@ -200,9 +200,9 @@ class _GatedInPlace(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        shape, (gate, up, down) = ctx.saved_tensors[0].shape, ctx.saved_tensors[1:4]
-        states, gated, raised = (ctx.saved_tensors[i].flatten(0, -2) for i in (0, 4, 5))
-        grad = grad.flatten(0, -2)
+        states, gate, up, down, gated, raised = ctx.saved_tensors
+        shape = states.shape
+        states, gated, raised, grad = (x.flatten(0, -2) for x in (states, gated, raised, grad))
         add_product(down, grad, F.silu(gated).mul_(raised))
         grad_gated, grad_raised = _silu_times_backward(grad @ down, gated, raised)
         add_product(gate, grad_gated, states)
