@@ -2,7 +2,8 @@
 
 Autograd keeps every result in between for its backward pass, and makes every weight's gradient a
 new array before it adds it. For the layers that most models are made of, this file writes the
-backward pass by hand; other layers work as ever.
+backward pass by hand; other layers work as ever. Weights are kept as they are, not saved: what
+checkpointing gives back of a saved leaf is a copy, which has no `.grad`.
 """
 
 from __future__ import annotations
@@ -136,13 +137,14 @@ class _LinearInPlace(Function):
 
     @staticmethod
     def forward(ctx, states, weight, bias):
-        ctx.save_for_backward(states, weight)
+        ctx.save_for_backward(states)
+        ctx.weight = weight
         return F.linear(states, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        states, weight = ctx.saved_tensors
+        (states,), weight = ctx.saved_tensors, ctx.weight
         rows = grad.flatten(0, -2)
         add_product(weight, rows, states.flatten(0, -2))
         needs_states, _, needs_bias = ctx.needs_input_grad
@@ -154,14 +156,14 @@ class _EmbeddingInPlace(Function):
 
     @staticmethod
     def forward(ctx, ids, weight, padding_idx):
-        ctx.save_for_backward(ids, weight)
-        ctx.padding_idx = padding_idx
+        ctx.save_for_backward(ids)
+        ctx.weight, ctx.padding_idx = weight, padding_idx
         return F.embedding(ids, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        ids, weight = ctx.saved_tensors
+        (ids,), weight = ctx.saved_tensors, ctx.weight
         ids, grad = ids.flatten(), grad.flatten(0, -2)
         if ctx.padding_idx is not None:
             grad = grad.masked_fill((ids == ctx.padding_idx)[:, None], 0.0)
@@ -194,13 +196,14 @@ class _GatedInPlace(Function):
     @staticmethod
     def forward(ctx, states, gate, up, down):
         gated, raised = F.linear(states, gate), F.linear(states, up)
-        ctx.save_for_backward(states, gate, up, down, gated, raised)
+        ctx.save_for_backward(states, gated, raised)
+        ctx.weights = gate, up, down
         return F.linear(F.silu(gated).mul_(raised), down)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        states, gate, up, down, gated, raised = ctx.saved_tensors
+        (gate, up, down), (states, gated, raised) = ctx.weights, ctx.saved_tensors
         shape = states.shape
         states, gated, raised, grad = (x.flatten(0, -2) for x in (states, gated, raised, grad))
         add_product(down, grad, F.silu(gated).mul_(raised))
