@@ -54,6 +54,8 @@ class Learner:
         self.step = 0
         self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
+        train = job.train
+        self._known = torch.stack([train.reference_chosen, train.reference_rejected, *train.lengths])
         self.order = PairOrder(len(job.train), job.config.batch_pairs, job.config.seed)
         processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
         if processes > 1:
@@ -138,51 +140,48 @@ class Learner:
         """
         micro_batches = self.micro_batches(indices)
         pairs = self._reference_of(indices)
-        losses, tokens = torch.empty(len(indices)), 0
-        logps, slopes = torch.empty(2, 2, len(indices))
         ahead = None
         if self.loss.whole_batch and len(micro_batches) > 1:
             # What a pair's value is hangs on pairs of other micro-batches: look at all of them,
             # then go through them again with what each has to push.
-            logps = self._logps(micro_batches, len(indices))
+            logps = self._logps(micro_batches)
             ahead = self._loss_and_slopes(pairs.with_policy(*logps))
+        parts, tokens = [], 0
         for at, sequences in micro_batches:
             batch = self.job.scorer.batch(sequences)
             with self.lean():
                 policy, weights = self._forward(batch, sequences)
                 values = policy.detach().view(2, -1).cpu()
                 if ahead is None:
-                    loss, slope = self._loss_and_slopes(pairs.at(at).with_policy(*values))
+                    part = pairs if len(micro_batches) == 1 else pairs.at(at)
+                    loss, slope = self._loss_and_slopes(part.with_policy(*values))
                 else:
                     loss, slope = (part.index_select(-1, at) for part in ahead)
                 if weights is not None:
                     loss, slope = loss * weights, slope * weights
                 policy.backward(slope.flatten().to(policy.device) / len(indices))
-            losses.index_copy_(0, at, loss)
-            logps.index_copy_(1, at, values)
-            slopes.index_copy_(1, at, slope)
+            parts.append(torch.stack([loss, *values, -slope[0] / self.beta]))
             tokens += batch.real_tokens
-        return losses, pairs.with_policy(*logps), -slopes[0] / self.beta, tokens
+        losses, chosen, rejected, weights = _in_order(parts, micro_batches)
+        return losses, pairs.with_policy(chosen, rejected), weights, tokens
 
     def micro_batches(self, indices: list[int]) -> list[tuple[Tensor, Sequences]]:
         """Places in the batch that go together, and their chosen, then rejected sequences."""
         picked = [self.job.train.tokens[index] for index in indices]
         items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
-        groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
-        sides = [zip(*(items[place] for place in group), strict=True) for group in groups]
-        return [
-            (torch.tensor(group), [*chosen, *rejected])
-            for group, (chosen, rejected) in zip(groups, sides, strict=True)
-        ]
+        groups = map(sorted, self.job.scorer.groups(items, self.config.micro_batch_tokens))
+        micro_batches = []
+        for group in groups:
+            chosen, rejected = zip(*(items[place] for place in group), strict=True)
+            micro_batches.append((torch.tensor(group), [*chosen, *rejected]))
+        return micro_batches
 
     def _reference_of(self, indices: list[int]) -> PairLogps:
         """The batch with the reference's part filled in, and the policy's still empty."""
-        train, at = self.job.train, torch.tensor(indices)
-        sides = train.reference_chosen, train.reference_rejected
-        reference = [side.index_select(0, at) for side in sides]
-        chosen_tokens, rejected_tokens = train.lengths.index_select(1, at)
-        empty = torch.full_like(chosen_tokens, torch.nan)
-        mean = chosen_tokens.mean().item()
+        known = self._known.index_select(1, torch.tensor(indices))
+        reference_chosen, reference_rejected, chosen_tokens, rejected_tokens = known
+        empty, mean = torch.full_like(chosen_tokens, torch.nan), chosen_tokens.mean().item()
+        reference = reference_chosen, reference_rejected
         return PairLogps(empty, empty, *reference, chosen_tokens, rejected_tokens, mean)
 
     def _forward(self, batch: Batch, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
@@ -194,13 +193,13 @@ class Learner:
         return logps, wpo_weights(*aligned.view(2, -1)).cpu()
 
     @torch.no_grad()
-    def _logps(self, micro_batches: list[tuple[Tensor, Sequences]], pairs: int) -> Tensor:
+    def _logps(self, micro_batches: list[tuple[Tensor, Sequences]]) -> Tensor:
         """The policy's log-probabilities of the whole batch, `(2, pairs)`, without gradient."""
-        logps = torch.empty(2, pairs)
-        for at, sequences in micro_batches:
+        parts = []
+        for _, sequences in micro_batches:
             policy, _ = self._forward(self.job.scorer.batch(sequences), sequences)
-            logps.index_copy_(1, at, policy.view(2, -1).cpu())
-        return logps
+            parts.append(policy.view(2, -1).cpu())
+        return _in_order(parts, micro_batches)
 
     def _loss_and_slopes(self, pairs: PairLogps) -> tuple[Tensor, Tensor]:
         return loss_and_slopes(self.loss, pairs, self.beta, **self.config.loss_options)
@@ -248,6 +247,14 @@ class Learner:
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule.base_lrs = state["schedule"]["peak"]
         torch.set_rng_state(state["random"])
+
+
+def _in_order(parts: list[Tensor], micro_batches: list[tuple[Tensor, Sequences]]) -> Tensor:
+    """What each micro-batch gave, `(rows, its pairs)`, as the batch has its pairs."""
+    if len(parts) == 1:
+        return parts[0]
+    places = torch.cat([at for at, _ in micro_batches])
+    return torch.cat(parts, dim=1)[:, places.argsort()]
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
