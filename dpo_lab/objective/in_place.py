@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 _MEMORY = "_dpo_lab_gradient"
@@ -32,28 +31,39 @@ def adds_in_place(weight: Tensor) -> bool:
     return hasattr(weight, _MEMORY)
 
 
+def summed_into(weight: Tensor) -> tuple[Tensor, bool]:
+    """`weight.grad`, and whether it is new: its numbers mean nothing then, and are to be set.
+
+    Args:
+        weight: One of which `adds_in_place` is true.
+    """
+    new = weight.grad is None
+    if new:
+        weight.grad = getattr(weight, _MEMORY)
+    return weight.grad, new
+
+
 def add_product(weight: Tensor, left: Tensor, right: Tensor) -> None:
     """`weight.grad += left.T @ right`, without an array for the product.
 
     Args:
-        weight: `(n, m)`, of which `adds_in_place` is true.
+        weight: `(n, m)`, one of which `adds_in_place` is true.
         left: `(rows, n)`.
         right: `(rows, m)`.
     """
-    if weight.grad is None:
-        weight.grad = torch.mm(left.T, right, out=getattr(weight, _MEMORY))
-    else:
-        weight.grad.addmm_(left.T, right)
+    gradient, new = summed_into(weight)
+    gradient.addmm_(left.T, right, beta=0 if new else 1)
 
 
 def add_rows(weight: Tensor, ids: Tensor, rows: Tensor) -> None:
     """`weight.grad[ids] += rows`.
 
     Args:
-        weight: `(n, m)`, of which `adds_in_place` is true.
+        weight: `(n, m)`, one of which `adds_in_place` is true.
         ids: `(rows,)`.
         rows: `(rows, m)`.
     """
-    if weight.grad is None:
-        weight.grad = getattr(weight, _MEMORY).zero_()
-    weight.grad.index_add_(0, ids, rows)
+    gradient, new = summed_into(weight)
+    if new:
+        gradient.zero_()
+    gradient.index_add_(0, ids, rows)

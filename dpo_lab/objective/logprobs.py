@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from dpo_lab.objective.in_place import add_product, adds_in_place
+from dpo_lab.objective.in_place import adds_in_place, summed_into
 
 CHUNK_ELEMENTS = 1 << 24
-"""Most logits held at once by the chunked head: 16.8 million, 64 MiB in float32."""
+"""Most logits held at once by a head called in chunks: 16.8 million, 64 MiB in float32."""
+
+TILE = 512, 8192
+"""Tokens, and entries of the vocabulary, of the logits that a linear head holds at once: 16 MiB."""
 
 
 def token_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
@@ -84,13 +87,14 @@ def linear_token_logps(
     bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
-    chunk_tokens: int | None = None,
+    tile: tuple[int, int] = TILE,
 ) -> Tensor:
     """`log_softmax(head(hidden))[targets]` of a linear head, without holding all the logits.
 
-    Each chunk's logits are computed in float32, used and dropped; the backward pass computes them
-    again. With `z = scale * (hidden @ weight.T + bias)`, capped by `softcap * tanh(z / softcap)`
-    where a model does so, and `p = softmax(z)`, the gradient to `z` is `g * (onehot(target) - p)`.
+    A tile of logits, some tokens by a part of the vocabulary, is computed in float32, used and
+    dropped; the backward pass computes it again. With `z = scale * (hidden @ weight.T + bias)`,
+    capped by `softcap * tanh(z / softcap)` where a model does so, and `p = softmax(z)`, the
+    gradient to `z` is `g * (onehot(target) - p)`.
 
     Args:
         hidden: `(tokens, width)`, the states that predict `targets`.
@@ -99,20 +103,22 @@ def linear_token_logps(
         bias: `(vocabulary,)`, if the head has one.
         scale: Factor on the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
         softcap: Bound of Gemma 2's `final_logit_softcapping`, if any.
-        chunk_tokens: Tokens in a chunk; by default as many as hold `CHUNK_ELEMENTS` logits.
+        tile: Most tokens, and most entries of the vocabulary, in a tile.
 
     Returns:
         `(tokens,)`, nats, float32 (float64 for float64 input).
 
     Raises:
-        ValueError: If there is not one target a hidden state, or the chunk is empty.
+        ValueError: If there is not one target a hidden state, or the tile or chunk is empty.
 
     Note:
         A weight or bias that needs no gradient gets none: under LoRA the frozen head costs one
         product in the backward pass instead of two.
     """
-    chunk = _chunk_size(hidden, targets, weight.shape[0], chunk_tokens)
-    return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, chunk)
+    _check_lengths(hidden, targets)
+    if min(tile) < 1:
+        raise ValueError(f"tile={tile}: must hold a logit at least. Leave it out for the default.")
+    return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, tile)
 
 
 def module_token_logps(
@@ -141,7 +147,8 @@ def module_token_logps(
     Raises:
         ValueError: As `linear_token_logps`.
     """
-    chunk = _chunk_size(hidden, targets, vocabulary, chunk_tokens)
+    _check_lengths(hidden, targets)
+    chunk = _chunk_size(vocabulary, chunk_tokens)
 
     def one_chunk(states: Tensor, ids: Tensor) -> Tensor:
         return _upcast(head(states)).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
@@ -156,66 +163,78 @@ def module_token_logps(
 
 
 class _LinearTokenLogps(torch.autograd.Function):
-    """Chunked `log_softmax(linear(hidden))[target]`, recomputed chunk by chunk in the backward."""
+    """`log_softmax(linear(hidden))[target]`, a tile of logits at a time, again in the backward."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, scale, softcap, chunk):
+    def forward(ctx, hidden, weight, bias, targets, scale, softcap, size):
         out = torch.empty(len(targets), dtype=_sum_dtype(hidden), device=hidden.device)
         totals = torch.empty_like(out)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _upcast(weight)
-            for rows in _slices(len(targets), chunk):
-                logits, _ = _logits(_upcast(hidden[rows]), head, bias, scale, softcap)
-                picked = logits.gather(1, targets[rows, None]).squeeze(1)
-                # The log-sum-exp in the logits' own memory: nothing else of their size is held.
-                largest = logits.amax(dim=1)
-                sums = logits.sub_(largest[:, None]).exp_().sum(dim=1)
+            for rows in _slices(len(targets), size[0]):
+                states = _upcast(hidden[rows])
+                picked = largest = sums = None
+                for tile in _slices(len(head), size[1]):
+                    logits, _ = _logits(states, head, bias, scale, softcap, tile)
+                    place, inside = _within(targets[rows], tile)
+                    own = logits.gather(1, place).squeeze(1)
+                    # The log-sum-exp in the logits' own memory: nothing else of their size is held.
+                    peak = logits.amax(dim=1).clamp_(min=torch.finfo(logits.dtype).min)
+                    if largest is not None:
+                        own, peak = torch.where(inside, own, picked), torch.maximum(peak, largest)
+                    part = logits.sub_(peak[:, None]).exp_().sum(dim=1)
+                    if largest is not None:
+                        part += sums.mul_((largest - peak).exp_())
+                    picked, largest, sums = own, peak, part
                 totals[rows] = sums.log_() + largest
                 out[rows] = picked - totals[rows]
         ctx.save_for_backward(hidden, weight, bias, targets, totals)
-        ctx.constants = scale, softcap, chunk
+        ctx.constants = scale, softcap, size
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         hidden, weight, bias, targets, totals = ctx.saved_tensors
-        scale, softcap, chunk = ctx.constants
+        scale, softcap, size = ctx.constants
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype = _sum_dtype(hidden)
         in_place = needs_weight and adds_in_place(weight) and weight.dtype == dtype
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = None
+        if needs_weight:
+            grad_weight, new = (
+                summed_into(weight) if in_place else (torch.empty_like(weight, dtype=dtype), True)
+            )
+            if new and not len(targets):
+                grad_weight.zero_()
+        grad_hidden = torch.zeros_like(hidden, dtype=dtype) if needs_hidden else None
         grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
         with torch.autocast(hidden.device.type, enabled=False):
             head = _upcast(weight)
-            for rows in _slices(len(targets), chunk):
-                states = _upcast(hidden[rows])
-                logits, slope = _logits(states, head, bias, scale, softcap)
-                # d logp / d logits = onehot(target) - softmax(logits), in the logits' own memory.
-                grad_logits = logits.sub_(totals[rows, None]).exp_().mul_(-grad[rows, None])
-                own = torch.arange(len(states), device=hidden.device), targets[rows]
-                grad_logits[own] += grad[rows]
-                if slope is not None:
-                    grad_logits.mul_(slope)
-                if scale != 1.0:
-                    grad_logits.mul_(scale)
-                if needs_hidden:
-                    grad_hidden[rows] = (grad_logits @ head).to(hidden.dtype)
-                if in_place:
-                    add_product(weight, grad_logits, states)
-                elif needs_weight and grad_weight is None:
-                    grad_weight = grad_logits.T @ states
-                elif needs_weight:
-                    grad_weight.addmm_(grad_logits.T, states)
-                if needs_bias:
-                    grad_bias += grad_logits.sum(dim=0)
-        if needs_weight and not in_place:
-            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
-            grad_weight = grad_weight.to(weight.dtype)
-        if needs_bias:
-            grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+            for rows in _slices(len(targets), size[0]):
+                states, slopes = _upcast(hidden[rows]), grad[rows, None]
+                for tile in _slices(len(head), size[1]):
+                    logits, slope = _logits(states, head, bias, scale, softcap, tile)
+                    # d logp / d logits = onehot(target) - softmax(logits), in the logits' memory.
+                    grad_logits = logits.sub_(totals[rows, None]).exp_().mul_(-slopes)
+                    place, inside = _within(targets[rows], tile)
+                    grad_logits.scatter_add_(1, place, slopes * inside[:, None])
+                    if slope is not None:
+                        grad_logits.mul_(slope)
+                    if scale != 1.0:
+                        grad_logits.mul_(scale)
+                    if needs_hidden:
+                        grad_hidden[rows].addmm_(grad_logits, head[tile])
+                    if needs_weight:
+                        keep = 0 if new and rows.start == 0 else 1
+                        grad_weight[tile].addmm_(grad_logits.T, states, beta=keep)
+                    if needs_bias:
+                        grad_bias[tile] += grad_logits.sum(dim=0)
+        return (
+            grad_hidden.to(hidden.dtype) if needs_hidden else None,
+            grad_weight.to(weight.dtype) if needs_weight and not in_place else None,
+            grad_bias.to(bias.dtype) if needs_bias else None,
+            *(None,) * 4,
+        )
 
 
 def head_logits(
@@ -238,14 +257,15 @@ def head_logits(
         `(tokens, vocabulary)`, float32 (float64 for float64 input).
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        return _logits(_upcast(hidden), _upcast(weight), bias, scale, softcap)[0]
+        whole = slice(0, len(weight))
+        return _logits(_upcast(hidden), _upcast(weight), bias, scale, softcap, whole)[0]
 
 
-def _logits(states, head, bias, scale, softcap):
-    """Float32 logits, and the derivative of the soft cap where there is one."""
-    logits = states @ head.T
+def _logits(states, head, bias, scale, softcap, tile):
+    """Float32 logits of a tile, and the derivative of the soft cap where there is one."""
+    logits = states @ head[tile].T
     if bias is not None:
-        logits += bias
+        logits += bias[tile]
     if scale != 1.0:
         logits *= scale
     if softcap is None:
@@ -254,12 +274,22 @@ def _logits(states, head, bias, scale, softcap):
     return softcap * squashed, 1.0 - squashed.square()
 
 
-def _chunk_size(hidden: Tensor, targets: Tensor, vocabulary: int, asked: int | None) -> int:
+def _within(targets: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """Places of targets in a tile of the vocabulary, `(tokens, 1)`, and whether they lie in it."""
+    place = targets - tile.start
+    last = tile.stop - tile.start - 1
+    return place.clamp(0, last)[:, None], (place >= 0) & (place <= last)
+
+
+def _check_lengths(hidden: Tensor, targets: Tensor) -> None:
     if len(hidden) != len(targets):
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}: each hidden state "
             "predicts one target. Pass the state before each scored token."
         )
+
+
+def _chunk_size(vocabulary: int, asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise ValueError(
             f"chunk_tokens={asked}: a chunk holds at least one token. Leave it out for the default."

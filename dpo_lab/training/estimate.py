@@ -20,7 +20,7 @@ from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import LanguageModel, resolve_device
-from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
+from dpo_lab.objective.logprobs import TILE
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
 from dpo_lab.training.threads import is_small
@@ -164,10 +164,10 @@ def _memory(config: TrainConfig, lm: LanguageModel, batches: _Batches) -> dict[s
     weights = list(lm.model.parameters())
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     head = lm.base.get_output_embeddings().weight
-    chunk = min(batches.most_scored, max(1, CHUNK_ELEMENTS // head.shape[0]))
+    tile = min(batches.most_scored, TILE[0]) * min(len(head), TILE[1])
     plain = is_small(lm.model)
     # Logits and what a softmax over them needs; the head's gradient and the embedding's.
-    head_elements = 2 * chunk * head.shape[0] + 2 * head.numel() * (head.requires_grad and plain)
+    head_elements = 2 * tile + 2 * head.numel() * (head.requires_grad and plain)
     copy = config.eval_every > 0 and not lm.lora
     sizes = {
         "weights": sum(weight.numel() for weight in weights),

@@ -55,7 +55,9 @@ class Learner:
         self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
         train = job.train
-        self._known = torch.stack([train.reference_chosen, train.reference_rejected, *train.lengths])
+        self._known = torch.stack(
+            [train.reference_chosen, train.reference_rejected, *train.lengths]
+        )
         self.order = PairOrder(len(job.train), job.config.batch_pairs, job.config.seed)
         processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
         if processes > 1:

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dpo_lab.objective.logprobs import (
+    TILE,
     linear_token_logps,
     module_token_logps,
     sequence_logps,
@@ -94,9 +95,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("chunk", [1, 3, None])
+@pytest.mark.parametrize("tile", [(1, 1), (3, 4), (3, 100), (100, 3), TILE])
 @pytest.mark.parametrize("head", HEADS)
-def test_chunked_head_is_the_definition(head, chunk):
+def test_tiled_head_is_the_definition(head, tile):
     hidden, weight, bias, targets = inputs()
     bias = bias if HEADS[head]["bias"] else None
     scale, softcap = HEADS[head]["scale"], HEADS[head]["softcap"]
@@ -106,7 +107,7 @@ def test_chunked_head_is_the_definition(head, chunk):
     expected = plain(hidden, weight, bias, targets, scale, softcap)
     expected_grads = torch.autograd.grad(expected, leaves, upstream)
     found = linear_token_logps(
-        hidden, weight, targets, bias=bias, scale=scale, softcap=softcap, chunk_tokens=chunk
+        hidden, weight, targets, bias=bias, scale=scale, softcap=softcap, tile=tile
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     grads = torch.autograd.grad(found, leaves, upstream)
@@ -122,7 +123,7 @@ def test_gradcheck(head):
 
     def logps(hidden, weight, bias):
         return linear_token_logps(
-            hidden, weight, targets, bias=bias, scale=scale, softcap=softcap, chunk_tokens=3
+            hidden, weight, targets, bias=bias, scale=scale, softcap=softcap, tile=(3, 4)
         )
 
     assert torch.autograd.gradcheck(logps, (hidden, weight, bias))
@@ -152,7 +153,7 @@ def test_frozen_head_gets_no_gradient_and_costs_one_product_less():
     for frozen in (False, True):
         hidden, weight, bias, targets = inputs()
         weight.requires_grad_(not frozen)
-        out = linear_token_logps(hidden, weight, targets, chunk_tokens=3)
+        out = linear_token_logps(hidden, weight, targets, tile=(3, 100))
         with Watch() as watch:
             out.sum().backward()
         products[frozen] = watch.products
@@ -165,7 +166,7 @@ MANY, WORDS, CHUNK = 64, 50, 8
 
 
 def _linear(hidden, weight, targets):
-    return linear_token_logps(hidden, weight, targets, softcap=5.0, chunk_tokens=CHUNK)
+    return linear_token_logps(hidden, weight, targets, softcap=5.0, tile=(2 * CHUNK, WORDS // 2))
 
 
 def _module(hidden, weight, targets):
@@ -201,6 +202,16 @@ def test_the_logits_of_all_tokens_are_never_held(compute, bounded):
     assert (kept < MANY * WORDS) == bounded
 
 
+def test_a_head_that_never_says_some_words():
+    """Vocabularies are padded so: a bias of minus infinity, here for all of a tile."""
+    hidden, weight, bias, _ = inputs(vocabulary=10)
+    bias.data[:6] = -torch.inf
+    targets = torch.full((TOKENS,), 6)
+    expected = plain(hidden, weight, bias, targets, 1.0, None)
+    found = linear_token_logps(hidden, weight, targets, bias=bias, tile=(3, 3))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_no_tokens_is_no_value_and_no_gradient():
     hidden, weight, _, _ = inputs()
     none = torch.zeros(0, dtype=torch.long)
@@ -217,8 +228,8 @@ def test_chunked_heads_refuse_what_they_cannot_do():
     hidden, weight, _, targets = inputs()
     with pytest.raises(ValueError, match="each hidden state predicts one target"):
         linear_token_logps(hidden, weight, targets[:-1])
-    with pytest.raises(ValueError, match="chunk_tokens=-1"):
-        linear_token_logps(hidden, weight, targets, chunk_tokens=-1)
+    with pytest.raises(ValueError, match=r"tile=\(3, 0\)"):
+        linear_token_logps(hidden, weight, targets, tile=(3, 0))
     with pytest.raises(ValueError, match="chunk_tokens=0"):
         module_token_logps(hidden, lambda x: x, targets, vocabulary=5, chunk_tokens=0)
     (grad,) = torch.autograd.grad(
