@@ -128,7 +128,7 @@ def scaling_figure(results: list[dict]) -> go.Figure:
     figure.update_xaxes(title="one size, times the smallest; the others as they are")
     figure.update_yaxes(type="log", gridcolor="#e4e4e4")
     figure.update_yaxes(tickvals=[1, 2, 4, 8, 16, 32], row=1, col=1)
-    figure.update_yaxes(tickvals=[0.2, 0.4, 0.8, 1.6, 3.2], row=1, col=2)
+    figure.update_yaxes(tickvals=[0.1, 0.2, 0.4, 0.8, 1.6, 3.2], row=1, col=2)
     figure.update_layout(
         width=1000,
         height=420,
