@@ -191,15 +191,14 @@ def _attend(
 
     Heads that share a key stand in one row of queries, so that no key is copied for them.
     """
-    heads, length = query.shape[1:3]
+    length = query.shape[2]
     if groups > 1:
         query = query.unflatten(1, (-1, groups)).flatten(2, 3)
     output = nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scaling
     )
     if groups > 1:
-        output = output.unflatten(2, (groups, length)).permute(0, 3, 1, 2, 4).flatten(2, 3)
-        return output
+        return output.unflatten(2, (groups, length)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     return output.transpose(1, 2)
 
 

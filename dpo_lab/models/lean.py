@@ -30,8 +30,8 @@ class LeanLayers:
     """The layers of a model that can be lean: found once, used in every step.
 
     They are plain `nn.Linear` and `nn.Embedding` layers whose weight is trained; RMS norms; and
-    gated feed-forward layers as in Llama (`down(silu(gate(x)) * up(x))`), each recognised by what
-    it computes, not by its name.
+    gated feed-forward layers as in Llama (`down(silu(gate(x)) * up(x))`), both recognised by what
+    they compute.
 
     Args:
         model: A model in the precision in which it is trained.
@@ -92,8 +92,8 @@ def _adds_in_place(module: nn.Module) -> bool:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    named = type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
-    return named and isinstance(getattr(module, "weight", None), nn.Parameter)
+    own = dict(module.named_parameters(recurse=False))
+    return own.keys() == {"weight"} and hasattr(module, "variance_epsilon")
 
 
 @torch.no_grad()

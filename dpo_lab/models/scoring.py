@@ -15,7 +15,7 @@ from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.models.attention import sliding_window, tree_keywords, using_trees
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
 from dpo_lab.models.tails import Tails
-from dpo_lab.objective.logprobs import head_logits, linear_token_logps, module_token_logps
+from dpo_lab.objective.head import head_logits, linear_token_logps, module_token_logps
 from dpo_lab.objective.weighting import log_square_sums
 
 logger = logging.getLogger(__name__)

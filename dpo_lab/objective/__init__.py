@@ -1,7 +1,8 @@
 """What is optimised: pure tensor maths. Imports torch alone."""
 
+from dpo_lab.objective.head import linear_token_logps
 from dpo_lab.objective.kl import Estimate, TokenComparison, compare_tokens, token_kl
-from dpo_lab.objective.logprobs import linear_token_logps, sequence_logps, token_logps
+from dpo_lab.objective.logprobs import sequence_logps, token_logps
 from dpo_lab.objective.loss import Loss, gradient_weight, loss_and_slopes
 from dpo_lab.objective.losses import LOSSES, find_loss
 from dpo_lab.objective.margins import dpo_loss, hinge_loss, ipo_loss

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
+from dpo_lab.objective.head import CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)

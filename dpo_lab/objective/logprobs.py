@@ -1,26 +1,12 @@
-"""Log-probabilities of responses: the plain definition, and a head that never holds the logits.
+"""Log-probabilities of responses as one would write them on a blackboard.
 
-`token_logps` is the definition one would write on a blackboard. `linear_token_logps` is the same
-number at training time: it works on the hidden states that predict a response token, one chunk at
-a time, so that no logits outlive their chunk, in the forward or the backward pass.
+At training time `head.py` gives the same numbers without holding the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
-
-from dpo_lab.objective.in_place import adds_in_place, summed_into
-
-CHUNK_ELEMENTS = 1 << 24
-"""Most logits held at once by a head called in chunks: 16.8 million, 64 MiB in float32."""
-
-TILE = 512, 8192
-"""Tokens, and entries of the vocabulary, of the logits that a linear head holds at once: 16 MiB."""
 
 
 def token_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
@@ -53,7 +39,7 @@ def token_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Ten
             "response_mask scores position 0: no logits predict the first token. "
             "Put at least one prompt (or BOS) token before the response."
         )
-    log_probs = _upcast(logits[:, :-1]).log_softmax(dim=-1)
+    log_probs = upcast(logits[:, :-1]).log_softmax(dim=-1)
     targets = input_ids[:, 1:]
     picked = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return picked.masked_fill(~response_mask[:, 1:].bool(), 0.0)
@@ -79,231 +65,11 @@ def sequence_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> 
     return token_logps(logits, input_ids, response_mask).sum(dim=-1)
 
 
-def linear_token_logps(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    tile: tuple[int, int] = TILE,
-) -> Tensor:
-    """`log_softmax(head(hidden))[targets]` of a linear head, without holding all the logits.
-
-    A tile of logits, some tokens by a part of the vocabulary, is computed in float32, used and
-    dropped; the backward pass computes it again. With `z = scale * (hidden @ weight.T + bias)`,
-    capped by `softcap * tanh(z / softcap)` where a model does so, and `p = softmax(z)`, the
-    gradient to `z` is `g * (onehot(target) - p)`.
-
-    Args:
-        hidden: `(tokens, width)`, the states that predict `targets`.
-        weight: `(vocabulary, width)`.
-        targets: `(tokens,)`, token ids.
-        bias: `(vocabulary,)`, if the head has one.
-        scale: Factor on the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
-        softcap: Bound of Gemma 2's `final_logit_softcapping`, if any.
-        tile: Most tokens, and most entries of the vocabulary, in a tile.
-
-    Returns:
-        `(tokens,)`, nats, float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: If there is not one target a hidden state, or the tile or chunk is empty.
-
-    Note:
-        A weight or bias that needs no gradient gets none: under LoRA the frozen head costs one
-        product in the backward pass instead of two.
-    """
-    _check_lengths(hidden, targets)
-    if min(tile) < 1:
-        raise ValueError(f"tile={tile}: must hold a logit at least. Leave it out for the default.")
-    return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, tile)
-
-
-def module_token_logps(
-    hidden: Tensor,
-    head: Callable[[Tensor], Tensor],
-    targets: Tensor,
-    *,
-    vocabulary: int,
-    chunk_tokens: int | None = None,
-) -> Tensor:
-    """The same for any head, called chunk by chunk and recomputed in the backward pass.
-
-    For heads that are more than one weight: an adapter on the head (LoRA), a trainable copy of it,
-    a head followed by anything. The module itself is called, so nothing in it is skipped.
-
-    Args:
-        hidden: `(tokens, width)`.
-        head: Maps `(n, width)` to `(n, vocabulary)` logits.
-        targets: `(tokens,)`.
-        vocabulary: Size of the head's output, which sets the chunk.
-        chunk_tokens: Tokens in a chunk; by default as many as hold `CHUNK_ELEMENTS` logits.
-
-    Returns:
-        `(tokens,)`, nats, float32.
-
-    Raises:
-        ValueError: As `linear_token_logps`.
-    """
-    _check_lengths(hidden, targets)
-    chunk = _chunk_size(vocabulary, chunk_tokens)
-
-    def one_chunk(states: Tensor, ids: Tensor) -> Tensor:
-        return _upcast(head(states)).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-
-    return torch.cat(
-        [
-            checkpoint(one_chunk, states, ids, use_reentrant=False)
-            for states, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        ]
-        or [hidden.new_zeros(0, dtype=torch.float32)]
-    )
-
-
-class _LinearTokenLogps(torch.autograd.Function):
-    """`log_softmax(linear(hidden))[target]`, a tile of logits at a time, again in the backward."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, scale, softcap, size):
-        out = torch.empty(len(targets), dtype=_sum_dtype(hidden), device=hidden.device)
-        totals = torch.empty_like(out)
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = _upcast(weight)
-            for rows in _slices(len(targets), size[0]):
-                states = _upcast(hidden[rows])
-                picked = largest = sums = None
-                for tile in _slices(len(head), size[1]):
-                    logits, _ = _logits(states, head, bias, scale, softcap, tile)
-                    place, inside = _within(targets[rows], tile)
-                    own = logits.gather(1, place).squeeze(1)
-                    # The log-sum-exp in the logits' own memory: nothing else of their size is held.
-                    peak = logits.amax(dim=1).clamp_(min=torch.finfo(logits.dtype).min)
-                    if largest is not None:
-                        own, peak = torch.where(inside, own, picked), torch.maximum(peak, largest)
-                    part = logits.sub_(peak[:, None]).exp_().sum(dim=1)
-                    if largest is not None:
-                        part += sums.mul_((largest - peak).exp_())
-                    picked, largest, sums = own, peak, part
-                totals[rows] = sums.log_() + largest
-                out[rows] = picked - totals[rows]
-        ctx.save_for_backward(hidden, weight, bias, targets, totals)
-        ctx.constants = scale, softcap, size
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        hidden, weight, bias, targets, totals = ctx.saved_tensors
-        scale, softcap, size = ctx.constants
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dtype = _sum_dtype(hidden)
-        in_place = needs_weight and adds_in_place(weight) and weight.dtype == dtype
-        if needs_weight:
-            grad_weight, new = (
-                summed_into(weight) if in_place else (torch.empty_like(weight, dtype=dtype), True)
-            )
-            if new and not len(targets):
-                grad_weight.zero_()
-        grad_hidden = torch.zeros_like(hidden, dtype=dtype) if needs_hidden else None
-        grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = _upcast(weight)
-            for rows in _slices(len(targets), size[0]):
-                states, slopes = _upcast(hidden[rows]), grad[rows, None]
-                for tile in _slices(len(head), size[1]):
-                    logits, slope = _logits(states, head, bias, scale, softcap, tile)
-                    # d logp / d logits = onehot(target) - softmax(logits), in the logits' memory.
-                    grad_logits = logits.sub_(totals[rows, None]).exp_().mul_(-slopes)
-                    place, inside = _within(targets[rows], tile)
-                    grad_logits.scatter_add_(1, place, slopes * inside[:, None])
-                    if slope is not None:
-                        grad_logits.mul_(slope)
-                    if scale != 1.0:
-                        grad_logits.mul_(scale)
-                    if needs_hidden:
-                        grad_hidden[rows].addmm_(grad_logits, head[tile])
-                    if needs_weight:
-                        keep = 0 if new and rows.start == 0 else 1
-                        grad_weight[tile].addmm_(grad_logits.T, states, beta=keep)
-                    if needs_bias:
-                        grad_bias[tile] += grad_logits.sum(dim=0)
-        return (
-            grad_hidden.to(hidden.dtype) if needs_hidden else None,
-            grad_weight.to(weight.dtype) if needs_weight and not in_place else None,
-            grad_bias.to(bias.dtype) if needs_bias else None,
-            *(None,) * 4,
-        )
-
-
-def head_logits(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-) -> Tensor:
-    """Logits of a linear head in float32, `(tokens, vocabulary)`; the caller keeps `tokens` small.
-
-    Args:
-        hidden: `(tokens, width)`.
-        weight: `(vocabulary, width)`.
-        bias: `(vocabulary,)` or none.
-        scale: Factor on the logits.
-        softcap: Bound of the soft cap, if any.
-
-    Returns:
-        `(tokens, vocabulary)`, float32 (float64 for float64 input).
-    """
-    with torch.autocast(hidden.device.type, enabled=False):
-        whole = slice(0, len(weight))
-        return _logits(_upcast(hidden), _upcast(weight), bias, scale, softcap, whole)[0]
-
-
-def _logits(states, head, bias, scale, softcap, tile):
-    """Float32 logits of a tile, and the derivative of the soft cap where there is one."""
-    logits = states @ head[tile].T
-    if bias is not None:
-        logits += bias[tile]
-    if scale != 1.0:
-        logits *= scale
-    if softcap is None:
-        return logits, None
-    squashed = torch.tanh(logits / softcap)
-    return softcap * squashed, 1.0 - squashed.square()
-
-
-def _within(targets: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
-    """Places of targets in a tile of the vocabulary, `(tokens, 1)`, and whether they lie in it."""
-    place = targets - tile.start
-    last = tile.stop - tile.start - 1
-    return place.clamp(0, last)[:, None], (place >= 0) & (place <= last)
-
-
-def _check_lengths(hidden: Tensor, targets: Tensor) -> None:
-    if len(hidden) != len(targets):
-        raise ValueError(
-            f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}: each hidden state "
-            "predicts one target. Pass the state before each scored token."
-        )
-
-
-def _chunk_size(vocabulary: int, asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise ValueError(
-            f"chunk_tokens={asked}: a chunk holds at least one token. Leave it out for the default."
-        )
-    return asked or max(1, CHUNK_ELEMENTS // vocabulary)
-
-
-def _sum_dtype(tensor: Tensor) -> torch.dtype:
+def sum_dtype(tensor: Tensor) -> torch.dtype:
+    """What log-probabilities of a tensor are summed in: float32, or float64 if it is."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _upcast(tensor: Tensor) -> Tensor:
-    return tensor.to(_sum_dtype(tensor))
-
-
-def _slices(total: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+def upcast(tensor: Tensor) -> Tensor:
+    """The tensor in its `sum_dtype`."""
+    return tensor.to(sum_dtype(tensor))

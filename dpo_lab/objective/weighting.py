@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.logprobs import CHUNK_ELEMENTS
+from dpo_lab.objective.head import CHUNK_ELEMENTS
 
 
 def tail_weights(position: Tensor, shared: Tensor, ld_alpha: float) -> Tensor:

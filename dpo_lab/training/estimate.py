@@ -20,7 +20,7 @@ from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import LanguageModel, resolve_device
-from dpo_lab.objective.logprobs import TILE
+from dpo_lab.objective.head import TILE
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
 from dpo_lab.training.threads import is_small

@@ -152,15 +152,14 @@ class Learner:
         for at, sequences in micro_batches:
             batch = self.job.scorer.batch(sequences)
             with self.lean():
-                policy, weights = self._forward(batch, sequences)
+                policy, wpo = self._forward(batch, sequences)
                 values = policy.detach().view(2, -1).cpu()
                 if ahead is None:
-                    part = pairs if len(micro_batches) == 1 else pairs.at(at)
-                    loss, slope = self._loss_and_slopes(part.with_policy(*values))
+                    loss, slope = self._loss_and_slopes(pairs.at(at).with_policy(*values))
                 else:
                     loss, slope = (part.index_select(-1, at) for part in ahead)
-                if weights is not None:
-                    loss, slope = loss * weights, slope * weights
+                if wpo is not None:
+                    loss, slope = loss * wpo, slope * wpo
                 policy.backward(slope.flatten().to(policy.device) / len(indices))
             parts.append(torch.stack([loss, *values, -slope[0] / self.beta]))
             tokens += batch.real_tokens
@@ -171,7 +170,7 @@ class Learner:
         """Places in the batch that go together, and their chosen, then rejected sequences."""
         picked = [self.job.train.tokens[index] for index in indices]
         items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
-        groups = map(sorted, self.job.scorer.groups(items, self.config.micro_batch_tokens))
+        groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
         micro_batches = []
         for group in groups:
             chosen, rejected = zip(*(items[place] for place in group), strict=True)
@@ -253,8 +252,6 @@ class Learner:
 
 def _in_order(parts: list[Tensor], micro_batches: list[tuple[Tensor, Sequences]]) -> Tensor:
     """What each micro-batch gave, `(rows, its pairs)`, as the batch has its pairs."""
-    if len(parts) == 1:
-        return parts[0]
     places = torch.cat([at for at, _ in micro_batches])
     return torch.cat(parts, dim=1)[:, places.argsort()]
 

@@ -6,13 +6,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dpo_lab.objective.logprobs import (
-    TILE,
-    linear_token_logps,
-    module_token_logps,
-    sequence_logps,
-    token_logps,
-)
+from dpo_lab.objective.head import TILE, linear_token_logps, module_token_logps
+from dpo_lab.objective.logprobs import sequence_logps, token_logps
 
 TOKENS, WIDTH, VOCABULARY = 7, 4, 5
 
