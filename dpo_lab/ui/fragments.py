@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from dpo_lab.ui.comms import keep_to_subshells
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.tokens import visible_letter
 
@@ -31,12 +32,15 @@ class Fragment:
 def bundle(view: Any, options: dict, words: str, page: str = "") -> dict | None:
     """What a widget shows of itself, and what a page without a kernel shows in its place.
 
+    From then on it answers while a cell runs.
+
     Args:
         view: The widget.
         options: As `_repr_mimebundle_` gets them.
         words: As text, escaped here.
         page: As HTML; the words alone by default.
     """
+    keep_to_subshells()
     shown = view._repr_mimebundle_(**options)
     return shown and shown | {
         "text/plain": words,

@@ -18,7 +18,7 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.pair_scores import ORDERS, Order, PairScores
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.credit import credit_map
-from dpo_lab.ui.fragments import Fragment, style, table
+from dpo_lab.ui.fragments import Fragment, bundle, style, table
 from dpo_lab.ui.samples import escaped
 
 COLUMNS = {
@@ -202,8 +202,7 @@ class PairExplorer:
         said = f"<p><em>{words}</em> On top: {escaped(ORDERS[self.sort])}.</p>"
         credit = self.credit
         paper = Fragment(f"{said}{rows}{self._note}{credit.html}", f"{words}\n{credit.words}")
-        shown = self.view._repr_mimebundle_(**options)
-        return shown and shown | paper._repr_mimebundle_()
+        return bundle(self.view, options, paper.words, paper._repr_mimebundle_()["text/html"])
 
 
 def caveats(config: TrainConfig) -> list[str]:
