@@ -38,6 +38,9 @@ from dpo_lab.training.records import SampleRecord, StepRecord
 if TYPE_CHECKING:
     from dpo_lab.training.setup import Job
 
+BEGINNING = {"environment.json.next", "environment.json", "config.json.next"}
+"""What a kill leaves of a run that was just being begun: nothing that is not written anew."""
+
 PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 
 
@@ -54,13 +57,13 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig, environment: Mapping[str, Any]) -> Run:
-        """Begin a run in a folder that is new or empty.
+        """Begin a run in a folder that is new, empty, or was left by a kill in this very call.
 
         Raises:
-            FileExistsError: If there is something in it.
+            FileExistsError: If there is something else in it.
         """
         run = cls(path)
-        if run.path.exists() and any(run.path.iterdir()):
+        if run.path.exists() and {file.name for file in run.path.iterdir()} - BEGINNING:
             raise FileExistsError(
                 f"{path}: exists already. Give another folder, or --resume to go on with the run "
                 "in it."

@@ -55,8 +55,8 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_rewound(run):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
-def disk_calls(run: Run, monkeypatch, dies_at: int | None) -> int:
-    """Replace a checkpoint, dying before the given call that changes the disk; count the calls."""
+def disk_calls(monkeypatch, act, dies_at: int | None = None) -> int:
+    """Do something, dying before the given call that changes the disk; count the calls."""
     count = 0
 
     def counted(call):
@@ -71,21 +71,41 @@ def disk_calls(run: Run, monkeypatch, dies_at: int | None) -> int:
 
     with monkeypatch.context() as patch:
         patch.setattr(runs.os, "rename", counted(os.rename))
+        patch.setattr(runs.os, "replace", counted(os.replace))
         patch.setattr(runs.shutil, "rmtree", counted(shutil.rmtree))
         patch.setattr(runs.Path, "mkdir", counted(Path.mkdir))
         patch.setattr(runs.Path, "write_text", counted(Path.write_text))
-        run.save_checkpoint(writes("new"))
+        patch.setattr(runs.Path, "write_bytes", counted(Path.write_bytes))
+        act()
     return count
 
 
+def test_a_kill_while_a_run_is_begun_leaves_a_folder_to_begin_it_in(tmp_path, monkeypatch):
+    def begin(name: str) -> Run:
+        return Run.create(tmp_path / name, TrainConfig(), {"python": "3"})
+
+    total = disk_calls(monkeypatch, lambda: begin("whole"))
+    assert total == 5
+    for moment in range(total):
+        name = f"killed at {moment}"
+        with pytest.raises(Killed):
+            disk_calls(monkeypatch, lambda name=name: begin(name), dies_at=moment)
+        assert not Run(tmp_path / name).exists
+        assert begin(name).environment == {"python": "3"}
+        assert Run(tmp_path / name).config == TrainConfig()
+
+
 def test_at_every_moment_of_a_replacement_a_whole_checkpoint_is_there(run, monkeypatch):
+    def replace_it() -> None:
+        run.save_checkpoint(writes("new"))
+
     run.save_checkpoint(writes("old"))
-    total = disk_calls(run, monkeypatch, dies_at=None)
+    total = disk_calls(monkeypatch, replace_it)
     assert total >= 7
     for moment in range(total):
         run.save_checkpoint(writes("old"))
         with pytest.raises(Killed):
-            disk_calls(run, monkeypatch, dies_at=moment)
+            disk_calls(monkeypatch, replace_it, dies_at=moment)
         found = Run(run.path).checkpoint
         texts = {(found / name).read_text() for name in ("model", "trainer")}
         assert texts in ({"old"}, {"new"}), f"torn at call {moment}"
