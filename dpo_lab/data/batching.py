@@ -6,7 +6,8 @@ needs no mask and no shift, and does not care how the tokens are laid out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -105,6 +106,11 @@ class Batch:
         first = torch.ones_like(self.response, dtype=torch.bool)
         first[1:] = self.response[1:] != self.response[:-1]
         return every - torch.where(first, every, 0).cummax(0).values
+
+
+def integers(numbers: Iterable[int]) -> Tensor:
+    """`(numbers,)`, int64, of at least one number; `torch.tensor` takes seven times as long."""
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64)
 
 
 def collate(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> Batch:

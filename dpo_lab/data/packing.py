@@ -13,9 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-import torch
-
-from dpo_lab.data.batching import Batch, Trees
+from dpo_lab.data.batching import Batch, Trees, integers
 from dpo_lab.data.encoding import Ids
 
 SHARING_WORTH = 1024
@@ -48,15 +46,15 @@ def pack(sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
     row.close(0)
     source, targets = zip(*scored, strict=True)
     return Batch(
-        input_ids=torch.tensor([row.ids]),
-        source=torch.tensor(source),
-        targets=torch.tensor(targets),
-        token=torch.tensor(token),
-        response=torch.tensor(owner),
+        input_ids=integers(row.ids)[None],
+        source=integers(source),
+        targets=integers(targets),
+        token=integers(token),
+        response=integers(owner),
         responses=len(sequences),
         real_tokens=sum(map(len, whole)),
-        positions=torch.tensor([row.depths]),
-        trees=Trees(torch.tensor(row.ends), (*row.starts, len(row.ids))),
+        positions=integers(row.depths)[None],
+        trees=Trees(integers(row.ends), (*row.starts, len(row.ids))),
     )
 
 

@@ -60,11 +60,6 @@ class PairLogps:
         zero, one = torch.zeros(1), torch.ones(1)
         return cls(zero - 1, zero - 1, zero - 1, zero - 1, one, one)
 
-    def at(self, index: Tensor) -> PairLogps:
-        """Some of the pairs, by their places; they stay a part of the same batch."""
-        given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{k: value.index_select(0, index) for k, value in given.items()})
-
     def with_policy(self, chosen: Tensor, rejected: Tensor) -> PairLogps:
         """The same with other log-probabilities of the policy, each `(pairs,)`, nats."""
         return replace(self, policy_chosen=chosen, policy_rejected=rejected)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_scheduler
 
-from dpo_lab.data.batching import Batch, PairOrder
+from dpo_lab.data.batching import Batch, PairOrder, integers
 from dpo_lab.data.encoding import Ids
 from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import load_weights, save_model
@@ -138,52 +138,56 @@ class Learner:
             indices: The batch's pairs.
 
         Returns:
-            Losses, log-probabilities and gradient weights of the pairs, and their tokens.
+            Losses, log-probabilities and gradient weights of the pairs, in the order of
+            `micro_batches`, and their tokens.
         """
         micro_batches = self.micro_batches(indices)
-        pairs = self._reference_of(indices)
+        known = self._known.index_select(1, integers(sum(micro_batches, [])))
+        sizes = list(map(len, micro_batches))
+        mean_tokens, options = known[2].mean().item(), self.config.loss_options
         ahead = None
         if self.loss.whole_batch and len(micro_batches) > 1:
             # What a pair's value is hangs on pairs of other micro-batches: look at all of them,
             # then go through them again with what each has to push.
-            logps = self._logps(micro_batches)
-            ahead = self._loss_and_slopes(pairs.with_policy(*logps))
+            pairs = PairLogps(*self._logps(micro_batches), *known, mean_tokens)
+            losses, slopes = loss_and_slopes(self.loss, pairs, self.beta, **options)
+            ahead = zip(losses.split(sizes), slopes.split(sizes, dim=1), strict=True)
         parts, tokens = [], 0
-        for at, sequences in micro_batches:
+        for group, references in zip(micro_batches, known.split(sizes, dim=1), strict=True):
+            sequences = self._sequences(group)
             batch = self.job.scorer.batch(sequences)
             with self.lean():
                 policy, wpo = self._forward(batch, sequences)
-                values = policy.detach().view(2, -1).cpu()
+                policy.retain_grad()
+                values = policy.cpu().split(len(group))
                 if ahead is None:
-                    loss, slope = self._loss_and_slopes(pairs.at(at).with_policy(*values))
+                    pairs = PairLogps(*values, *references, mean_tokens)
+                    loss = pushed = self.loss(pairs, self.beta, **options)
                 else:
-                    loss, slope = (part.index_select(-1, at) for part in ahead)
-                if wpo is not None:
-                    loss, slope = loss * wpo, slope * wpo
-                policy.backward(slope.flatten().to(policy.device) / len(indices))
-            parts.append(torch.stack([loss, *values, -slope[0] / self.beta]))
+                    loss, slopes = next(ahead)
+                    pushed = slopes[0] * values[0] + slopes[1] * values[1]
+                weight = torch.ones_like(loss) if wpo is None else wpo
+                pushed.backward(weight / len(indices))
+            push = policy.grad[: len(group)].cpu() * (-len(indices) / self.beta)
+            parts.append(torch.stack([loss * weight, *values, push]).detach())
             tokens += batch.real_tokens
-        losses, chosen, rejected, weights = _in_order(parts, micro_batches)
-        return losses, pairs.with_policy(chosen, rejected), weights, tokens
+        losses, chosen, rejected, weights = torch.cat(parts, dim=1)
+        return losses, PairLogps(chosen, rejected, *known, mean_tokens), weights, tokens
 
-    def micro_batches(self, indices: list[int]) -> list[tuple[Tensor, Sequences]]:
-        """Places in the batch that go together, and their chosen, then rejected sequences."""
-        picked = [self.job.train.tokens[index] for index in indices]
-        items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in picked]
+    def micro_batches(self, indices: list[int]) -> list[list[int]]:
+        """The pairs of a batch that go through the model together."""
+        items = list(map(self._item, indices))
         groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
-        micro_batches = []
-        for group in groups:
-            chosen, rejected = zip(*(items[place] for place in group), strict=True)
-            micro_batches.append((torch.tensor(group), [*chosen, *rejected]))
-        return micro_batches
+        return [[indices[place] for place in group] for group in groups]
 
-    def _reference_of(self, indices: list[int]) -> PairLogps:
-        """The batch with the reference's part filled in, and the policy's still empty."""
-        known = self._known.index_select(1, torch.tensor(indices))
-        reference_chosen, reference_rejected, chosen_tokens, rejected_tokens = known
-        empty, mean = torch.full_like(chosen_tokens, torch.nan), chosen_tokens.mean().item()
-        reference = reference_chosen, reference_rejected
-        return PairLogps(empty, empty, *reference, chosen_tokens, rejected_tokens, mean)
+    def _sequences(self, group: list[int]) -> Sequences:
+        """The chosen responses of some pairs, then the rejected, each with its prompt."""
+        chosen, rejected = zip(*map(self._item, group), strict=True)
+        return [*chosen, *rejected]
+
+    def _item(self, index: int) -> tuple[tuple[Ids, Ids], tuple[Ids, Ids]]:
+        pair = self.job.train.tokens[index]
+        return (pair.prompt, pair.chosen), (pair.prompt, pair.rejected)
 
     def _forward(self, batch: Batch, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
         """The policy's log-probabilities, and the weight of each pair where pairs are weighed."""
@@ -194,16 +198,13 @@ class Learner:
         return logps, wpo_weights(*aligned.view(2, -1)).cpu()
 
     @torch.no_grad()
-    def _logps(self, micro_batches: list[tuple[Tensor, Sequences]]) -> Tensor:
+    def _logps(self, micro_batches: list[list[int]]) -> Tensor:
         """The policy's log-probabilities of the whole batch, `(2, pairs)`, without gradient."""
         parts = []
-        for _, sequences in micro_batches:
+        for sequences in map(self._sequences, micro_batches):
             policy, _ = self._forward(self.job.scorer.batch(sequences), sequences)
             parts.append(policy.view(2, -1).cpu())
-        return _in_order(parts, micro_batches)
-
-    def _loss_and_slopes(self, pairs: PairLogps) -> tuple[Tensor, Tensor]:
-        return loss_and_slopes(self.loss, pairs, self.beta, **self.config.loss_options)
+        return torch.cat(parts, dim=1)
 
     def _check_start(self, pairs: PairLogps, indices: list[int]) -> None:
         picked = [self.job.train.tokens[index] for index in indices]
@@ -248,12 +249,6 @@ class Learner:
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule.base_lrs = state["schedule"]["peak"]
         torch.set_rng_state(state["random"])
-
-
-def _in_order(parts: list[Tensor], micro_batches: list[tuple[Tensor, Sequences]]) -> Tensor:
-    """What each micro-batch gave, `(rows, its pairs)`, as the batch has its pairs."""
-    places = torch.cat([at for at, _ in micro_batches])
-    return torch.cat(parts, dim=1)[:, places.argsort()]
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

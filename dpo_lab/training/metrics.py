@@ -27,7 +27,7 @@ import math
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.pairs import PairLogps, implicit_rewards
+from dpo_lab.objective.pairs import PairLogps
 
 ROUNDING = 1e-4
 """Nats: a log-ratio smaller than this is the rounding of float32, not a preference."""
@@ -47,27 +47,29 @@ def pair_metrics(
     Returns:
         One float a key of the table above, but the last two.
     """
-    chosen = implicit_rewards(pairs.policy_chosen, pairs.reference_chosen, beta)
-    rejected = implicit_rewards(pairs.policy_rejected, pairs.reference_rejected, beta)
-    margins = chosen - rejected
-    ordered = sorted(margins.tolist())
-    low, high = (_quantile(ordered, share) for share in (0.1, 0.9))
-    means = {
+    chosen, rejected = pairs.chosen_logratios, pairs.rejected_logratios
+    ordered = (chosen - rejected).sort().values.tolist()
+    named = {
         "loss": losses,
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": margins,
-        "rewards/accuracies": (margins > ROUNDING * beta).float(),
         "logps/chosen": pairs.policy_chosen,
         "logps/rejected": pairs.policy_rejected,
-        "drift/chosen": pairs.chosen_logratios,
-        "drift/rejected": pairs.rejected_logratios,
-        "displacement/chosen_fell": (pairs.chosen_logratios < -ROUNDING).float(),
+        "drift/chosen": chosen,
+        "drift/rejected": rejected,
         "gradient_weight": weights,
     }
-    values = torch.stack(list(means.values())).mean(dim=1).tolist()
-    quantiles = {"rewards/margins_p10": low, "rewards/margins_p90": high}
-    return dict(zip(means, values, strict=True)) | quantiles
+    means = dict(zip(named, torch.stack(list(named.values())).mean(dim=1).tolist(), strict=True))
+    right = sum(margin > ROUNDING for margin in ordered)
+    fell = sum(ratio < -ROUNDING for ratio in chosen.tolist())
+    drift_chosen, drift_rejected = means["drift/chosen"], means["drift/rejected"]
+    return means | {
+        "rewards/chosen": beta * drift_chosen,
+        "rewards/rejected": beta * drift_rejected,
+        "rewards/margins": beta * (drift_chosen - drift_rejected),
+        "rewards/margins_p10": beta * _quantile(ordered, 0.1),
+        "rewards/margins_p90": beta * _quantile(ordered, 0.9),
+        "rewards/accuracies": right / len(ordered),
+        "displacement/chosen_fell": fell / len(ordered),
+    }
 
 
 def _quantile(ordered: list[float], share: float) -> float:
