@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -105,7 +106,7 @@ def _restore(learner: Learner, run: Run) -> int:
 
 def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepRecord:
     """The record with an evaluation in it; samples go out before it."""
-    job = learner.job
+    started, job = time.perf_counter(), learner.job
     seed = job.config.seed * 1_000_003 + record.step
 
     def wait(what: str, done: int, total: int) -> None:
@@ -119,7 +120,8 @@ def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepReco
         if run:
             run.append_samples(samples)
         _tell(callbacks, "on_sample", samples)
-    record = replace(record, values={**record.values, **values})
+    timing = {**record.timing, "evaluation_seconds": time.perf_counter() - started}
+    record = replace(record, values={**record.values, **values}, timing=timing)
     _emit(record, run, callbacks)
     return record
 

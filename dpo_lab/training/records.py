@@ -22,8 +22,9 @@ class StepRecord:
             (`drift/chosen`, `displacement/chosen_fell`, ...); on a step with an evaluation also
             `eval/...`, `kl/...` and `score/...`. See `metrics.py` for the list. The same on every
             machine and in every repetition that is bit for bit the same.
-        timing: `seconds`, `pairs_per_second`, `tokens_per_second`, `peak_memory_gb`: never
-            the same twice, so kept apart and in a file of their own.
+        timing: `seconds`, `pairs_per_second`, `tokens_per_second`, `peak_memory_gb`, and
+            `evaluation_seconds` where there was one: never the same twice, so kept apart and in
+            a file of their own.
     """
 
     step: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -206,12 +207,22 @@ def numbers(run: BackgroundRun | ShelvedRun | None) -> str:
         seconds, rate = timing[-RECENT:, 1].mean(), timing[-RECENT:, 2].mean()
         parts.append(f"{rate:,.0f} pairs/s" if rate >= 10 else f"{rate:.2f} pairs/s")
         if running:
-            parts.append(f"{_duration(seconds * (total - step))} left")
+            left = seconds * (total - step) + _evaluations_left(run, step, total)
+            parts.append(f"{_duration(left)} left")
         parts.append(f"{timing[-1, 3]:.1f} GB")
     if doing:
         what, done, all_ = doing
         parts.append(f"{what} {done}/{all_}" if all_ else what)
     return " · ".join(parts)
+
+
+def _evaluations_left(run: BackgroundRun, step: int, total: int) -> float:
+    """Seconds that the evaluations to come will take, by those that were."""
+    taken = run.records.columns("timing/evaluation_seconds")[-RECENT:, 1]
+    if not len(taken):
+        return 0.0
+    every = run.config.eval_every
+    return taken.mean() * (math.ceil(total / every) - step // every)
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,10 @@ import pytest
 
 from dpo_lab.models.loading import load_model
 from dpo_lab.training import TrainConfig
+from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
+from dpo_lab.ui.panels import numbers
 from dpo_lab.ui.workbench import Workbench
 
 QUICK = {"steps": 8, "batch_pairs": 4, "eval_every": 4, "eval_pairs": 8, "kl_samples": 5}
@@ -384,3 +387,14 @@ def test_micro_begins_with_settings_that_suit_it_and_others_with_the_defaults() 
     assert other.state.config == TrainConfig(model="smollm2", data="places")
     assert not other.bar.instant.value
     other.close()
+
+
+def test_time_left_counts_the_evaluations_to_come() -> None:
+    """30 of 100 steps done, half a second each; 3 evaluations to come, of 10 s each."""
+    run = BackgroundRun(TrainConfig(steps=100, eval_every=25))
+    run.total_steps, run.doing = 100, None
+    for step in range(31):
+        timing = {"seconds": 0.5, "pairs_per_second": 16.0, "peak_memory_gb": 1.0} if step else {}
+        timing |= {"evaluation_seconds": 10.0} if step % 25 == 0 else {}
+        run.records.append(StepRecord(step, 0.0, 8 * step, 0.1, 1e-3, {}, timing))
+    assert numbers(run) == "step 30/100 · 16 pairs/s · 65 s left · 1.0 GB"
