@@ -198,16 +198,23 @@ class TrainConfig:
 
     def resolved(self) -> TrainConfig:
         """The same with a value for every default that depends on the model."""
+        defaults = self._model_defaults.items()
+        return replace(self, **{name: v for name, v in defaults if getattr(self, name) is None})
+
+    def unresolved(self) -> TrainConfig:
+        """The same with those values left open, for another model, that are this model's own."""
+        defaults = self._model_defaults.items()
+        return replace(self, **{name: None for name, v in defaults if getattr(self, name) == v})
+
+    @property
+    def _model_defaults(self) -> dict[str, float]:
         micro = self.model == "micro"
         rates = DEFAULT_LEARNING_RATES.get(self.model, OTHER_LEARNING_RATES)
-        defaults = {
+        return {
             "learning_rate": rates[self.lora_rank is not None],
             "eval_pairs": 256 if micro else 64,
             "kl_samples": 128 if micro else 32,
         }
-        return replace(
-            self, **{name: v for name, v in defaults.items() if getattr(self, name) is None}
-        )
 
     def total_steps(self, pairs: int) -> int:
         """Optimiser steps of the run on so many training pairs."""

@@ -49,7 +49,7 @@ class Screen:
         self._state = state
         self.shown: BackgroundRun | ShelvedRun | None = None
         self.error: BaseException | None = None
-        self.loaded: dict[str, float | None] = {}
+        self.loaded: dict[str, float] = {}
         self.theories = Theories()
         self.shelf = Shelf(folder)
         self.runs = RunsTable(self.shelf, redraw, show)
@@ -71,7 +71,8 @@ class Screen:
     def show_again(self, run: ShelvedRun) -> None:
         """Show a run of the shelf, whose settings the controls have taken on."""
         self.shown, self.error = run, None
-        self.loaded = {name: getattr(self._state.config, name) for name in MID_RUN}
+        settings = self._state.config.resolved()
+        self.loaded = {name: getattr(settings, name) for name in MID_RUN}
 
     def clear(self) -> None:
         """Show no run, and none behind."""
@@ -85,7 +86,8 @@ class Screen:
             return
         self.shown, self.error = self.shelf.add(run), run.error
         beta = run.records[-1].beta if run.records else run.config.beta
-        self.loaded = {"beta": beta, "learning_rate": self._state.config.learning_rate}
+        settings = self._state.config.resolved()
+        self.loaded = {"beta": beta, "learning_rate": settings.learning_rate}
         self.theories.shelve(self.shown.name)
         if run.records:
             self.runs.tick(self.shown.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from dpo_lab.training.background import BackgroundRun
@@ -66,6 +67,7 @@ class Shelf:
         self.runs: dict[str, ShelvedRun] = {}
         self.unread: list[str] = []
         self._number = 0
+        self._pages: dict[str, Path] = {}
         for run in list_runs(folder)[-EARLIER_RUNS:] if folder else ():
             try:
                 self._put(_of_folder(run))
@@ -123,12 +125,15 @@ class Shelf:
         return write_table(rows, path)
 
     def report(self, name: str) -> Path:
-        """Write a run's page: in its folder, or under the name of the run beside the others."""
+        """Write a run's page: in its folder, or under the name of the run beside the others.
+
+        A page that another kernel wrote under that name stays.
+        """
         run = self.runs[name]
         if run.folder:
             return report_of(Run.open(run.folder))
         return write_report(
-            (self.folder or Path()) / f"{run.name}.html",
+            self._page(name),
             title=run.label,
             config=run.config.as_dict(),
             records=run.records,
@@ -137,6 +142,15 @@ class Shelf:
             environment={},
             start_loss=start_loss(run.config),
         )
+
+    def _page(self, name: str) -> Path:
+        """Where the page of a run without a folder goes, the same whenever it is asked for."""
+        if name not in self._pages:
+            folder = self.folder or Path()
+            names = chain([name], (f"{name} ({number})" for number in count(2)))
+            pages = (folder / f"{name}.html" for name in names)
+            self._pages[name] = next(page for page in pages if not page.exists())
+        return self._pages[name]
 
 
 def _of_folder(run: Run) -> ShelvedRun:

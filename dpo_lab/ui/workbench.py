@@ -170,7 +170,8 @@ class Workbench:
                 self.run.control.resume()
                 self._hurry()
             elif isinstance(self.screen.shown, ShelvedRun) and self.screen.shown.unfinished:
-                shown, wanted, loaded = self.screen.shown, self.state.config, self.screen.loaded
+                shown, loaded = self.screen.shown, self.screen.loaded
+                wanted = self.state.config.resolved()
                 Run.open(shown.folder)
                 moved = {name for name in MID_RUN if getattr(wanted, name) != loaded[name]}
                 self._start(shown.config, folder=shown.folder)
@@ -207,7 +208,7 @@ class Workbench:
             self._check_free()
             self.screen.put_away()
             beta = run.records[-1].beta if run.records else run.config.beta
-            self.change(**run.config.as_dict() | {"beta": beta})
+            self.change(**run.config.unresolved().as_dict() | {"beta": beta})
             self.screen.show_again(run)
             self._draw()
             self.figure.settle()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -290,6 +291,32 @@ def test_runs_of_earlier_sessions_are_found_loaded_and_gone_on_with(bench, tmp_p
     assert later.bar.pause.description == "Resume" and len(_curve(later, "loss").x) == 3
     assert later.resume().wait(120).state == "done"
     later.close()
+
+
+def test_a_loaded_run_leaves_open_what_follows_the_model(bench: Workbench, tmp_path) -> None:
+    """A kept run has micro's own learning rate; with LoRA, micro's is another."""
+    own = Run.open(bench.train().wait(120).folder).config.learning_rate
+    later = Workbench(folder=tmp_path / "runs", **QUICK)
+    later.show(*later.shelf.runs.values())
+    assert later.state.config.resolved().learning_rate == own
+    later.change(lora_rank=2)
+    of_lora = TrainConfig(lora_rank=2).resolved().learning_rate
+    assert later.state.config.resolved().learning_rate == of_lora != own
+    later.close()
+
+
+def test_a_page_that_another_kernel_wrote_is_not_written_over(bench: Workbench, tmp_path) -> None:
+    pages = []
+    for beta in (0.5, 2.0):
+        later = Workbench(folder=tmp_path / "runs", **QUICK)
+        later._start(replace(later.state.config, beta=beta)).wait(120)  # as the slider does
+        later.screen.put_away()
+        (name,) = later.shelf.runs
+        pages.append(later.shelf.report(name))
+        assert later.shelf.report(name) == pages[-1], "its own is written anew"
+        later.close()
+    assert [page.name for page in pages] == ["run 1.html", "run 1 (2).html"]
+    assert "β 0.5" in pages[0].read_text() and "β 2" in pages[1].read_text()
 
 
 def test_an_unreadable_run_is_named_and_the_others_are_shown(bench, tmp_path) -> None:
