@@ -57,9 +57,9 @@ def test_dpo_on_60_000_labels_in_six_rounds_has_95_percent_of_the_frontiers_rewa
 ) -> None:
     """Each round but the first compares what the policy says that the rounds before it made.
 
-    A small beta lets a policy go far, and a rare answer may mislead it: there the policy that counts
-    is trained no longer than those before it, whose answers were asked about. A large beta lets it
-    go a little way only, which takes more steps to get right.
+    A small beta lets a policy go far, and rare answers may mislead it: there the policy that
+    counts is trained no longer than those before it, whose answers were asked about. A large beta
+    lets it go a little way only, which takes more steps to get right.
     """
     how = {"beta": beta, "batch_pairs": 128, "learning_rate": 1e-3}
     early, late = (800, 800) if beta < 1 else (400, 1500)
