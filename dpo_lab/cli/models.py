@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ import tyro
 
 from dpo_lab.cli.output import print_rows, say
 from dpo_lab.data.preferences import OnBadRows
+from dpo_lab.data.readers import MAX_GZ_GB
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,13 @@ class Logps:
     """Preference pairs, as for train."""
     split: str = "train"
     """Split of the data."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question
+    chosen good ..."""
     limit: int | None = None
     """Only the first so many pairs."""
+    max_gz_gb: float = MAX_GZ_GB
+    """Most GB that a .gz file may unpack to."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
     on_bad_rows: OnBadRows = "raise"
@@ -45,7 +51,12 @@ class Logps:
         from dpo_lab.training.setup import naming
 
         pairs = load_preferences(
-            self.data, self.split, on_bad_rows=self.on_bad_rows, limit=self.limit
+            self.data,
+            self.split,
+            columns=self.columns,
+            on_bad_rows=self.on_bad_rows,
+            limit=self.limit,
+            max_gz_gb=self.max_gz_gb,
         )
         model = load_model(self.model, device=self.device)
         tokens = tokenize_pairs(

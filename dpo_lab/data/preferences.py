@@ -23,8 +23,9 @@ from dpo_lab.data.problems import (
     RowProblem,
     check_bad_rows_options,
 )
+from dpo_lab.data.readers import MAX_GZ_GB, NumberedRow
 from dpo_lab.data.rows import COLUMNS, Pair, Text, row_to_pair
-from dpo_lab.data.sources import NumberedRow, find_split, read_rows
+from dpo_lab.data.sources import find_split, read_rows
 
 
 @dataclass(frozen=True)
@@ -69,26 +70,29 @@ def load_preferences(
     on_bad_rows: OnBadRows = "raise",
     max_problems: int = 10,
     limit: int | None = None,
+    max_gz_gb: float = MAX_GZ_GB,
 ) -> Preferences:
     """Read preference pairs.
 
     Args:
         source: `reviews`, `places`, a file (`.jsonl`, `.json`, `.csv`, each also `.gz`, or
             `.parquet`), a folder of such files or of `datasets.save_to_disk`, or a hub id.
-        split: Which split; of a folder, the file whose name begins so. A single file is its own
+        split: Which split; of a folder, the file of that name, all its shards
+            (`train-00000-of-00003`) or the file whose name begins so. A single file is its own
             only split and any name is accepted.
         columns: Names in the source of `prompt`, `chosen`, `rejected`, where they differ.
         on_bad_rows: `raise` stops with every bad row listed; `skip` leaves them out and counts
             them.
         max_problems: How many bad rows are named; all are counted.
         limit: Keep the first so many pairs.
+        max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
 
     Returns:
         The pairs, with a report of what was read and skipped.
 
     Raises:
         BadRows: With `on_bad_rows="raise"`, if any row cannot be used.
-        FileNotFoundError: If there is no such source or split.
+        FileNotFoundError: If there is no such source or split, or a shard of it is missing.
         ValueError: If nothing is left, or an argument is out of range.
     """
     columns = _check_columns(columns)
@@ -97,7 +101,9 @@ def load_preferences(
         raise ValueError(f"limit={limit}: must be at least 1. Leave it out to read every row.")
     name = str(source)
     score = BUILTIN[name].score if name in BUILTIN else None
-    rows = read_rows(builtin_path(name) if name in BUILTIN else name, split)
+    if not max_gz_gb > 0:
+        raise ValueError(f"max_gz_gb={max_gz_gb}: must be > 0. {MAX_GZ_GB:g} is the default.")
+    rows = read_rows(builtin_path(name) if name in BUILTIN else name, split, max_gz_gb)
     return _collect(f"{name} ({split})", rows, columns, on_bad_rows, max_problems, limit, score)
 
 
@@ -140,8 +146,8 @@ def load_train_and_held_out(
 ) -> tuple[Preferences, Preferences]:
     """Training pairs and held-out pairs, which share no prompt.
 
-    A source with a split named `test`, `validation`, `held_out` or `eval` uses that one; any other
-    gives up a share of its prompts.
+    A source with a split named `test`, `validation`, `held_out` or `eval` uses that one (beside
+    `train_prefs`, `test_prefs` comes first); any other gives up a share of its prompts.
 
     Args:
         source: As in `load_preferences`.

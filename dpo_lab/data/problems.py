@@ -23,6 +23,10 @@ class RowProblem(ValueError):
         super().__init__(row, column, reason, detail)
         self.row, self.column, self.reason, self.detail = row, column, reason, detail
 
+    def at(self, row: int) -> RowProblem:
+        """The same problem in another row, for files that are numbered through."""
+        return RowProblem(row, self.column, self.reason, self.detail)
+
     def __str__(self) -> str:
         column = f", {self.column!r}" if self.column else ""
         detail = f" ({self.detail})" if self.detail else ""

@@ -63,7 +63,7 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
         RowProblem: If it cannot be used.
     """
     if isinstance(row, RowProblem):
-        raise row
+        raise row.at(number)
     if not isinstance(row, Mapping):
         raise RowProblem(
             number, None, "wrong type", f"{type(row).__name__}, not an object with columns"
@@ -194,7 +194,7 @@ def _field(number: int, row: Mapping, column: str) -> Text:
         raise RowProblem(number, column, "missing", f"the row has: {names:.100}")
     value = row[column]
     if isinstance(value, RowProblem):
-        raise value
+        raise value.at(number)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise RowProblem(number, column, "missing", "null")
     if isinstance(value, str):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from dpo_lab.data.preferences import OnBadRows
+from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.models.loading import Precision
 from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
@@ -98,6 +99,8 @@ class TrainConfig:
     chosen good ..."""
     limit: int | None = None
     """Use only the first so many training pairs."""
+    max_gz_gb: float = MAX_GZ_GB
+    """Most GB that a .gz file may unpack to; a small file can hold more than the memory."""
     seed: int = 0
     """Seed of the order of pairs, the adapter and the samples."""
     eval_every: int = 25
@@ -253,7 +256,8 @@ _RANGES = (
     ("micro_batch_tokens", 1, False), ("learning_rate", 0, True), ("warmup_steps", 0, False),
     ("weight_decay", 0, False), ("max_grad_norm", 0, True), ("lora_rank", 1, False),
     ("lora_alpha", 0, True), ("max_length", 2, False), ("max_prompt_length", 1, False),
-    ("limit", 1, False), ("seed", 0, False), ("eval_every", 0, False), ("eval_pairs", 0, False),
+    ("limit", 1, False), ("max_gz_gb", 0, True), ("seed", 0, False), ("eval_every", 0, False),
+    ("eval_pairs", 0, False),
     ("kl_samples", 0, False), ("sample_prompts", 0, False), ("max_new_tokens", 1, False),
     ("checkpoint_every", 0, False),
 )  # fmt: skip

@@ -196,6 +196,7 @@ def load_data(
             columns=config.columns,
             on_bad_rows=config.on_bad_rows,
             limit=config.limit,
+            max_gz_gb=config.max_gz_gb,
         )
     if not isinstance(data, Preferences):
         data = preferences_from_rows(data, columns=config.columns, on_bad_rows=config.on_bad_rows)

@@ -166,6 +166,7 @@ def _score_references(configs: Sequence[TrainConfig]) -> None:
                 for name in (
                     "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "seed",
                     "max_length", "max_prompt_length", "on_bad_rows", "columns", "limit",
+                    "max_gz_gb",
                     "eval_pairs", "ld_alpha", "device", "precision", "revision",
                     "trust_remote_code",
                 )

@@ -1,0 +1,230 @@
+"""Rows out of one file: JSON lines, JSON, CSV, each also gzipped, and parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dpo_lab.data.problems import RowProblem
+
+EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+MAX_GZ_GB = 4.0
+"""By default, a .gz file may unpack to so many GB (1e9 bytes); a few kB can hold far more."""
+
+NumberedRow = tuple[int, Any]
+
+# Bytes that are not UTF-8 become lone surrogates, which the row's check finds and names.
+_UNDECODABLE = "\udcff"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_CHUNK = 1 << 20
+
+
+def extension_of(path: Path) -> str:
+    """The ending by which a file's kind is known, or nothing."""
+    name = path.name.lower()
+    return next((extension for extension in EXTENSIONS if name.endswith(extension)), "")
+
+
+def read_file(path: Path, max_gz_gb: float = MAX_GZ_GB) -> Iterator[NumberedRow]:
+    """Rows of a file.
+
+    Args:
+        path: The file; its name says of what kind it is.
+        max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
+
+    Yields:
+        Row number and row; a row, or a cell of it, is a `RowProblem` where it could not be read.
+
+    Raises:
+        ValueError: If the file as a whole cannot be read.
+    """
+    extension = extension_of(path).removesuffix(".gz")
+    if not extension:
+        raise ValueError(
+            f"{path}: unknown kind of file. Its name must end in one of {', '.join(EXTENSIONS)}: "
+            "convert it, or mend its name."
+        )
+    _refuse_pointer(path)
+    if extension == ".parquet":
+        return enumerate(_parquet(path), start=1)
+    data = _read_bytes(path, max_gz_gb)
+    if data.startswith(_UTF16):
+        raise ValueError(f"{path}: its text is UTF-16, and only UTF-8 is read. Save it as UTF-8.")
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    if not text.strip():
+        raise ValueError(f"{path}: it is empty. A data set needs at least one row; add some.")
+    if extension == ".jsonl":
+        return _jsonl(text)
+    if extension == ".csv":
+        return iter(_csv(path, text))
+    return _json(path, text)
+
+
+def _refuse_pointer(path: Path) -> None:
+    """A clone without Git LFS holds the address of a file in place of its rows."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise ValueError(
+                f"{path}: a pointer of Git LFS, not the file itself. Run 'git lfs pull' in its "
+                "folder, or download the file."
+            )
+
+
+def _read_bytes(path: Path, max_gz_gb: float) -> bytes:
+    if not path.name.lower().endswith(".gz"):
+        return path.read_bytes()
+    try:
+        # Measured before it is held: what is refused takes a chunk of memory, not the limit's.
+        with gzip.open(path) as file:
+            unpacked = 0
+            while chunk := file.read(_CHUNK):
+                unpacked += len(chunk)
+                if unpacked > max_gz_gb * 1e9:
+                    raise _too_large(path, max_gz_gb)
+        with gzip.open(path) as file:
+            return file.read()
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: broken gzip file ({error}). Copy or download it again."
+        ) from None
+
+
+def _too_large(path: Path, max_gz_gb: float) -> ValueError:
+    return ValueError(
+        f"{path}: unpacks to more than max_gz_gb={max_gz_gb:g} GB, from {path.stat().st_size:,} "
+        "bytes, which would fill the memory. If you trust the file, raise the limit: "
+        "--max-gz-gb, or max_gz_gb=."
+    )
+
+
+def _jsonl(text: str) -> Iterator[NumberedRow]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, RowProblem(number, None, "truncated or malformed JSON", str(error))
+
+
+def _json(path: Path, text: str) -> Iterator[NumberedRow]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if _begins_with_object_line(text):
+            return _jsonl(text)
+        raise ValueError(
+            f"{path}: truncated or malformed JSON ({error}). "
+            "Mend the file; it must be a list of objects, or one object a line."
+        ) from None
+    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        rows = rows["data"]
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{path}: holds a {type(rows).__name__}, not a list of rows. "
+            'Use a list of objects, {"data": [...]}, or one object a line.'
+        )
+    return enumerate(rows, start=1)
+
+
+def _begins_with_object_line(text: str) -> bool:
+    """Whether the first line with text is an object, so that a `.json` file holds JSON lines."""
+    try:
+        return isinstance(json.loads(text.lstrip().partition("\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _csv(path: Path, text: str) -> list[NumberedRow]:
+    # The module's own limit for a field, 131072 characters, is less than a long conversation.
+    limit = csv.field_size_limit(len(text) + 1)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        _check_header(path, reader)
+        return list(_csv_rows(reader))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _check_header(path: Path, reader: csv.DictReader) -> None:
+    try:
+        names = [name for name in reader.fieldnames or () if name]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: its header is malformed CSV ({error}). Name the columns in the first line."
+        ) from None
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"{path}: its header names {twice[0]!r} twice, so one would hide the other. Rename one."
+        )
+
+
+def _csv_rows(reader: csv.DictReader) -> Iterator[NumberedRow]:
+    number = 0
+    while True:
+        number += 1
+        start = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # The reader takes up again at the next line.
+            yield number, RowProblem(number, None, "malformed CSV", f"from line {start}: {error}")
+            continue
+        if None in row:
+            yield number, RowProblem(number, None, "more fields than the header has columns")
+        else:
+            yield number, {column: _cell(number, column, cell) for column, cell in row.items()}
+
+
+def _cell(number: int, column: str, cell: str | None) -> Any:
+    """A CSV cell; one that holds a JSON list of messages is read as such."""
+    if not cell or not _MESSAGES.match(cell):
+        return cell
+    try:
+        return json.loads(cell)
+    except ValueError as error:
+        return RowProblem(number, column, "truncated or malformed JSON", str(error))
+
+
+def _parquet(path: Path) -> Iterable[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: not a readable parquet file ({error}). Write or download it again."
+        ) from None
+    return _arrow_rows(table)
+
+
+def _arrow_rows(table: Any) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1000):
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [
+                {name: _arrow_cell(batch[name][index]) for name in batch.schema.names}
+                for index in range(batch.num_rows)
+            ]
+        yield from rows
+
+
+def _arrow_cell(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return _UNDECODABLE
