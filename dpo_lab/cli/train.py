@@ -73,7 +73,8 @@ def resumed_train(arguments: list[str]):
     def resumed(train: Annotated[Train, tyro.conf.arg(name="")] = Train(config=saved)) -> Train:  # noqa: B008
         for option in fields(TrainConfig):
             asked, kept = getattr(train.config, option.name), getattr(saved, option.name)
-            if asked != kept:
+            # Whether a model's code may run is no setting of the run, but of who types it.
+            if asked != kept and option.name != "trust_remote_code":
                 raise ValueError(
                     f"--{option.name.replace('_', '-')} {asked}: this run has {kept}, and a "
                     "resumed run keeps its settings. Leave it out, or begin another run."

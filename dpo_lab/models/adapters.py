@@ -71,6 +71,8 @@ def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) 
     """
     from peft import PeftConfig, PeftModel
 
+    if not (Path(folder) / "adapter_model.safetensors").exists():
+        raise ValueError("adapter_model.safetensors is missing; a pickle is not read")
     config = PeftConfig.from_pretrained(folder)
     base = load_base(config.base_model_name_or_path, config.revision)
     model = PeftModel.from_pretrained(base, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -128,6 +130,12 @@ def _load_tokenizer(path: str, **options) -> PreTrainedTokenizerBase:
 
 def _load_error(name: str, error: Exception) -> Exception:
     reason = str(error).strip().splitlines()[0].rstrip(".")
+    if "trust_remote_code" in str(error):
+        return ValueError(
+            f"model {name!r}: comes with code of its own, and no file can say that it may run. If "
+            "you trust that code, say so yourself, each time: --trust-remote-code "
+            "(trust_remote_code=True)."
+        )
     if Path(name).is_dir() or not isinstance(error, OSError):
         return ValueError(
             f"model {name!r}: cannot be loaded ({reason[:300]}). It must hold config.json, "
@@ -278,8 +286,16 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
 
 
 def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
+    """The configuration is the model's at hand: nothing but weights is read from the folder."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no model.safetensors in {folder}")
     saved, found = type(model).from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        None,
+        config=copy.deepcopy(model.config),
+        state_dict={name: weight for file in files for name, weight in load_file(file).items()},
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     unmatched = found["missing_keys"] | found["unexpected_keys"]
     if not unmatched:

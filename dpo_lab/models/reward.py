@@ -159,11 +159,14 @@ def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardMode
         OSError: If there is no model.
         ValueError: If it gives more than one number.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     if model.config.num_labels != 1:
         raise ValueError(
             f"{folder}: gives {model.config.num_labels} numbers, a reward model one. "
             "Train one with num_labels=1."
         )
     disable_dropout(model)
-    return RewardModel(model.to(resolve_device(device)), AutoTokenizer.from_pretrained(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return RewardModel(model.to(resolve_device(device)), tokenizer)

@@ -125,7 +125,7 @@ class TrainConfig:
     revision: str | None = None
     """Revision of a model on the hub."""
     trust_remote_code: bool = False
-    """Run code that comes with the model."""
+    """Run code that comes with the model; never taken from a run's folder, so asked again there."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -238,6 +238,9 @@ class TrainConfig:
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """The configuration of a `config.json`.
 
+        A file is data: its `trust_remote_code` is not taken, since it would let whoever wrote the
+        file run code. Only a person gives that, each time.
+
         Raises:
             ValueError: If it names a field that does not exist.
         """
@@ -247,7 +250,7 @@ class TrainConfig:
                 f"config: unknown field {unknown[0]!r}. Another version of the lab wrote it."
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**values)
+        return cls(**values | {"trust_remote_code": False})
 
 
 # (field, lowest value, whether it must be above it)

@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from accelerate import PartialState
@@ -31,6 +32,12 @@ from dpo_lab.training.threads import is_small
 START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest log-ratio at the start, nats per token of the longest response, by precision."""
 
+
+NO_STATE = (
+    OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, LookupError,
+    AttributeError,
+)  # fmt: skip
+"""What a file that is no state of an optimiser raises when it is read as one."""
 
 Sequences = list[tuple[Ids, Ids]]
 
@@ -241,14 +248,25 @@ class Learner:
         torch.save(state, folder / "trainer.pt")
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint."""
+        """Take up a checkpoint.
+
+        Raises:
+            ValueError: If its weights or its optimiser's state are not those of this run.
+        """
         load_weights(self.job.policy, folder)
-        state = torch.load(folder / "trainer.pt", weights_only=True)
-        self.step, self.beta = state["step"], state["beta"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]["last_epoch"]
-        self.schedule.base_lrs = state["schedule"]["peak"]
-        torch.set_rng_state(state["random"])
+        try:
+            state = torch.load(folder / "trainer.pt", weights_only=True)
+            self.step, self.beta = state["step"], state["beta"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.last_epoch = state["schedule"]["last_epoch"]
+            self.schedule.base_lrs = state["schedule"]["peak"]
+            torch.set_rng_state(state["random"])
+        except NO_STATE as error:
+            reason = " ".join((str(error) or type(error).__name__).split())
+            raise ValueError(
+                f"{folder / 'trainer.pt'}: holds no state of this run ({reason[:120]}). Remove the "
+                f"folder {folder.name}, and a resumed run is computed again from its beginning."
+            ) from error
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -248,6 +248,14 @@ def open_or_create(run: Run, job: Job) -> Run:
                 total_steps=job.config.total_steps(len(job.train)),
             ),
         )
+    if read_json(run.path / "config.json").get("trust_remote_code") and not (
+        job.config.trust_remote_code
+    ):
+        raise ValueError(
+            f"{run.path}: this run was begun with code that comes with its model, and a run's "
+            "folder cannot say that it may run. If you trust that code, say so again: "
+            "--trust-remote-code (trust_remote_code=True)."
+        )
     for name, now in (
         ("weights_fingerprint", job.fingerprint),
         ("data_fingerprint", job.data_fingerprint),

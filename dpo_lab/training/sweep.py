@@ -194,8 +194,10 @@ def _check_same(run: Run, config: TrainConfig) -> None:
         return
     kept, asked = run.config.as_dict(), config.resolved().as_dict()
     for name, value in asked.items():
-        # What was resolved when the run was prepared is not known here.
+        # What was resolved when the run was prepared is not known here, and what is no setting of
+        # the run but a person's word is in no file.
         left_open = (name, value) in (("micro_batch_tokens", None), ("precision", "auto"))
+        left_open |= name == "trust_remote_code"
         if not left_open and kept[name] != value:
             raise ValueError(
                 f"{run.path}: was begun with {name}={kept[name]}, not {value}. "

@@ -174,7 +174,10 @@ class Workbench:
                 wanted = self.state.config.resolved()
                 Run.open(shown.folder)
                 moved = {name for name in MID_RUN if getattr(wanted, name) != loaded[name]}
-                self._start(shown.config, folder=shown.folder)
+                # No file may let a model's code run: that is this workbench's own setting.
+                trusted = self.state.config.trust_remote_code
+                config = replace(shown.config, trust_remote_code=trusted)
+                self._start(config, folder=shown.folder)
                 self.run.control.set(**{name: getattr(wanted, name) for name in moved})
             return self.run
 
@@ -208,7 +211,8 @@ class Workbench:
             self._check_free()
             self.screen.put_away()
             beta = run.records[-1].beta if run.records else run.config.beta
-            self.change(**run.config.unresolved().as_dict() | {"beta": beta})
+            own = {"beta": beta, "trust_remote_code": self.state.config.trust_remote_code}
+            self.change(**run.config.unresolved().as_dict() | own)
             self.screen.show_again(run)
             self._draw()
             self.figure.settle()
