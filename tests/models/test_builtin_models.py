@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import subprocess
+import time
 import zipfile
 from pathlib import Path
 
@@ -147,3 +149,51 @@ def test_reading_gguf_needs_its_package(monkeypatch, tmp_path):
 def test_other_names_pass_through(tmp_path):
     assert builtin_model("owner/name") == ("owner/name", "hub: owner/name")
     assert builtin_model(str(tmp_path)) == (str(tmp_path), "folder")
+
+
+def _fetch_slowly(calls: Path, gate: Path) -> None:
+    """Fetch with a hub that writes half of a model, and the rest once `gate` is there."""
+
+    def slow(ready: Path, report) -> str:
+        ready.mkdir()
+        (ready / "half").write_text("")
+        with calls.open("a") as file:
+            file.write("asked\n")
+        while not gate.exists():
+            time.sleep(0.01)
+        (ready / "config.json").write_text("{}")
+        return "hub: played"
+
+    builtin._from_hub = slow
+    fetch_smollm2()
+
+
+def _asked(calls: Path, times: int) -> None:
+    deadline = time.monotonic() + 60
+    while not calls.exists() or len(calls.read_text().splitlines()) < times:
+        assert time.monotonic() < deadline, "no process began to fetch"
+        time.sleep(0.01)
+
+
+def test_of_two_processes_one_fetches_and_a_killed_one_leaves_nothing(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    killed, *both = (spawn.Process(target=_fetch_slowly, args=(calls, gate)) for _ in range(3))
+    killed.start()
+    _asked(calls, 1)
+    killed.kill()
+    killed.join()
+    assert left_over(), "it was killed in the middle"
+    for process in both:
+        process.start()
+    _asked(calls, 2)
+    gate.touch()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert calls.read_text() == "asked\n" * 2, "the killed one and one more"
+    folder = cache_path("models/smollm2")
+    assert left_over() == [folder]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "half", "origin.json",
+    ]  # fmt: skip
