@@ -66,7 +66,7 @@ def press(page: Page) -> tuple[str, float]:
     handle.focus()
     pressed = time.time()
     handle.press("ArrowRight")
-    return f"{float(page.page.locator('.dpo-beta .widget-readout').inner_text()):.3g}", pressed
+    return f"{float(page.page.locator('.dpo-beta .widget-readout').text_content()):.3g}", pressed
 
 
 def retrained(page: Page) -> float:

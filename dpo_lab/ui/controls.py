@@ -48,6 +48,7 @@ class Control:
 
     Attributes:
         value: The widget that holds the value.
+        typed: Beside a slider, the box for typing its value; none for other settings.
         view: Label, value and message.
     """
 
@@ -60,7 +61,9 @@ class Control:
         self.value = self._widget(explanation)
         self.value.add_class(f"dpo-{field.replace('_', '-')}")
         self.problem = widgets.HTML().add_class("dpo-problem")
-        self.view = widgets.VBox([title, self.value, self.problem])
+        self.typed = self._typed_box(explanation) if field in _SLIDERS else None
+        entry = widgets.HBox([self.value, self.typed]) if self.typed else self.value
+        self.view = widgets.VBox([title, entry, self.problem])
         self.view.add_class("dpo-control").add_class(f"dpo-set-{field.replace('_', '-')}")
         self._show()
         self.value.observe(self._entered, "value")
@@ -82,6 +85,39 @@ class Control:
             return widgets.Dropdown(options=choices, **shared)
         default = EMPTY.get(self.field, "default") if self.optional else ""
         return widgets.Text(continuous_update=False, placeholder=default, **shared)
+
+    def _typed_box(self, explanation: str) -> widgets.Text:
+        # The slider's own number can be typed, too, but the page moves it into the range unasked.
+        low, high, _ = _SLIDERS[self.field]
+        tip = f"{explanation} Type a number from {10.0**low:g} to {10.0**high:g}."
+        box = widgets.Text(continuous_update=False, tooltip=tip)
+        box.add_class("dpo-typed").add_class(f"dpo-{self.field.replace('_', '-')}-typed")
+        box.observe(self._typed_in, "value")
+        return box
+
+    def _typed_in(self, change) -> None:
+        """From the box beside a slider to the state; beyond the slider's ends it is refused."""
+        low, high, _ = _SLIDERS[self.field]
+        if change["new"] == self._number():
+            self.state.set(**{self.field: getattr(self.state.config, self.field)})
+            return
+        try:
+            value = float(change["new"])
+        except ValueError:
+            self.state.refuse(self.field, f"{self.field}={change['new']}: must be a number.")
+            return
+        if not 10.0**low <= value <= 10.0**high:
+            self.state.refuse(
+                self.field,
+                f"{self.field}={value:g}: the slider goes from {10.0**low:g} to {10.0**high:g}. "
+                "Type a number between them, or set it from code.",
+            )
+            return
+        self.state.set(**{self.field: value})
+
+    def _number(self) -> str:
+        """A slider's value as its box shows it."""
+        return f"{getattr(self.state.config.resolved(), self.field):.4g}"
 
     def _entered(self, change) -> None:
         """From the widget to the state, unless the state put it there."""
@@ -125,6 +161,8 @@ class Control:
             shown = self._shown(getattr(self.state.config.resolved(), self.field))
             if self.value.value != shown:
                 self.value.value = shown
+            if self.typed:
+                self.typed.value = self._number()
 
 
 def setting_names() -> list[str]:

@@ -93,6 +93,7 @@ class Bar:
         self.progress = widgets.FloatProgress(min=0, max=1).add_class("dpo-progress")
         self.numbers = widgets.HTML().add_class("dpo-numbers")
         self.status = widgets.HTML("idle").add_class("dpo-status")
+        self.note = widgets.HTML().add_class("dpo-message")
         self.train.on_click(self._answering(self._if_all_is_right(bench.train)))
         self.pause.on_click(self._answering(self._pause_or_resume))
         self.stop.on_click(self._answering(bench.stop))
@@ -101,7 +102,7 @@ class Bar:
         buttons = [self.train, self.pause, self.stop, self.step, self.reset, self.instant]
         line = [self.progress, self.numbers, self.status]
         rows = [widgets.HBox(row).add_class("dpo-bar") for row in (buttons, line)]
-        self.view = widgets.VBox(rows)
+        self.view = widgets.VBox([*rows, self.note])
         bench.state.observe(self._model_changed, "config")
         self.show(None)
 

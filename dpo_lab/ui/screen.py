@@ -74,6 +74,13 @@ class Screen:
         settings = self._state.config.resolved()
         self.loaded = {name: getattr(settings, name) for name in MID_RUN}
 
+    def forget_error(self) -> None:
+        """Say no more what the last run failed with; one that measured nothing goes, too."""
+        if self.error is not None:
+            self.error = None
+            if self.shown and not self.shown.records:
+                self.shown = None
+
     def clear(self) -> None:
         """Show no run, and none behind."""
         self.shown = self.error = None

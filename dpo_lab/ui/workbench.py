@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.data.preferences import Preferences, Score
@@ -18,9 +19,11 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.runs import Run, new_folder
 from dpo_lab.ui.controls import Control, setting_names
 from dpo_lab.ui.fragments import bundle
+from dpo_lab.ui.freeing import free
 from dpo_lab.ui.live import LiveFigure, Ticker
 from dpo_lab.ui.panels import Bar, page
 from dpo_lab.ui.runs_table import RunsTable
+from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.screen import Screen
 from dpo_lab.ui.shelf import Shelf, ShelvedRun
 from dpo_lab.ui.state import MID_RUN, WorkbenchState
@@ -33,8 +36,10 @@ IN_MEMORY = "(in memory)"
 class Workbench:
     """Tune beta, train, and watch; the same from the page and from code.
 
-    There is one workbench at a time: a new one stops and closes the one before, so that a cell run
-    again leaves no thread behind.
+    There is one workbench at a time: a new one closes the one before and frees its widgets, so that
+    a cell run again leaves nothing behind. A run that is going on is taken over if both were made
+    with the same settings, as after a page was loaded again; otherwise it is stopped. Either is
+    said.
 
     Args:
         model: micro, smollm2, a folder, a hub id, or a model already loaded (a copy is trained).
@@ -48,6 +53,7 @@ class Workbench:
         run: The run that is going on, or the last one.
         screen: What follows the run that is shown.
         view: All of it as one widget.
+        parts: What it holds, from the top.
 
     Raises:
         ValueError: If a setting is wrong.
@@ -74,9 +80,11 @@ class Workbench:
             if "epochs" in settings:
                 del settings["steps"]
         self.state = WorkbenchState(TrainConfig(**settings))
+        self._made_with = self.state.config
         self.run: BackgroundRun | None = None
         self._ticker: Ticker | None = None
         self._closed = ""
+        self._taken_over = False
         self._warm_up: BackgroundRun | None = None
         self._lock = threading.RLock()
         self.screen = Screen(
@@ -90,9 +98,12 @@ class Workbench:
         screen = self.screen
         below = screen.figure, screen.notice, screen.samples, screen.runs.view
         self.view = page(self.controls, self.bar.view, *below)
+        self.parts = self.view.children
         self.state.observe(self._set, "config")
-        _close_the_one_before(self)
-        self._warm_up = self._warmed_up()
+        self.state.observe(self._corrected, ["config", "problems"])
+        _take_the_place_of_the_one_before(self)
+        if self.run is None:
+            self._warm_up = self._warmed_up()
 
     @property
     def figure(self) -> LiveFigure:
@@ -112,6 +123,8 @@ class Workbench:
     def train(self, **changes: Any) -> BackgroundRun:
         """Begin a run from the reference; returns at once, `wait` on what is returned.
 
+        A run that this workbench took over from the one before is stopped for it.
+
         Args:
             **changes: Fields of the configuration, which the controls take on.
 
@@ -119,6 +132,8 @@ class Workbench:
             RuntimeError: If a run is going on.
             ValueError: If a setting is wrong.
         """
+        if self._taken_over and self.run:
+            self.run.end()
         with self._lock:
             self._check_free()
             self.change(**changes)
@@ -226,6 +241,10 @@ class Workbench:
         for run in (self.run, self._warm_up):
             if run:
                 run.end()
+        self._let_go(words)
+
+    def _let_go(self, words: str) -> None:
+        """Draw and answer no more; what is going on goes on."""
         with self._lock:
             self._closed = words
             self.run = self.screen.shown = None
@@ -249,6 +268,14 @@ class Workbench:
             elif "beta" in changed and self.state.by_hand and self._instant:
                 self._start(change["new"])
 
+    def _corrected(self, change) -> None:
+        """A setting was changed: what was said about the one before does not hold any more."""
+        with self._lock:
+            if self.run and self.run.running or self._closed:
+                return
+            self.screen.forget_error()
+            self.bar.show(self.screen.shown)
+
     @property
     def _instant(self) -> bool:
         """Whether letting go of beta trains."""
@@ -271,6 +298,8 @@ class Workbench:
         if self._warm_up:
             self._warm_up.stop()
         self.screen.put_away()
+        self._taken_over = False
+        self.bar.note.value = ""
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
         theories = self.screen.theories
@@ -322,12 +351,46 @@ class Workbench:
             self._draw()
             self.figure.settle()
 
+    def _take_over(self, before: Workbench) -> None:
+        """Go on showing the run of the workbench before, which lets go of it."""
+        run, settings = before.run, before.state.config
+        self.screen.theories = before.screen.theories
+        before._let_go(REPLACED)
+        with self._lock, self.state.from_code():
+            self.state.config = settings
+            self.run, self._taken_over = run, True
+            self.screen.begin(run)
+            self.state.phase = run.state
+        self._ticker = Ticker(self._follow)
+        self._ticker.start()
+        run.followers.append(self._ticker)
+        if not run.running:  # it may have ended before it knew of this follower
+            self._ticker.end()
 
+
+REPLACED = "closed: another workbench was opened"
 _open: weakref.ref[Workbench] | None = None
 
 
-def _close_the_one_before(new: Workbench) -> None:
+def _take_the_place_of_the_one_before(new: Workbench) -> None:
     global _open
     before, _open = _open and _open(), weakref.ref(new)
-    if before is not None:
-        before.close("closed: another workbench was opened")
+    if before is None:
+        return
+    run = before.run if before.run and before.run.running else None
+    same = before._made_with == new._made_with and before.shelf.folder == new.shelf.folder
+    if run and same and not any((*before._inputs.values(), *new._inputs.values())):
+        if before._warm_up:
+            before._warm_up.end()
+        new._take_over(before)
+        new.bar.note.value = "The run that was going on in this kernel is shown again."
+    else:
+        before.close(REPLACED)
+        if run:
+            kept = f"{run.folder} keeps it" if run.folder else "it was not kept"
+            step = run.records[-1].step if run.records else 0
+            new.bar.note.value = escaped(
+                f"The run of the workbench before was stopped at step {step}; {kept}."
+            )
+    before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
+    free(*before.parts)
