@@ -54,17 +54,20 @@ class RunsShow:
 
 @dataclass(frozen=True)
 class RunsReport:
-    """Write a run's report: one HTML file that needs no network."""
+    """Write a run's report: an HTML page that needs no network."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
+    single_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Put the library that draws the curves, 5 MB, into the page, so that it can be sent alone;
+    otherwise the pages of a folder of runs share one copy of it."""
 
     def __call__(self) -> None:
         """Write it and say where."""
         from dpo_lab.training.runs import Run
         from dpo_lab.ui.summary import report_of
 
-        print(report_of(Run.open(self.run)))
+        print(report_of(Run.open(self.run), single_file=self.single_file))
 
 
 Runs = (

@@ -36,7 +36,8 @@ def evaluate(
         progress: Called with what is being done, how much is done and how much there is.
 
     Returns:
-        `eval/...` as in `metrics.py` on held-out pairs; `kl/policy` (the sum of exact per-token
+        `eval/...` as in `metrics.py` on held-out pairs, with `eval/pairs`, how many they are, and
+        `eval/rewards/margins_stderr`; `kl/policy` (the sum of exact per-token
         KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `entropy/policy`, nats per
         token; `score/policy` and its `_stderr`: the ground truth of the same samples, where there
         is one.
@@ -51,6 +52,8 @@ def evaluate(
         losses, slopes = loss_and_slopes(loss, pairs, beta, **options)
         metrics = pair_metrics(losses, pairs, -slopes[0] / beta, beta)
         values |= {f"eval/{name}": value for name, value in metrics.items()}
+        error = Estimate.of(pairs.margins).stderr
+        values |= {"eval/rewards/margins_stderr": beta * error, "eval/pairs": len(losses)}
     if job.prompts and config.kl_samples:
         prompts = list(islice(cycle(job.prompts), config.kl_samples))
         answering = naming(progress, "answers for KL")

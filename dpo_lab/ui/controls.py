@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import fields
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import ipywidgets as widgets
@@ -32,6 +33,7 @@ _SUGGESTIONS = {"model": tuple(BUILTIN_MODELS), "data": tuple(BUILTIN_DATA)}
 _KINDS = {int: "a whole number", float: "a number"}
 
 
+@cache
 def explanations() -> dict[str, str]:
     """What every setting does, from the docstrings of the configuration."""
     return {
@@ -175,9 +177,14 @@ def _literal(kind: Any) -> bool:
     return get_origin(kind) is Literal
 
 
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(TrainConfig, include_extras=False)
+
+
 def _kind(field: str) -> tuple[Any, bool]:
     """A setting's type without `None`, and whether it may be none."""
-    kind = get_type_hints(TrainConfig, include_extras=False)[field]
+    kind = _types()[field]
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, types.UnionType):

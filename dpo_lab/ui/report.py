@@ -1,7 +1,8 @@
-"""One run as one web page: a single file that needs no network and runs no text of a model.
+"""One run as a web page that needs no network and runs no text of a model.
 
-Every string of a model, a data set or a config is escaped. As a second lock, the page's own policy
-lets only its two scripts run, known by their digests, and forbids every connection.
+The page holds plotly, 5 MB, or finds it in a file that the pages of a folder share. Every string of
+a model, a data set or a config is escaped. As a second lock, the page's own policy lets only its
+own scripts run, known by their digests, and the shared file; and it forbids every connection.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.ui.curves import beta_changes
@@ -35,6 +37,7 @@ def write_report(
     summary: Mapping,
     environment: Mapping,
     start_loss: float | None,
+    library: Path | None = None,
 ) -> Path:
     """Write the page of one run, all of it or nothing.
 
@@ -48,6 +51,7 @@ def write_report(
             (a standard error, an interval, n, a unit) may be left out.
         environment: Versions, origin of the weights, fingerprint of the data.
         start_loss: The loss at margin 0, or none.
+        library: Plotly as `shared_plotly` wrote it, to be read by the page; none puts it inside.
 
     Returns:
         `path`.
@@ -57,7 +61,7 @@ def write_report(
         _header(title, config, records),
         _tiles(summary),
         f"<section><h2>Training</h2><div id='training'></div><p class='note'>{_FIGURE_NOTE}</p>"
-        "<noscript><p>The curves need JavaScript, which is inside this file.</p></noscript>"
+        "<noscript><p>The curves need JavaScript.</p></noscript>"
         "</section>",
         _samples(samples),
         "<section>",
@@ -67,9 +71,22 @@ def write_report(
     ]
     # "<" as an escape, so that no text in the figure can end the script element.
     data = json.dumps({"figure": json.loads(figure.to_json()), "config": CONFIG})
-    page = _page(title, "\n".join(body), data.replace("<", "\\u003c"))
+    place = library and Path(os.path.relpath(library, Path(path).parent)).as_posix()
+    page = _page(title, "\n".join(body), data.replace("<", "\\u003c"), place)
     _write_atomically(Path(path), page)
     return Path(path)
+
+
+def shared_plotly(folder: Path) -> Path | None:
+    """Plotly's own file in a folder, written where it is not there; none if that is refused."""
+    path = folder / f"plotly-{get_plotlyjs_version()}.min.js"
+    source = get_plotlyjs()
+    try:
+        if not path.exists() or path.stat().st_size != len(source.encode()):
+            _write_atomically(path, source)
+    except OSError:
+        return None
+    return path
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -83,10 +100,16 @@ def _write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _page(title: str, body: str, data: str) -> str:
-    scripts = (get_plotlyjs(), _SCRIPT)
+def _page(title: str, body: str, data: str, library: str | None) -> str:
+    scripts = [_SCRIPT] if library else [get_plotlyjs(), _SCRIPT]
     digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    elements = [f"<script>{script}</script>" for script in scripts]
+    if library:
+        # The one from which the page itself came: a folder, or the server that shows it.
+        allowed = f"'self' file: {allowed}"
+        elements.insert(0, f'<script src="{escaped(quote(library))}"></script>')
+    newline = "\n"
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}"
     )
@@ -105,8 +128,7 @@ def _page(title: str, body: str, data: str) -> str:
 {body}
 </main>
 <script type="application/json" id="figure">{data}</script>
-<script>{scripts[0]}</script>
-<script>{scripts[1]}</script>
+{newline.join(elements)}
 </body>
 </html>
 """
@@ -189,9 +211,16 @@ const { figure, config } = JSON.parse(document.getElementById("figure").textCont
 const style = getComputedStyle(document.documentElement);
 const ink = () => style.getPropertyValue("--muted").trim();
 figure.layout.font = { color: ink() };
-Plotly.newPlot("training", figure.data, figure.layout, config);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-  Plotly.relayout("training", { "font.color": ink() }));
+if (window.Plotly) {
+  Plotly.newPlot("training", figure.data, figure.layout, config);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+    Plotly.relayout("training", { "font.color": ink() }));
+} else {
+  const library = document.querySelector("script[src]").getAttribute("src");
+  document.getElementById("training").textContent =
+    `The curves are drawn by ${library}, which is not there. Copy it along with this page, or ` +
+    "write the page as one file: dpo-lab runs report RUN --single-file.";
+}
 """
 
 _STYLE = f"""

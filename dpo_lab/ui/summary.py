@@ -9,9 +9,12 @@ from typing import Any
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
+from dpo_lab.training.outcome import Score
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
-from dpo_lab.ui.report import write_report
+from dpo_lab.ui.report import shared_plotly, write_report
+
+KL_TILE = "KL(policy ‖ reference)"
 
 
 def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
@@ -49,8 +52,13 @@ def row_of(
     }
 
 
-def report_of(run: Run) -> Path:
+def report_of(run: Run, *, single_file: bool = False) -> Path:
     """Write a run's report beside its records.
+
+    Args:
+        run: The run.
+        single_file: Whether plotly is put inside, 5 MB, so that the page can be sent alone;
+            otherwise it is a file in the folder of runs that all their pages read.
 
     Returns:
         The path of `report.html`.
@@ -65,6 +73,7 @@ def report_of(run: Run) -> Path:
         summary=tiles(records, run.summary.get("outcome")),
         environment=run.environment,
         start_loss=start_loss(config),
+        library=None if single_file else shared_plotly(run.path.resolve().parent),
     )
 
 
@@ -77,17 +86,19 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
     """
     records, tiles = History.of(records), {}
     for label, key, text in (
-        ("Held-out accuracy", "eval/rewards/accuracies", "pairs ranked as people did"),
-        ("Held-out reward margin", "eval/rewards/margins", "beta x (chosen - rejected log-ratio)"),
-        ("KL(policy || reference)", "kl/policy", "nats, on the policy's own samples"),
+        ("Held-out accuracy", "eval/rewards/accuracies", _accuracy_text(records)),
+        ("Held-out reward margin", "eval/rewards/margins", _margin_text(records)),
+        (KL_TILE, "kl/policy", "nats, on the policy's own samples"),
     ):
-        values = records.columns(key)[:, 1].tolist()
+        values = records.columns(key).tolist()
         if values:
-            tiles[label] = {"before": values[0], "after": values[-1], "text": text}
+            tiles[label] = {"before": values[0][1], "after": values[-1][1], "text": text}
+            if key.endswith("accuracies") and values[0][0] == 0:
+                tiles[label]["before"] = None  # policy and reference tie, which is not 0 %
     error = records.last("kl/policy_stderr")
     if error is not None:
-        tiles["KL(policy || reference)"]["text"] = (
-            f"nats, +- {error:.3f} (1 s.e.), on {records.last('kl/policy_n'):.0f} samples"
+        tiles[KL_TILE]["text"] = (
+            f"nats, ± {error:.3f} (1 s.e.), on {records.last('kl/policy_n'):.0f} samples"
         )
     if outcome:
         after = outcome["after"]
@@ -97,6 +108,24 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
             "text": f"95 % interval {after['low']:.3f} to {after['high']:.3f}; {outcome['what']}",
         }
     return tiles
+
+
+def _accuracy_text(records: History) -> str:
+    """What held-out accuracy is, with its 95 % interval where it is known how many pairs it has."""
+    text = "share of pairs whose chosen answer has the larger reward; before training they all tie"
+    share, n = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
+    if not n:
+        return text
+    right = round(share * n)
+    interval = Score.of([1.0] * right + [0.0] * (int(n) - right))
+    return f"95 % interval {interval.low:.2f} to {interval.high:.2f}, n = {n:.0f} pairs; {text}"
+
+
+def _margin_text(records: History) -> str:
+    """What the margin is, with its standard error where it was measured."""
+    text = "β × (chosen − rejected log-ratio), mean over pairs"
+    error, n = records.last("eval/rewards/margins_stderr"), records.last("eval/pairs")
+    return text if error is None else f"± {error:.3f} (1 s.e.), n = {n:.0f} pairs; {text}"
 
 
 def _shown(value: float | None) -> str:

@@ -200,6 +200,31 @@ def test_plotly_is_in_the_file_once_and_the_figure_has_the_runs_numbers(tmp_path
     assert base64.b64decode(loss["y"]["bdata"]).hex() == "0000003f0000803e"
 
 
+def test_pages_of_a_folder_share_one_copy_of_plotly_and_are_small(tmp_path: Path) -> None:
+    values = {"loss": 0.6, "rewards/margins": 0.1, "rewards/chosen": 0.2, "rewards/rejected": 0.1}
+    records = [StepRecord(step, step / 16, step, 0.1, 1e-3, values) for step in range(1, 20_001)]
+    library = report.shared_plotly(tmp_path)
+    assert library.read_text() == report.get_plotlyjs()
+    written = library.stat().st_mtime_ns
+    for run in ("one", "two & a half"):
+        source = _write(tmp_path / run, records=records, library=report.shared_plotly(tmp_path))
+        assert len(source.encode()) < 1_000_000
+        page = _Page(source)
+        assert page.scripts[1][0]["src"] == f"../{library.name}"
+        rules = dict(rule.strip().split(" ", 1) for rule in _policy(page).split(";"))
+        digest = base64.b64encode(hashlib.sha256(page.scripts[-1][1].encode()).digest()).decode()
+        assert rules["script-src"] == f"'self' file: 'sha256-{digest}'"
+        assert rules["default-src"] == "'none'"
+    assert library.stat().st_mtime_ns == written
+    library.write_text("half")
+    assert report.shared_plotly(tmp_path).read_text() == report.get_plotlyjs()
+
+
+def test_a_folder_that_refuses_the_copy_gets_it_inside(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert report.shared_plotly(tmp_path / "file") is None
+
+
 def test_both_themes_are_styled(tmp_path: Path) -> None:
     source = _write(tmp_path)
     assert "@media (prefers-color-scheme: dark)" in source
