@@ -32,7 +32,7 @@ def here(tmp_path, monkeypatch):
 
 ERRORS = {
     "no command": ([], "Expected one of"),
-    "unknown command": (["trian"], "Unrecognized options: trian"),
+    "unknown command": (["trian"], "'trian': no such command. Did you mean 'train'?"),
     "unknown option": (["train", "--betta", "1"], "--betta"),
     "not a number": (["train", "--lr", "x"], "could not convert string to float: 'x'"),
     "no value": (["train", "--steps"], "Missing value for argument '--steps'"),
@@ -100,7 +100,7 @@ def test_module_and_script_are_the_same():
         [sys.executable, "-m", "dpo_lab", "nothing"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("dpo-lab: error: Unrecognized options: nothing")
+    assert done.stderr.startswith("dpo-lab: error: 'nothing': no such command.")
     assert done.stderr.count("\n") == 1
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -16,17 +17,16 @@ METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 
 
 class UsageError(ValueError):
-    """Arguments that no command understands."""
+    """Arguments that a command does not understand."""
 
 
-def parse_command(commands: Mapping[str, Any], program: str, about: str, arguments: list[str]):
+def parse_command(command: Callable[..., Any], program: str, arguments: list[str]) -> Any:
     """The command object that the arguments ask for.
 
     Args:
-        commands: Dataclass or function by the name of its command.
-        program: Name of the program.
-        about: What it is for.
-        arguments: Words of the command line.
+        command: Its dataclass or function.
+        program: How it is called, in help and messages.
+        arguments: Words of the command line after that.
 
     Raises:
         UsageError: In one line, what was wrong and what was meant.
@@ -35,12 +35,12 @@ def parse_command(commands: Mapping[str, Any], program: str, about: str, argumen
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.extras.subcommand_cli_from_dict(
-                dict(commands),
+            return tyro.cli(
+                command,
                 prog=program,
-                description=about,
+                description=inspect.getdoc(command),
                 args=arguments,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+                config=(tyro.conf.OmitArgPrefixes,),
                 registry=_registry(),
             )
     except SystemExit as stop:
@@ -64,7 +64,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
             metavar=METAVARS[kind],
             instance_from_str=lambda words: kind(words[0]),
             is_instance=lambda value: value is None or isinstance(value, kind),
-            str_from_instance=lambda value: ["automatic" if value is None else str(value)],
+            str_from_instance=lambda value: ["none" if value is None else str(value)],
         )
 
     return registry

@@ -1,40 +1,70 @@
-"""The command line: which command is meant, and how its errors are told."""
+"""The command line: which command is meant, and how its errors are told.
+
+A command is imported once it is chosen, so that help and lists of runs need no torch.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
 
-from dpo_lab.cli.arguments import parse_command
-from dpo_lab.cli.estimate import Estimate
-from dpo_lab.cli.losses import Losses
-from dpo_lab.cli.models import Fetch, Logps, Sample
 from dpo_lab.cli.output import PROGRAM, say
-from dpo_lab.cli.runs import Runs
-from dpo_lab.cli.sweep import Sweep
-from dpo_lab.cli.train import Demo, Train, resumed_train
+
+ABOUT = "Understand and steer Direct Preference Optimization."
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command is found, and what it does in a line.
+
+    Attributes:
+        place: Module below `dpo_lab.cli`, and name in it.
+        about: For the list of commands.
+    """
+
+    place: str
+    about: str
+
+    def load(self) -> type:
+        """Import it."""
+        module, name = self.place.split(":")
+        return getattr(import_module(f"dpo_lab.cli.{module}"), name)
+
 
 COMMANDS = {
-    "train": Train,
-    "sweep": Sweep,
-    "demo": Demo,
-    "estimate": Estimate,
-    "losses": Losses,
-    "logps": Logps,
-    "sample": Sample,
-    "fetch": Fetch,
-    "runs": Runs,
+    "train": Command("train:Train", "train a policy on preference pairs"),
+    "sweep": Command("sweep:Sweep", "train every combination of several values of settings"),
+    "demo": Command("train:Demo", "train on built-in data and show what changed"),
+    "estimate": Command("estimate:Estimate", "memory and time of a training step, beforehand"),
+    "losses": Command("losses:Losses", "the losses: formula, paper, options"),
+    "logps": Command("models:Logps", "log-probabilities of the responses under a model"),
+    "sample": Command("models:Sample", "answers of a model, and of a run's policy beside it"),
+    "fetch": Command("models:Fetch", "bring SmolLM2 onto this machine"),
+    "runs list": Command("runs:RunsList", "the runs in a folder"),
+    "runs show": Command("runs:RunsShow", "a run: settings, what changed, answers"),
+    "runs report": Command("runs:RunsReport", "write a run's report as one HTML file"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error that a user can cause is one line and exit code 2."""
-    # The libraries' own warnings and bars would bury the one line that says what is wrong.
+    # Read when torch is loaded: threads that spin while they wait starve each other on taken cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The libraries' own bars would bury the one line that says what is wrong.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         parse(sys.argv[1:] if arguments is None else list(arguments))()
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; nothing is left to be said, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("DPO_LAB_TRACEBACK"):
             raise
@@ -44,13 +74,69 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def parse(arguments: list[str]):
-    """The command that the arguments ask for."""
-    commands = dict(COMMANDS)
-    if arguments[:1] == ["train"] and "--resume" in arguments:
-        commands["train"] = resumed_train(arguments)
-    about = "Understand and steer Direct Preference Optimization."
-    return parse_command(commands, PROGRAM, about, arguments)
+def parse(arguments: list[str]) -> Callable[[], None]:
+    """The command that the arguments ask for.
+
+    Raises:
+        ValueError: In one line, what was wrong and what was meant.
+        SystemExit: After help or the version was printed.
+    """
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(_help())
+        raise SystemExit(0)
+    if arguments == ["--version"]:
+        print(PROGRAM, version(PROGRAM))
+        raise SystemExit(0)
+    words = 2 if arguments[:1] == ["runs"] else 1
+    name = " ".join(arguments[:words])
+    if words == 2 and arguments[1:2] in (["--help"], ["-h"]):
+        print(_help("runs "))
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        raise ValueError(_unknown(name))
+    from dpo_lab.cli.arguments import parse_command
+
+    command, rest = COMMANDS[name].load(), arguments[words:]
+    if name == "train" and "--resume" in rest:
+        from dpo_lab.cli.train import resumed_train
+
+        command = resumed_train(rest)
+    return parse_command(command, f"{PROGRAM} {name}", rest)
+
+
+def _help(beginning: str = "") -> str:
+    listed = [
+        f"  {name:<14}{command.about}"
+        for name, command in COMMANDS.items()
+        if name.startswith(beginning)
+    ]
+    return "\n".join(
+        (
+            f"usage: {PROGRAM} COMMAND [OPTIONS]",
+            "",
+            ABOUT,
+            "",
+            "commands:",
+            *listed,
+            "",
+            f"'{PROGRAM} COMMAND --help' shows a command's options, "
+            f"'{PROGRAM} --version' the version.",
+        )
+    )
+
+
+def _unknown(name: str) -> str:
+    """What is said where no command is named, or none that exists."""
+    firsts = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
+    expected = firsts
+    if name.split(" ")[0] == "runs":
+        expected = [command for command in COMMANDS if command.startswith("runs ")]
+    rest = f"Expected one of {', '.join(expected)}. See '{PROGRAM} --help'."
+    if name in ("", "runs"):
+        return f"{name or 'no command'}: what is to be done? {rest}"
+    close = get_close_matches(name, [*COMMANDS, *firsts], 1)
+    meant = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{name!r}: no such command. {meant}{rest}"
 
 
 def _fail(message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dpo_lab.cli.output import print_rows, say
-from dpo_lab.data.preferences import OnBadRows
+from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 
 

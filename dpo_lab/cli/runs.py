@@ -49,7 +49,7 @@ class RunsShow:
         for name, value in run_row(run).items():
             console.print(f"{name:<12} {value}", markup=False)
         print_outcome(console, run.summary, run.last_samples())
-        console.print_json(data=run.config.as_dict())
+        console.print_json(data=run.settings)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,3 @@ class RunsReport:
         from dpo_lab.ui.summary import report_of
 
         print(report_of(Run.open(self.run), single_file=self.single_file))
-
-
-Runs = (
-    Annotated[RunsList, tyro.conf.subcommand("list")]
-    | Annotated[RunsShow, tyro.conf.subcommand("show")]
-    | Annotated[RunsReport, tyro.conf.subcommand("report")]
-)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import tyro
-from docstring_parser import parse_from_object
 
 from dpo_lab.cli.output import new_console, print_rows
+from dpo_lab.cli.settings import command, given, settings
 from dpo_lab.training.config import TrainConfig
+
+ABOUT = """Train every combination of the settings that are given several values.
+
+Examples:
+  dpo-lab sweep --beta 0.05 0.1 0.5 1 --seed 0 1 2 --steps 300
+  dpo-lab sweep --loss sigmoid ipo --learning-rate 1e-3 3e-3 --out runs/losses
+  dpo-lab sweep --model smollm2 --data places --beta 0.1 0.3 --workers 1"""
+OUT = "Folder of the runs; begun again, it goes on."
+WORKERS = "Processes; by default one a core on the CPU, else one."
 
 
 def _run(sweep: Any) -> None:
@@ -20,9 +28,13 @@ def _run(sweep: Any) -> None:
     from dpo_lab.training.sweep import sweep as run_sweep
     from dpo_lab.ui.sweep_page import write_sweep_page
 
-    given = {name: getattr(sweep, name) for name in _swept()}
-    single = {name: values[0] for name, values in given.items() if len(values) == 1}
-    varied = {name: values for name, values in given.items() if len(values) > 1}
+    asked, plain = given(sweep), {each.name for each in settings() if each.plain}
+    varied = {name: values for name, values in asked.items() if name in plain and len(values) > 1}
+    single = {
+        name: value[0] if name in plain else value
+        for name, value in asked.items()
+        if name not in varied
+    }
     configs = grid(TrainConfig(**single), varied)
     console = new_console()
 
@@ -54,36 +66,17 @@ def _shown(value: float | None, error: float | None = None) -> str:
     return f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
-def _swept() -> dict[str, Any]:
-    """Every setting that is one value, with its type."""
-    hints = get_type_hints(TrainConfig, include_extras=False)
-    return {f.name: hints[f.name] for f in fields(TrainConfig) if _plain(hints[f.name])}
-
-
-def _plain(kind: Any) -> bool:
-    return get_origin(kind) not in (dict, tuple) and tuple not in map(get_origin, get_args(kind))
-
-
-def _command() -> type:
-    parsed = parse_from_object(TrainConfig).params
-    told = {setting.arg_name: " ".join(setting.description.split()) for setting in parsed}
-    defaults = TrainConfig()
-    columns: list[tuple] = [
+def sweep_command() -> type:
+    """The command `sweep`."""
+    own = [
+        ("out", Annotated[Path, tyro.conf.arg(help=OUT)], Path("runs/sweep")),
         (
-            name,
-            Annotated[tuple[kind, ...], tyro.conf.arg(help=told[name])],
-            (getattr(defaults, name),),
-        )
-        for name, kind in _swept().items()
+            "workers",
+            Annotated[int | None, tyro.conf.arg(help=WORKERS, help_behavior_hint="")],
+            None,
+        ),
     ]
-    out = Annotated[Path, tyro.conf.arg(help="Folder of the runs; begun again, it goes on.")]
-    workers = Annotated[
-        int | None, tyro.conf.arg(help="Processes; by default one a core on the CPU, else one.")
-    ]
-    columns += [("out", out, Path("runs/sweep")), ("workers", workers, None)]
-    command = make_dataclass("Sweep", columns, frozen=True, namespace={"__call__": _run})
-    command.__doc__ = "Train every combination of the settings that are given several values."
-    return command
+    return command("Sweep", ABOUT, _run, own, several=True)
 
 
-Sweep = _command()
+Sweep = sweep_command()

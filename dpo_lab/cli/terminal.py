@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,7 +14,9 @@ from rich.table import Table
 
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.records import SampleRecord, StepRecord
-from dpo_lab.training.setup import Job
+
+if TYPE_CHECKING:
+    from dpo_lab.training.setup import Job
 
 ROWS = 12
 SILENCE = 10.0
@@ -46,7 +48,7 @@ class TerminalDisplay(Callback):
         self.last: StepRecord | None = None
         self.bar = _bar()
         self.spoken = time.monotonic()
-        self.live = Live(console=console, refresh_per_second=5, get_renderable=self._render)
+        self.live: Live | None = None
         self.task: TaskID | None = None
 
     def waiting(self, what: str, done: int, total: int) -> None:
@@ -54,10 +56,10 @@ class TerminalDisplay(Callback):
         if not self.console.is_terminal:
             self._speak(f"{what}: {done}/{total}")
             return
-        if not self.live.is_started:
+        if self.live is None:
             self.bar = _bar()
             self.task = self.bar.add_task(what, total=total, note="")
-            self.live.start()
+            self._open()
         self.bar.update(self.task, description=what, completed=done, total=total)
         if done >= total:
             self.close()
@@ -67,7 +69,7 @@ class TerminalDisplay(Callback):
         self.bar = _bar()
         self.task = self.bar.add_task("training", total=total_steps, completed=first_step, note="")
         if self.console.is_terminal:
-            self.live.start()
+            self._open()
         else:
             self.console.print(" ".join(f"{title:>13}" for title, _, _ in COLUMNS))
 
@@ -93,8 +95,9 @@ class TerminalDisplay(Callback):
             self._speak(f"step {record.step}  loss {record['loss']:.4f}  {note}")
 
     def on_end(self, state: State, error: BaseException | None) -> None:
-        """Leave the table as it stands."""
+        """Leave the table as it stands; what is waited for after it is a bar alone."""
         self.close()
+        self.rows, self.last = [], None
 
     def _speak(self, line: str) -> None:
         """A line every `SILENCE` seconds, where nothing can be drawn."""
@@ -104,9 +107,14 @@ class TerminalDisplay(Callback):
 
     def close(self) -> None:
         """Stop drawing; what was drawn stays."""
-        if self.live.is_started:
+        if self.live is not None:
             self.live.stop()
-            self.task = None
+            self.live, self.task = None, None
+
+    def _open(self) -> None:
+        # A new one each time: begun again, the old one would first wipe what it left.
+        self.live = Live(console=self.console, refresh_per_second=5, get_renderable=self._render)
+        self.live.start()
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from dpo_lab.cli.output import new_console, say
+from dpo_lab.cli.settings import SAID, command, given
 from dpo_lab.training.config import TrainConfig
 
+OUT = "Folder of the run; by default a new one under runs/."
+RESUME = "Go on with the run in --out, with its own settings; begin one if there is none."
 
-@dataclass(frozen=True)
-class Train:
-    """Train a policy on preference pairs; every run is a folder that a kill leaves usable."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
-    """What to train, on what, and how."""
-    out: Path | None = None
-    """Folder of the run; by default a new one under runs/."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in --out, with its own settings; begin one if there is none."""
+ABOUT = """Train a policy on preference pairs; every run is a folder that a kill leaves usable.
 
-    def __call__(self) -> None:
-        """Train, and say what changed."""
-        _train(self.config, self.out, self.resume)
+Examples:
+  dpo-lab train --model smollm2 --data places
+  dpo-lab train --model Qwen/Qwen3-0.6B --data pairs.jsonl --lora-rank 16 --out runs/mine
+  dpo-lab train --resume --out runs/mine"""
+
+
+def _train_given(made: Any) -> None:
+    _train(TrainConfig(**given(made)), made.out, made.resume)
+
+
+def train_command(
+    values: dict[str, Any] | None = None, call: Callable[[Any], None] = _train_given
+) -> type:
+    """The command `train`, with other defaults than its own if given."""
+    out = Annotated[Path | None, tyro.conf.arg(help=OUT, help_behavior_hint="")]
+    resume = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=RESUME)]
+    own = [("out", out, None), ("resume", resume, False)]
+    return command("Train", ABOUT, call, own, values)
+
+
+Train = train_command()
 
 
 @dataclass(frozen=True)
@@ -34,14 +48,14 @@ class Demo:
 
     model: str = "micro"
     """micro, smollm2, a folder or a hub id."""
-    data: str | None = None
+    data: Annotated[str | None, SAID] = None
     """reviews or places; by default the one that suits the model."""
-    beta: float | None = None
+    beta: Annotated[float | None, SAID] = None
     """Larger keeps the policy closer to the reference; by default 0.3 for micro, which at
     0.1 ends with the same answer to everything, and 0.1 for others."""
-    steps: int | None = None
+    steps: Annotated[int | None, SAID] = None
     """Optimiser steps; by default 300 for micro, 25 (400 pairs) for others."""
-    out: Path | None = None
+    out: Annotated[Path | None, SAID] = None
     """Folder of the run; by default a new one under runs/."""
 
     def __call__(self) -> None:
@@ -56,7 +70,7 @@ class Demo:
         _train(config, self.out, resume=False)
 
 
-def resumed_train(arguments: list[str]):
+def resumed_train(arguments: list[str]) -> type:
     """`train` with the settings of the run in --out as its defaults; others are refused."""
     from dpo_lab.training.runs import Run
 
@@ -68,21 +82,19 @@ def resumed_train(arguments: list[str]):
     out = inline or (arguments[at + 1] if at + 1 < len(arguments) else "")
     if not out or not Run(out).exists:
         return Train
-    saved = Run(out).config
+    saved = Run(out).config.as_dict()
 
-    def resumed(train: Annotated[Train, tyro.conf.arg(name="")] = Train(config=saved)) -> Train:  # noqa: B008
-        for option in fields(TrainConfig):
-            asked, kept = getattr(train.config, option.name), getattr(saved, option.name)
+    def resumed(made: Any) -> None:
+        for name, asked in given(made).items():
             # Whether a model's code may run is no setting of the run, but of who types it.
-            if asked != kept and option.name != "trust_remote_code":
+            if asked != saved[name] and name != "trust_remote_code":
                 raise ValueError(
-                    f"--{option.name.replace('_', '-')} {asked}: this run has {kept}, and a "
+                    f"--{name.replace('_', '-')} {asked}: this run has {saved[name]}, and a "
                     "resumed run keeps its settings. Leave it out, or begin another run."
                 )
-        return train
+        _train_given(made)
 
-    resumed.__doc__ = Train.__doc__
-    return resumed
+    return train_command(saved, resumed)
 
 
 def _train(config: TrainConfig, out: Path | None, resume: bool) -> None:

@@ -159,9 +159,12 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from dpo_lab.models.bars import no_bars
+
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        with no_bars():
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     except ImportError:
         raise ValueError(
             "smollm2: the package 'gguf', which reads its weights, is not installed. "

@@ -6,8 +6,6 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,17 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from dpo_lab.data.encoding import Encoder
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
+from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.choices import Device, Precision
 from dpo_lab.models.hub import hub_folder
 
 logger = logging.getLogger(__name__)
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass
@@ -98,7 +94,7 @@ def load_model(
         return _load_plain(base, revision=revision, trust_remote_code=trust_remote_code)
 
     try:
-        with _no_bars():
+        with no_bars():
             folder = Path(path) if Path(path).is_dir() else hub_folder(path, revision)
             adapter = (folder / "adapter_config.json").exists()
             model = load_merged(str(folder), load) if adapter else load(path, revision)
@@ -261,7 +257,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def save_model(language_model: LanguageModel, folder: Path) -> None:
     """Write model (or adapter) and tokenizer as `from_pretrained` loads them, in safetensors."""
-    with _no_bars():
+    with no_bars():
         language_model.model.save_pretrained(folder)
     language_model.tokenizer.save_pretrained(folder)
 
@@ -273,7 +269,7 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
         ValueError: If they are not of such a model.
     """
     try:
-        with _no_bars():
+        with no_bars():
             load = load_adapter if language_model.lora else _load_full_weights
             unmatched = load(language_model.model, Path(folder))
         if unmatched:
@@ -301,15 +297,3 @@ def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
     if not unmatched:
         model.load_state_dict(saved.state_dict())
     return unmatched
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars out of the terminal and the notebook."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

@@ -16,6 +16,7 @@ from dpo_lab.data.batching import token_budget_batches
 from dpo_lab.data.encoding import Encoder, Ids
 from dpo_lab.data.preferences import Text
 from dpo_lab.models.adapters import seeded
+from dpo_lab.models.bars import no_bars
 from dpo_lab.models.loading import Device, LanguageModel, disable_dropout, resolve_device
 
 
@@ -159,9 +160,10 @@ def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardMode
         OSError: If there is no model.
         ValueError: If it gives more than one number.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    with no_bars():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     if model.config.num_labels != 1:
         raise ValueError(
             f"{folder}: gives {model.config.num_labels} numbers, a reward model one. "

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from dpo_lab.data.preferences import OnBadRows
+from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
-from dpo_lab.models.loading import Precision
+from dpo_lab.models.choices import Precision
 from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
 from dpo_lab.objective.pairs import Divergence, PairLogps
+from dpo_lab.training.loss_words import loss_words
 
 Optimizer = Literal["adamw", "rmsprop"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -189,15 +190,7 @@ class TrainConfig:
     @property
     def loss_words(self) -> str:
         """The loss with all that changes it, as in a table of runs."""
-        plain = {"f_divergence_type": "reverse_kl"}
-        words = [
-            f"{name} {value:g}" if isinstance(value, float) else str(value)
-            for name, value in self.loss_options.items()
-            if value != plain.get(name)
-        ]
-        words += [f"ld_alpha {self.ld_alpha:g}"] if self.ld_alpha is not None else []
-        words += ["WPO"] * self.use_weighting
-        return ", ".join([self.loss, *words])
+        return loss_words(self.as_dict())
 
     def resolved(self) -> TrainConfig:
         """The same with a value for every default that depends on the model."""

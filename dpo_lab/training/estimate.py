@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -24,8 +23,6 @@ from dpo_lab.objective.head import TILE
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
 from dpo_lab.training.threads import is_small
-
-Strategy = Literal["ddp", "fsdp"]
 
 FLOAT = 4
 PROCESS_GB = 0.5
@@ -81,24 +78,19 @@ class _Batches:
     most_scored: int
 
 
-def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") -> CostEstimate:
+def estimate(config: TrainConfig) -> CostEstimate:
     """Estimate a training step; no weight is loaded, the data is tokenised.
 
     Args:
-        config: The configuration of the run.
-        devices: How many share the work.
-        strategy: `ddp` holds everything on each device; `fsdp` shares weights, gradients and the
-            optimiser's state.
+        config: The configuration of the run, which trains in one process on one device.
 
     Returns:
-        The estimate, for each device, in float32.
+        The estimate, in float32.
 
     Raises:
         FileNotFoundError: If model or data are not to be found.
         ValueError: If data, model or configuration do not fit together.
     """
-    if devices < 1:
-        raise ValueError(f"devices={devices}: must be at least 1.")
     path, origin = builtin_model(config.model)
     model = _on_meta(path, config)
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
@@ -106,17 +98,13 @@ def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") 
     tokens = tokenize(config, load_data(config)[0], language_model.tokenizer)
     budget = micro_batch_tokens(config, resolve_device(config.device))
     batches = _first_batches(config, tokens, budget)
-    memory = _memory(config, language_model, batches)
-    if strategy == "fsdp":
-        shared = ("weights", "gradients", "optimiser", "reference")
-        memory |= {name: memory[name] / devices for name in shared}
     return CostEstimate(
-        memory=memory,
+        memory=_memory(config, language_model, batches),
         pairs=config.batch_pairs,
         tokens=batches.tokens / batches.steps,
         scored=batches.scored / batches.steps,
         micro_batches=batches.micro_batches / batches.steps,
-        work=_work(config, language_model.base, batches) / batches.steps / devices,
+        work=_work(config, language_model.base, batches) / batches.steps,
     )
 
 

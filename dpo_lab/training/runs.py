@@ -21,10 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import (
     as_file_name,
     read_json,
@@ -36,6 +34,7 @@ from dpo_lab.training.files import (
 from dpo_lab.training.records import SampleRecord, StepRecord
 
 if TYPE_CHECKING:
+    from dpo_lab.training.config import TrainConfig
     from dpo_lab.training.setup import Job
 
 BEGINNING = {"environment.json.next", "environment.json", "config.json.next"}
@@ -96,7 +95,14 @@ class Run:
     @property
     def config(self) -> TrainConfig:
         """The configuration it was begun with."""
-        return TrainConfig.from_dict(read_json(self.path / "config.json"))
+        from dpo_lab.training.config import TrainConfig
+
+        return TrainConfig.from_dict(self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plain values of its `config.json`, which need no torch to be read."""
+        return read_json(self.path / "config.json")
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -270,6 +276,8 @@ def open_or_create(run: Run, job: Job) -> Run:
 
 def describe_environment(**facts: Any) -> dict[str, Any]:
     """Versions and machine, with the facts of the job beside them."""
+    import torch
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

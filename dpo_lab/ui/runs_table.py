@@ -149,7 +149,7 @@ class RunsTable:
 
 
 def _row(run: ShelvedRun) -> dict:
-    row = row_of(run.name, run.state, run.config, run.records)
+    row = row_of(run.name, run.state, run.config.as_dict(), run.records)
     changed = run.records and run.records[-1].beta != run.config.beta
     after = f" → {run.records[-1].beta:.3g}" if changed else ""
     return row | {"beta": f"{row['beta']:.3g}{after}"}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dpo_lab.objective.pairs import PairLogps
-from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
-from dpo_lab.training.outcome import Score
+from dpo_lab.training.loss_words import loss_words
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
-from dpo_lab.ui.report import shared_plotly, write_report
+
+if TYPE_CHECKING:
+    from dpo_lab.training.config import TrainConfig
 
 KL_TILE = "KL(policy ‖ reference)"
 
@@ -22,6 +22,8 @@ def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
 
     None where it is not one number: without a reference, or with pairs that are weighed.
     """
+    from dpo_lab.objective.pairs import PairLogps
+
     loss = config.loss_function
     if not loss.known_start or config.use_weighting:
         return None
@@ -29,22 +31,29 @@ def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
 
 
 def run_row(run: Run) -> dict[str, Any]:
-    """A run's folder in one row."""
-    return row_of(run.path.name, run.summary["state"], run.config, run.records())
+    """A run's folder in one row; read as files, without torch."""
+    return row_of(run.path.name, run.summary["state"], run.settings, run.records())
 
 
 def row_of(
-    name: str, state: str, config: TrainConfig, records: Sequence[StepRecord]
+    name: str, state: str, settings: Mapping[str, Any], records: Sequence[StepRecord]
 ) -> dict[str, Any]:
-    """A run in one row: what it was, how far it is, its last measured numbers."""
+    """A run in one row: what it was, how far it is, its last measured numbers.
+
+    Args:
+        name: Its name.
+        state: How it stands.
+        settings: Its configuration as plain values.
+        records: What it measured.
+    """
     records = History.of(records)
     return {
         "run": name,
         "state": state,
-        "model": config.model,
-        "data": config.data,
-        "loss": config.loss_words,
-        "beta": config.beta,
+        "model": settings["model"],
+        "data": settings["data"],
+        "loss": loss_words(settings),
+        "beta": settings["beta"],
         "step": records[-1].step if records else 0,
         "margin": _shown(records.last("rewards/margins")),
         "KL": _shown(records.last("kl/policy")),
@@ -63,6 +72,8 @@ def report_of(run: Run, *, single_file: bool = False) -> Path:
     Returns:
         The path of `report.html`.
     """
+    from dpo_lab.ui.report import shared_plotly, write_report
+
     config, records = run.config, run.records()
     return write_report(
         run.path / "report.html",
@@ -112,6 +123,8 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
 
 def _accuracy_text(records: History) -> str:
     """What held-out accuracy is, with its 95 % interval where it is known how many pairs it has."""
+    from dpo_lab.training.outcome import Score
+
     text = "share of pairs whose chosen answer has the larger reward; before training they all tie"
     share, n = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
     if not n:

@@ -70,17 +70,6 @@ def test_activations_are_those_of_a_real_pass(rank):
     assert estimated * 1e9 / tokens == pytest.approx(sum(kept.values()) / 400, rel=0.15)
 
 
-def test_fsdp_shares_what_ddp_repeats():
-    one, ddp = estimate(MICRO), estimate(MICRO, devices=4)
-    fsdp = estimate(MICRO, devices=4, strategy="fsdp")
-    assert ddp.memory == one.memory
-    assert fsdp.memory["weights"] == one.memory["weights"] / 4
-    assert fsdp.memory["activations"] == one.memory["activations"]
-    assert ddp.work == fsdp.work == one.work / 4
-    with pytest.raises(ValueError, match="devices=0: must be at least 1"):
-        estimate(MICRO, devices=0)
-
-
 def test_work_is_six_operations_a_weight_and_token():
     cost = estimate(MICRO)
     head, norms = 38 * 96, 3 * 96

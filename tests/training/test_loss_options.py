@@ -16,6 +16,7 @@ from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.loop import train
+from dpo_lab.training.loss_words import loss_words
 from dpo_lab.training.setup import prepare
 
 STEPS = 3
@@ -172,3 +173,12 @@ def test_a_run_says_in_a_few_words_what_it_minimises():
     words = "sigmoid, label_smoothing 0.1, js_divergence, ld_alpha 0.5"
     assert config.loss_words == words
     assert replace(config, use_weighting=True).loss_words == words + ", WPO"
+
+
+def test_the_words_know_every_option_that_a_loss_takes():
+    for name, loss in LOSSES.items():
+        for option in loss.options:
+            value = "js_divergence" if option == "f_divergence_type" else 0.25
+            said = loss_words({"loss": name, option: value})
+            assert said == f"{name}, {value if isinstance(value, str) else f'{option} 0.25'}"
+    assert loss_words({"loss": "ipo", "label_smoothing": 0.0}) == "ipo"

@@ -1,0 +1,35 @@
+"""A loss with all that changes it in words, from plain settings: for tables, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_OPTIONS = {
+    "label_smoothing": 0,
+    "f_divergence_type": "reverse_kl",
+    "f_alpha_divergence_coef": None,
+    "discopop_tau": None,
+    "dpop_lambda": None,
+    "simpo_gamma": None,
+    "cpo_alpha": None,
+}
+"""Options of losses, each with the value that changes nothing; a test holds them to `OPTIONS`."""
+
+
+def loss_words(settings: Mapping[str, Any]) -> str:
+    """The loss with all that changes it, as in a table of runs.
+
+    Args:
+        settings: As in `config.json`; what is missing there is taken as not given.
+    """
+    given = {name: settings.get(name) for name in _OPTIONS}
+    words = [
+        f"{name} {value:g}" if isinstance(value, float) else str(value)
+        for name, value in given.items()
+        if value is not None and value != _OPTIONS[name]
+    ]
+    ld_alpha = settings.get("ld_alpha")
+    words += [f"ld_alpha {ld_alpha:g}"] if ld_alpha is not None else []
+    words += ["WPO"] * bool(settings.get("use_weighting"))
+    return ", ".join([settings["loss"], *words])

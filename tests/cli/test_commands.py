@@ -1,0 +1,143 @@
+"""Which command is meant: help, version, slips of the pen; and what is imported for it."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from importlib.metadata import version
+
+import pytest
+
+from dpo_lab.cli.commands import COMMANDS, main
+from dpo_lab.cli.settings import GROUPS, settings
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.runs import Run
+
+HEAVY = ("torch", "transformers", "datasets", "peft", "plotly", "ipywidgets")
+
+
+def loaded_by(*arguments: str) -> tuple[set[str], str]:
+    """The heavy packages that a command imports, and what it prints, in a process of its own."""
+    code = (
+        "import sys; from dpo_lab.cli.commands import main\n"
+        f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
+        f"print('loaded', *(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, last = done.stdout.splitlines()
+    return set(last.split()[1:]), "\n".join(lines) + done.stderr
+
+
+@pytest.fixture
+def runs(tmp_path):
+    run = Run.create(tmp_path / "runs" / "mine", TrainConfig(loss="ipo", seed=3), {})
+    line = {"step": 7, "epoch": 0.1, "pairs_seen": 9, "beta": 0.1, "learning_rate": 0.1}
+    (run.path / "metrics.jsonl").write_text(json.dumps(line | {"kl/policy": 0.25}) + "\n")
+    run.finish({"state": "stopped"})
+    return tmp_path / "runs"
+
+
+def test_help_version_and_a_slip_load_nothing_heavy():
+    for words, shown in (
+        (["--help"], "train a policy on preference pairs"),
+        (["--version"], f"dpo-lab {version('dpo-lab')}"),
+        (["trian"], "Did you mean 'train'?"),
+        (["runs", "--help"], "runs list"),
+        (["runs"], "runs show"),
+    ):
+        loaded, printed = loaded_by(*words)
+        assert shown in printed and not loaded, words
+
+
+def test_runs_are_listed_and_shown_without_torch(runs):
+    loaded, printed = loaded_by("runs", "list", str(runs))
+    assert not loaded
+    (row,) = [line for line in printed.splitlines() if "mine" in line]
+    assert row.replace("│", " ").split() == [
+        "mine", "stopped", "micro", "reviews", "ipo", "0.100", "7", "0.250"
+    ]  # fmt: skip
+    loaded, printed = loaded_by("runs", "show", str(runs / "mine"))
+    assert not loaded and '"seed": 3' in printed
+
+
+def test_help_of_a_command_that_trains_needs_no_model_library():
+    """Torch alone, since a configuration is checked by the losses themselves."""
+    for name in ("train", "sweep", "estimate", "demo", "losses"):
+        loaded, printed = loaded_by(name, "--help")
+        assert loaded <= {"torch"}, name
+        assert "--help" in printed
+
+
+def test_what_is_said_of_a_command_is_no_docstring_of_python(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "Union" not in out
+    for name, command in COMMANDS.items():
+        assert f"  {name:<14}{command.about}\n" in out
+        assert command.load().__doc__
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("trian", "train"), ("swep", "sweep"), ("logp", "logps"), ("runs lsit", "runs list")],
+)
+def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(capsys, typed, meant):
+    with pytest.raises(SystemExit) as stop:
+        main(typed.split())
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert f"'{typed}': no such command. Did you mean '{meant}'?" in err
+
+
+def helped(capsys, name: str) -> str:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    return capsys.readouterr().out
+
+
+BOX = re.compile(r"^\W*(\w+) options \W*$", re.M)
+
+
+def test_help_of_train_has_groups_examples_and_defaults(capsys):
+    out = helped(capsys, "train")
+    assert BOX.findall(out) == [
+        "data", "loss", "optimiser", "LoRA", "rows", "evaluation", "device"
+    ]  # fmt: skip
+    assert out.count("  dpo-lab train --") == 3
+    parts = BOX.split(out)[1:]
+    by_box = dict(zip(parts[::2], parts[1::2], strict=True))
+    for option, box in (
+        ("--split", "data"), ("--beta", "loss"), ("--lr", "optimiser"), ("--lora-alpha", "LoRA"),
+        ("--on-bad-rows", "rows"), ("--kl-samples", "evaluation"), ("--precision", "device"),
+    ):  # fmt: skip
+        assert re.search(rf"^\W*{option} ", by_box[box], re.M), option
+    words = " ".join(re.sub("[│|]", " ", out).split())
+    assert "automatic" not in words and "None" not in words
+    assert "by default 1e-3 for micro, 3e-5 for smollm2" in words
+    assert "(default: 16)" in words and "by default one epoch." in words
+
+
+def test_every_setting_stands_in_one_group_with_its_text():
+    found = settings()
+    assert [each.name for each in found] == [each.name for each in fields(TrainConfig)]
+    assert {each.group for each in found} == set(GROUPS.values())
+    assert all(each.text for each in found)
+
+
+def test_an_example_of_the_help_is_understood(capsys):
+    """Every option of every example is one of the command's."""
+    for name in ("train", "sweep"):
+        examples = re.findall(rf"^  dpo-lab {name} (.*)$", helped(capsys, name), re.M)
+        assert len(examples) == 3
+        for example in examples:
+            options = re.findall(r"--[a-z-]+", example)
+            assert all(f"{option} " in helped(capsys, name) for option in options)
+
+
+def test_a_sweep_takes_the_short_name_of_the_learning_rate(capsys, tmp_path):
+    words = "sweep --lr 1e-3 1e-2 --beta 0 --steps 1 --out"
+    with pytest.raises(SystemExit):
+        main([*words.split(), str(tmp_path)])
+    assert "beta=0.0: must be" in capsys.readouterr().err
