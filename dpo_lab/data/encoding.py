@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -73,6 +75,13 @@ class Encoder:
         turn_end = self._turn_end if self.chat else None
         eos = self.tokenizer.eos_token_id
         return (eos,) if turn_end in (None, eos) else (eos, turn_end)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what gives ids their meaning: the whole vocabulary, and the tokens that end."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        meaning = json.dumps([vocabulary, sorted(self.end_ids)]).encode()
+        return hashlib.blake2b(meaning, digest_size=8).hexdigest()
 
     def as_prompt(self, text: str) -> Text:
         """A user's text as this model expects a prompt: a message if it has a chat template."""

@@ -36,7 +36,7 @@ def flip_labels(
     flipped = torch.zeros(len(preferences), dtype=torch.bool)
     flipped[picked[: round(share * len(preferences))]] = True
     pairs = tuple(
-        replace(pair, chosen=pair.rejected, rejected=pair.chosen) if turned else pair
+        pair.swapped() if turned else pair
         for pair, turned in zip(preferences, flipped.tolist(), strict=True)
     )
     return replace(preferences, pairs=pairs), flipped

@@ -25,6 +25,7 @@ from dpo_lab.data.problems import (
 )
 from dpo_lab.data.readers import MAX_GZ_GB, NumberedRow
 from dpo_lab.data.rows import COLUMNS, Pair, Text, row_to_pair
+from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sources import find_split, read_rows
 
 
@@ -55,10 +56,14 @@ class Preferences(Sequence[Pair]):
         return list({pair.prompt_key: pair.prompt for pair in self.pairs}.values())
 
     def fingerprint(self) -> str:
-        """Hash of the pairs' text, the same wherever they were read from."""
+        """Hash of the pairs' text, the same wherever they were read from; and of sampled ids."""
         digest = hashlib.blake2b(digest_size=16)
         for pair in self.pairs:
-            digest.update(json.dumps([pair.prompt, pair.chosen, pair.rejected]).encode())
+            parts = [pair.prompt, pair.chosen, pair.rejected]
+            if pair.chosen_sampled or pair.rejected_sampled:
+                sides = (pair.chosen_sampled, pair.rejected_sampled)
+                parts += [side and side.as_dict() for side in sides]
+            digest.update(json.dumps(parts).encode())
         return digest.hexdigest()
 
 
@@ -230,6 +235,23 @@ def response_text(response: Text) -> str:
 def answer_to(prompt: Text, text: str) -> Text:
     """A response's text in the shape of its prompt: the text, or a list of one message."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def pair_row(
+    prompt: Text,
+    chosen: str,
+    rejected: str,
+    chosen_sampled: Sampled | None = None,
+    rejected_sampled: Sampled | None = None,
+) -> dict[str, Any]:
+    """A pair as a row of JSON: what TRL reads, and the ids of responses that a model sampled."""
+    row = {
+        "prompt": prompt,
+        "chosen": answer_to(prompt, chosen),
+        "rejected": answer_to(prompt, rejected),
+    }
+    sampled = {"chosen_sampled": chosen_sampled, "rejected_sampled": rejected_sampled}
+    return row | {column: one.as_dict() for column, one in sampled.items() if one}
 
 
 def _rank(key: str, seed: int) -> bytes:

@@ -6,10 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_lab.data.problems import RowProblem
+from dpo_lab.data.sampled import SIDES, Sampled, sampled_of_row
 
 Message = dict[str, str]
 Text = str | list[Message]
@@ -38,17 +39,32 @@ class Pair:
         chosen: Text, or one assistant message in a list.
         rejected: The same.
         row: Row number in the source, from 1 (in `.jsonl` files, the line).
+        chosen_sampled: How a model sampled chosen, where the row says so (column
+            `chosen_sampled`): its ids are scored, rather than its text.
+        rejected_sampled: The same of rejected.
     """
 
     prompt: Text
     chosen: Text
     rejected: Text
     row: int
+    chosen_sampled: Sampled | None = None
+    rejected_sampled: Sampled | None = None
 
     @property
     def prompt_key(self) -> str:
         """The prompt as one string: equal for equal prompts."""
         return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt)
+
+    def swapped(self) -> Pair:
+        """The pair with its label turned around."""
+        return replace(
+            self,
+            chosen=self.rejected,
+            rejected=self.chosen,
+            chosen_sampled=self.rejected_sampled,
+            rejected_sampled=self.chosen_sampled,
+        )
 
 
 def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
@@ -84,7 +100,8 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
     if chosen == rejected:
         raise RowProblem(number, columns["rejected"], "equal to chosen")
     shape = _text_pair if isinstance(chosen, str) else _conversation_pair
-    return Pair(*shape(number, prompt, chosen, rejected, columns), number)
+    sampled = [sampled_of_row(number, row, side) for side in SIDES]
+    return Pair(*shape(number, prompt, chosen, rejected, columns), number, *sampled)
 
 
 def _text_pair(

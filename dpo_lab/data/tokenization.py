@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.encoding import Encoder, Ids, TemplateProblem
-from dpo_lab.data.preferences import Preferences
+from dpo_lab.data.preferences import Preferences, response_text
 from dpo_lab.data.problems import BadRows, OnBadRows, RowProblem, check_bad_rows_options
 from dpo_lab.data.rows import Pair
+from dpo_lab.data.sampled import SIDES
+from dpo_lab.data.sampled_reader import SampledReader
 
 
 @dataclass(frozen=True)
 class TokenizedPair:
-    """Token ids of one pair; the responses include their end token unless they were cut.
+    """Token ids of one pair.
+
+    The responses include their end token unless they were cut, here to fit or when sampled.
 
     Attributes:
         prompt: Ids of the prompt, with BOS if the tokenizer adds one.
@@ -45,6 +50,7 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         truncated_responses: Pairs of which a response lost its end, and so its end token.
         dropped: Pairs left out, by reason.
         problems: The first of them, with row numbers.
+        sampled: Responses that a model sampled, by what became of their ids.
     """
 
     pairs: tuple[TokenizedPair, ...]
@@ -52,6 +58,7 @@ class TokenizedPairs(Sequence[TokenizedPair]):
     truncated_responses: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[RowProblem, ...] = ()
+    sampled: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -71,6 +78,7 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         parts += [f"{self.truncated_responses} with a response truncated"] * bool(
             self.truncated_responses
         )
+        parts += [f"{count} responses {what}" for what, count in self.sampled.items()]
         parts += [f"{count} dropped ({reason})" for reason, count in self.dropped.items()]
         return ", ".join(parts)
 
@@ -111,7 +119,8 @@ def tokenize_pairs(
     check_bad_rows_options(on_bad_rows, max_problems)
     _check_lengths(max_length, max_prompt_length)
     encoder = Encoder(tokenizer)
-    encoded, problems = _encode(encoder, preferences)
+    reader = SampledReader(encoder)
+    encoded, problems = encode_pairs(encoder, preferences, reader)
     kept, cut = [], Counter()
     for pair in encoded:
         try:
@@ -135,7 +144,8 @@ def tokenize_pairs(
             "Raise max_length, or mend the rows."
         )
     dropped = dict(Counter(problem.reason for problem in problems))
-    return TokenizedPairs(tuple(kept), cut["prompts"], cut["responses"], dropped, tuple(named))
+    cuts = cut["prompts"], cut["responses"]
+    return TokenizedPairs(tuple(kept), *cuts, dropped, tuple(named), dict(reader.found))
 
 
 def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
@@ -149,6 +159,62 @@ def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
             f"max_prompt_length={max_prompt_length}: must be at least 1, since a response is "
             "predicted from its prompt. Leave it out to have the prompt fit beside the response."
         )
+
+
+def encode_pairs(
+    encoder: Encoder, pairs: Sequence[Pair], reader: SampledReader | None = None
+) -> tuple[list[TokenizedPair], list[RowProblem]]:
+    """Ids of pairs before any check or cut: those that were sampled, or else those of the text.
+
+    Args:
+        encoder: Of the model.
+        pairs: The pairs.
+        reader: Counts what becomes of sampled ids.
+
+    Returns:
+        The pairs that the chat template takes, in order, and what is wrong with the others.
+    """
+    reader = reader or SampledReader(encoder)
+    if not any(pair.chosen_sampled or pair.rejected_sampled for pair in pairs):
+        return _encode(encoder, pairs)
+    encoded, problems = [], []
+    prompts: dict[str, Ids] = {}
+    for sampled, group in groupby(
+        pairs, key=lambda p: bool(p.chosen_sampled or p.rejected_sampled)
+    ):
+        if sampled:
+            parts = [_encode_sampled(encoder, pair, reader, prompts) for pair in group]
+        else:
+            parts = [_encode(encoder, list(group))]
+        for found, refused in parts:
+            encoded += found
+            problems += refused
+    return encoded, problems
+
+
+def _encode_sampled(
+    encoder: Encoder, pair: Pair, reader: SampledReader, prompts: dict[str, Ids]
+) -> tuple[list[TokenizedPair], list[RowProblem]]:
+    """A pair with the ids that its responses were sampled with; `prompts` keeps those known."""
+    sampled = {"chosen": pair.chosen_sampled, "rejected": pair.rejected_sampled}
+    texts = {"chosen": response_text(pair.chosen), "rejected": response_text(pair.rejected)}
+    own = {side: reader.ids(sampled[side], texts[side]) for side in SIDES}
+    try:
+        if pair.prompt_key not in prompts:
+            (prompts[pair.prompt_key],) = encoder.prompts([pair.prompt])
+    except TemplateProblem as error:
+        return [], [RowProblem(pair.row, "prompt", error.reason, error.detail)]
+    prompt = prompts[pair.prompt_key]
+    if all(own.values()):  # their text is not read, and nothing that is wrong with it matters
+        return [TokenizedPair(prompt, **own, row=pair.row)], []
+    found, refused = _encode(encoder, [pair])
+    for place, one in enumerate(found):
+        between = prompt[len(one.prompt) :]  # where text has moved the boundary into the prompt
+        for side in SIDES:
+            read = reader.without_end(sampled[side], getattr(one, side))
+            own[side] = between + own[side] if own[side] else read
+        found[place] = replace(one, **own)
+    return found, refused
 
 
 def _encode(
@@ -179,7 +245,7 @@ def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
     if pair.prompt in ((), encoder.bos):
         raise RowProblem(pair.row, "prompt", "no token in the prompt")
     for side, ids in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if len(ids) < 2:
+        if not ids or ids[0] in encoder.end_ids:
             raise RowProblem(pair.row, side, "no token in the response")
         if any(token in encoder.end_ids for token in ids[:-1]):
             raise RowProblem(pair.row, side, "an end token inside the response")

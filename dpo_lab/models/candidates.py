@@ -7,7 +7,7 @@ from random import Random
 
 from dpo_lab.data.rows import Text
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.sampling import sample
+from dpo_lab.models.sampling import Completion, sample
 
 
 def two_answers(
@@ -16,7 +16,7 @@ def two_answers(
     *,
     seed: str,
     max_new_tokens: int = 48,
-) -> list[tuple[str, str] | None]:
+) -> list[tuple[Completion, Completion] | None]:
     """Two different answers to each prompt, drawn at temperature 1, in random order.
 
     Args:
@@ -26,8 +26,8 @@ def two_answers(
         max_new_tokens: Most tokens of an answer.
 
     Returns:
-        For each prompt both texts; none where they differ in outer white space alone, or one of
-        them has no other character.
+        For each prompt both answers; none where their texts differ in outer white space alone, or
+        one of them has no other character.
     """
     random = Random(seed)
     twice = [prompt for prompt in prompts for _ in range(2)]
@@ -37,9 +37,8 @@ def two_answers(
         max_new_tokens=max_new_tokens,
         seed=random.getrandbits(48),
     )
-    texts = [answer.text for answer in answers]
-    drawn = [random.sample(texts[at : at + 2], 2) for at in range(0, len(texts), 2)]
-    return [(a, b) if "" != a.strip() != b.strip() != "" else None for a, b in drawn]
+    drawn = [random.sample(answers[at : at + 2], 2) for at in range(0, len(answers), 2)]
+    return [(a, b) if "" != a.text.strip() != b.text.strip() != "" else None for a, b in drawn]
 
 
 def as_prompts(language_model: LanguageModel, prompts: Sequence[Text]) -> list[Text]:

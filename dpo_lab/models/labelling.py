@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from dpo_lab.data.preferences import Score, Text, answer_to, prompt_text
+from dpo_lab.data.preferences import Score, Text, pair_row, prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.preference import sample_preferences
@@ -24,7 +24,7 @@ def completion_pairs(
     max_new_tokens: int = 48,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Text]]:
+) -> list[dict[str, Any]]:
     """Draw several answers to every prompt, and compare each with each.
 
     Pairs of equal answers, and of an empty one, are left out.
@@ -42,7 +42,8 @@ def completion_pairs(
         progress: Called with `(done, total)` answers.
 
     Returns:
-        Rows with `prompt`, `chosen`, `rejected`; messages where the prompt is made of messages.
+        Rows with `prompt`, `chosen`, `rejected`, messages where the prompt is made of messages; and
+        with the ids of both answers, so that training scores what was sampled.
 
     Source:
         Rafailov et al. 2023, section 6 and appendix C.1: controlled sentiment generation.
@@ -58,24 +59,20 @@ def completion_pairs(
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for index, prompt in enumerate(prompts):
-        texts = [one.text for one in answers[index * completions : (index + 1) * completions]]
-        worth = {text: score(prompt_text(prompt), text) for text in texts}
-        for first, second in combinations(texts, 2):
-            if first == second or not (first and second):
+        own = answers[index * completions : (index + 1) * completions]
+        worth = {one.text: score(prompt_text(prompt), one.text) for one in own}
+        for first, second in combinations(own, 2):
+            if first.text == second.text or not (first.text and second.text):
                 continue
-            rewards = torch.tensor([worth[first], worth[second]], dtype=torch.float64)
+            values = worth[first.text], worth[second.text]
             if labels == "better":
-                if worth[first] == worth[second]:
+                if values[0] == values[1]:
                     continue
-                wins = worth[first] > worth[second]
+                wins = values[0] > values[1]
             else:
+                rewards = torch.tensor(values, dtype=torch.float64)
                 wins = sample_preferences(*rewards, generator).item()
             chosen, rejected = (first, second) if wins else (second, first)
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "chosen": answer_to(prompt, chosen),
-                    "rejected": answer_to(prompt, rejected),
-                }
-            )
+            sampled = chosen.sampled, rejected.sampled
+            rows.append(pair_row(prompt, chosen.text, rejected.text, *sampled))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from dpo_lab.data.encoding import Ids
+from dpo_lab.data.sampled import Sampled
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.loading import LanguageModel
 
@@ -25,12 +26,25 @@ class Completion:
         ids: Ids of the answer, with its end token if it ended.
         text: The answer as text, without special tokens and outer white space.
         ended: Whether the model ended it, rather than the limit.
+        tokenizer: `Encoder.fingerprint` of the tokenizer that the ids belong to.
     """
 
     prompt: Ids
     ids: Ids
     text: str
     ended: bool
+    tokenizer: str = ""
+
+    @property
+    def sampled(self) -> Sampled:
+        """What a row of pairs keeps beside the text, so that these ids are scored."""
+        return Sampled(self.ids, self.ended, self.tokenizer)
+
+
+def share_cut(completions: Iterable[Completion]) -> float:
+    """Share of answers that were cut at their limit; NaN of none."""
+    cut = [not completion.ended for completion in completions]
+    return sum(cut) / len(cut) if cut else math.nan
 
 
 @torch.no_grad()
@@ -133,4 +147,5 @@ def _completion(language_model: LanguageModel, prompt: Ids, row: list[int]) -> C
     ends = [at for at, token in enumerate(row) if token in language_model.encoder.end_ids]
     ids = tuple(row[: ends[0] + 1] if ends else row)
     text = language_model.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return Completion(tuple(prompt), ids, text, bool(ends))
+    fingerprint = language_model.encoder.fingerprint
+    return Completion(tuple(prompt), ids, text, bool(ends), fingerprint)

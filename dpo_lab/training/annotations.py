@@ -14,75 +14,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dpo_lab.data.preferences import answer_to
-from dpo_lab.data.rows import Text
 from dpo_lab.training.click_log import append, begin, keep_aside, mend_end
 from dpo_lab.training.files import json_lines, sync, write_text
+from dpo_lab.training.questions import CHOICES, Answer, Choice, Question
 
-Choice = Literal["A", "B", "tie", "skip"]
-CHOICES = get_args(Choice)
 UNDO = "undo"
-
-
-@dataclass(frozen=True)
-class Question:
-    """Two answers side by side, as they were shown.
-
-    Attributes:
-        number: Of the question in its session, from 1.
-        prompt: Text, or messages.
-        a: The answer on the left.
-        b: The answer on the right.
-        draw: Number of the draw that gave the two answers.
-        model: Whose answers they are: name and the first letters of the weights' hash.
-        repeats: Number of the earlier question that this one asks again with its sides swapped.
-    """
-
-    number: int
-    prompt: Text
-    a: str
-    b: str
-    draw: int
-    model: str = ""
-    repeats: int | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A question and what was clicked.
-
-    Attributes:
-        question: The question.
-        choice: The side that is better, tie (they are alike) or skip (no answer at all).
-    """
-
-    question: Question
-    choice: Choice
-
-    @property
-    def winner(self) -> str | None:
-        """The text that was preferred; none after a tie or a skip."""
-        return {"A": self.question.a, "B": self.question.b}.get(self.choice)
-
-    @property
-    def row(self) -> dict[str, Text] | None:
-        """As a preference pair; none after a tie or a skip, which train nothing."""
-        prompt, texts = self.question.prompt, (self.question.a, self.question.b)
-        if self.winner is None:
-            return None
-        chosen, rejected = texts if self.choice == "A" else texts[::-1]
-        return {
-            "prompt": prompt,
-            "chosen": answer_to(prompt, chosen),
-            "rejected": answer_to(prompt, rejected),
-        }
 
 
 class Session:
@@ -146,8 +89,8 @@ class Session:
         return self.path / "preferences.jsonl"
 
     @property
-    def pairs(self) -> list[dict[str, Text]]:
-        """Rows with `prompt`, `chosen`, `rejected`, one for every A and B in effect."""
+    def pairs(self) -> list[dict[str, Any]]:
+        """Rows as `preferences.jsonl` holds them, one for every A and B in effect."""
         return [row for answer in self.answers if (row := answer.row)]
 
     @property
@@ -239,7 +182,7 @@ class Session:
             self.taken_back.append(self.answers.pop().question)
             self._answered.remove(line["number"])
         else:
-            question = Question(**{field.name: line[field.name] for field in fields(Question)})
+            question = Question.from_dict(line)
             self.next_number = max(self.next_number, question.number + 1)
             self.next_draw = max(self.next_draw, question.draw + 1)
             self.taken_back = [one for one in self.taken_back if one.number != question.number]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 from dpo_lab.data.preferences import prompt_text
 from dpo_lab.data.rows import Text
 from dpo_lab.models.candidates import as_prompts, prompt_of_draw, two_answers
 from dpo_lab.models.loading import LanguageModel, weights_fingerprint
+from dpo_lab.models.sampling import Completion
 from dpo_lab.training.annotations import Choice, Question, Session
 
 AHEAD = 4
@@ -20,14 +21,6 @@ TRIES = 8
 """Draws after which a model is taken to have one answer only."""
 REST = 5
 """Answers between a question and its repetition at least."""
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    number: int
-    prompt: Text
-    a: str
-    b: str
 
 
 def check_repeat(repeat: float) -> None:
@@ -82,7 +75,7 @@ class Interview:
         self.error: BaseException | None = None
         self._load, self._changed = load, changed
         self._seed, self._repeat, self._max_new_tokens = seed, repeat, max_new_tokens
-        self._drawn: deque[_Drawn] = deque()
+        self._drawn: deque[Question] = deque()
         self._source, self._asked_after = "", 0
         self._news = threading.Condition(threading.RLock())
         self._drawing = self._resting = self._closed = False
@@ -211,8 +204,7 @@ class Interview:
         elif again := self._repeated(number):
             self.question = again
         elif self._drawn:
-            new = self._drawn.popleft()
-            self.question = Question(number, new.prompt, new.a, new.b, new.number, self._source)
+            self.question = replace(self._drawn.popleft(), number=number)
         self._asked_after = session.clicks
         self._news.notify_all()
 
@@ -231,14 +223,13 @@ class Interview:
         ]
         if not old:
             return None
-        first = random.choice(old)
-        return replace(first, number=number, a=first.b, b=first.a, repeats=first.number)
+        return random.choice(old).swapped(number)
 
     def _put_back(self) -> None:
         """No question; a new pair that is shown comes after those whose answer is taken back."""
         question, self.question = self.question, None
         if question and question.number == self.session.next_number and question.repeats is None:
-            self._drawn.appendleft(_Drawn(question.draw, question.prompt, question.a, question.b))
+            self._drawn.appendleft(question)
 
     def _work(self) -> None:
         try:
@@ -273,7 +264,7 @@ class Interview:
             self._drawing = not self._closed
             return self._drawing
 
-    def _draw(self, prompts: list[Text], block: int) -> list[_Drawn | None]:
+    def _draw(self, prompts: list[Text], block: int) -> list[Question | None]:
         """Draws that belong together; none for a prompt that is given up."""
         numbers = range(block * AHEAD, (block + 1) * AHEAD)
         asked = [prompt_of_draw(prompts, number, self._seed) for number in numbers]
@@ -285,10 +276,19 @@ class Interview:
                 (found[place],) = self._two_answers([prompt], f"{self._seed} {number} {attempt}")
             if not found[place] and prompt not in self.given_up:
                 self._give_up(prompt, prompts)
-        drawn = zip(numbers, asked, found, strict=True)
-        return [_Drawn(number, prompt, *two) if two else None for number, prompt, two in drawn]
+        return [
+            self._new(prompt, number, *two) if two else None
+            for number, prompt, two in zip(numbers, asked, found, strict=True)
+        ]
 
-    def _two_answers(self, prompts: list[Text], seed: str) -> list[tuple[str, str] | None]:
+    def _new(self, prompt: Text, draw: int, a: Completion, b: Completion) -> Question:
+        """A question that gets its number when it is asked."""
+        sampled = {"a_sampled": a.sampled, "b_sampled": b.sampled}
+        return Question(0, prompt, a.text, b.text, draw, self._source, **sampled)
+
+    def _two_answers(
+        self, prompts: list[Text], seed: str
+    ) -> list[tuple[Completion, Completion] | None]:
         return two_answers(self.model, prompts, seed=seed, max_new_tokens=self._max_new_tokens)
 
     def _give_up(self, prompt: Text, prompts: list[Text]) -> None:

@@ -17,11 +17,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import collate
-from dpo_lab.data.encoding import Encoder, Ids, TemplateProblem
+from dpo_lab.data.encoding import Encoder, Ids
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import BadRows, LoadReport
 from dpo_lab.data.rows import Pair
-from dpo_lab.data.tokenization import TokenizedPair, tokenize_pairs
+from dpo_lab.data.tokenization import TokenizedPair, encode_pairs, tokenize_pairs
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer
 
@@ -168,10 +168,10 @@ def pair_tokens(
     encoder = Encoder(tokenizer)
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
     used, dropped = _as_trained(pair, tokenizer, **limits)
-    try:
-        whole = _whole(pair, encoder)
-    except TemplateProblem:  # there is nothing to show; `dropped` says why
+    found, _ = encode_pairs(encoder, [pair])
+    if not found:  # the template refuses it, and there is nothing to show; `dropped` says why
         return PairTokens(pair.row, Side(()), Side(()), dropped)
+    (whole,) = found
     if used is None:
         sides = (Side(tuple(_all(whole, side, encoder))) for side in SIDES)
         return PairTokens(pair.row, *sides, dropped)
@@ -191,13 +191,6 @@ def _as_trained(
     except BadRows as error:
         (problem,) = error.problems
         return None, problem.reason + (f" ({problem.detail})" if problem.detail else "")
-
-
-def _whole(pair: Pair, encoder: Encoder) -> TokenizedPair:
-    """The pair's ids before any check or cut."""
-    (prompt,) = encoder.prompts([pair.prompt])
-    answers = (encoder.responses([pair.prompt], [getattr(pair, side)])[0] for side in SIDES)
-    return TokenizedPair(prompt, *answers, pair.row)
 
 
 Scores = dict[int, tuple[int, float | None, float | None]]
@@ -265,12 +258,13 @@ def _side(
 def _all(whole: TokenizedPair, side: str, encoder: Encoder) -> Iterator[Token]:
     """Every token before the cut, without position or score."""
     why, tokenizer = "not used: the row is dropped", encoder.tokenizer
-    *answer, end = getattr(whole, side)
     parts = [(token, "prompt") for token in whole.prompt]
     if whole.prompt[:1] == (tokenizer.bos_token_id,):
         parts[0] = (whole.prompt[0], "BOS")
-    parts += [(token, "response") for token in answer]
-    for token, part in (*parts, (end, "end token")):  # every response has one before it is cut
+    parts += [(token, "response") for token in getattr(whole, side)]
+    if parts[-1][0] in encoder.end_ids:  # one that was cut when it was sampled has none
+        parts[-1] = (parts[-1][0], "end token")
+    for token, part in parts:
         yield Token(*shown(tokenizer, token), token, part, why)
 
 

@@ -17,13 +17,14 @@ def test_two_answers_differ_and_a_seed_gives_the_same_ones() -> None:
     drawn = [two for seed in range(20) for two in two_answers(micro, PLOT, seed=str(seed))]
     assert drawn == [two for seed in range(20) for two in two_answers(micro, PLOT, seed=str(seed))]
     there = [two for two in drawn if two]
-    assert all(a != b and a and b for a, b in there) and len(set(there)) > 30
+    texts = [(a.text, b.text) for a, b in there]
+    assert all(a != b and a and b for a, b in texts) and len(set(texts)) > 30
 
 
 def test_either_side_is_the_shorter_one_about_as_often() -> None:
     """The share of pairs of unequal length whose left is shorter lies within 4 sigma of a half."""
     drawn = two_answers(load_model("micro"), ["the plot was"] * 1000, seed="1")
-    lengths = [(len(two[0].split()), len(two[1].split())) for two in drawn if two]
+    lengths = [[len(one.text.split()) for one in two] for two in drawn if two]
     unequal = [a < b for a, b in lengths if a != b]
     assert abs(sum(unequal) / len(unequal) - 0.5) < 4 * 0.5 / len(unequal) ** 0.5
 
@@ -43,7 +44,7 @@ def test_white_space_makes_no_answer_and_no_difference(monkeypatch, texts) -> No
     answers = [Completion((), (), text, True) for text in (*texts, "yes", "no ")]
     monkeypatch.setattr(candidates, "sample", lambda *inputs, **options: answers)
     none, two = two_answers(make_language_model(), PLOT, seed="0")
-    assert none is None and sorted(two) == ["no ", "yes"]
+    assert none is None and sorted(one.text for one in two) == ["no ", "yes"]
 
 
 def test_every_round_has_every_prompt_once_in_an_order_of_its_own() -> None:
