@@ -21,6 +21,7 @@ from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.choices import Device, Precision
+from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
 
 logger = logging.getLogger(__name__)
@@ -179,20 +180,6 @@ def add_lora(
     return LanguageModel(
         model, language_model.tokenizer, language_model.name, language_model.origin
     )
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout to zero, so that policy and reference differ by their weights alone.
-
-    Modules are set to probability zero, and so are the float attributes that act without any module
-    in training mode: `attention_dropout`, `layerdrop`, a router's `jitter_noise` and their like.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if ("drop" in name or "jitter" in name) and isinstance(value, float):
-                setattr(module, name, 0.0)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -17,7 +17,8 @@ from dpo_lab.data.encoding import Encoder, Ids
 from dpo_lab.data.preferences import Text
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.bars import no_bars
-from dpo_lab.models.loading import Device, LanguageModel, disable_dropout, resolve_device
+from dpo_lab.models.dropout import disable_dropout
+from dpo_lab.models.loading import Device, LanguageModel, resolve_device
 
 
 class _Score(ABC):

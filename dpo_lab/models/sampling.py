@@ -108,14 +108,16 @@ def _plain_generation(model: nn.Module) -> Iterator[None]:
     `generate` takes what its caller leaves open (a repetition penalty, say) from the model's own
     defaults; and in training mode, gradient checkpointing leaves the cache of past tokens empty.
     """
-    defaults, training = model.generation_config, model.training
+    defaults = model.generation_config
+    modes = [(module, module.training) for module in model.modules()]
     model.generation_config = GenerationConfig()
     model.eval()
     try:
         yield
     finally:
         model.generation_config = defaults
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _complete(

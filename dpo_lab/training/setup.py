@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from dpo_lab.data.preferences import (
     split_by_prompt,
 )
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.models.dropout import disable_dropout, evaluation_mode
 from dpo_lab.models.loading import (
     LanguageModel,
     add_lora,
@@ -33,6 +35,8 @@ from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.models.tails import Tails
 from dpo_lab.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
 
@@ -118,8 +122,9 @@ def prepare(
 
     Args:
         config: The configuration.
-        model: A model already loaded, instead of `config.model`; it is trained in place, and the
-            reference is what it is now.
+        model: A model already loaded, instead of `config.model`; it is trained in place, without
+            dropout, and the reference is what it is now. Weights without `requires_grad` stay as
+            they are.
         data: Pairs or rows in memory, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
         cache: Where reference values are kept; by default the lab's cache on disk.
@@ -140,7 +145,7 @@ def prepare(
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
-    policy.model.requires_grad_(True)
+    _make_ready(policy, config)
     config = replace(
         config.resolved(),
         precision=resolve_precision(config.precision, policy.device),
@@ -160,7 +165,9 @@ def prepare(
             targets=config.lora_targets,
             seed=config.seed,
         )
-    _set_checkpointing(policy, config)
+    if config.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    evaluation_mode(policy.model, config.gradient_checkpointing)
     scorer = Scorer(policy, config.precision)
     return Job(
         config=config,
@@ -175,6 +182,26 @@ def prepare(
         load_reports=[some.report for some in (train, held_out) if len(some)],
         data_fingerprint=train.fingerprint(),
         cache_use=use,
+    )
+
+
+def _make_ready(policy: LanguageModel, config: TrainConfig) -> None:
+    """Randomness off, and at least one weight to train."""
+    disable_dropout(policy.model)
+    evaluation_mode(policy.model)
+    trained = [weight.requires_grad for weight in policy.model.parameters()]
+    if config.lora_rank is not None or all(trained):
+        return
+    if not any(trained):
+        raise ValueError(
+            f"model {policy.name!r}: none of its {len(trained)} weights has requires_grad, so "
+            "nothing would be trained. Set it on those to train, or give lora_rank."
+        )
+    logger.warning(
+        "%s: %d of its %d weights have no requires_grad and stay as they are.",
+        policy.name,
+        trained.count(False),
+        len(trained),
     )
 
 
@@ -257,10 +284,3 @@ def _trained_on(config: TrainConfig, pairs: int) -> list[int]:
         return list(range(pairs))
     order = PairOrder(pairs, config.batch_pairs, config.seed)
     return sorted(index for step in range(steps) for index in order.batch(step))
-
-
-def _set_checkpointing(policy: LanguageModel, config: TrainConfig) -> None:
-    # Dropout is zero, so training mode changes nothing but what checkpointing asks for.
-    policy.model.train()
-    if config.gradient_checkpointing:
-        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
