@@ -169,7 +169,11 @@ def test_skipped_rows_are_reported(capsys, here):
         "--eval-every", "0", "--out", "run",
     )  # fmt: skip
     assert code == 0
-    assert "4 pairs from 5 rows, skipped: 1 equal to chosen" in out
+    assert "4 pairs from 5 rows, skipped: 1 equal to chosen (row 5)" in out
+    (report, *_) = Run("run").environment["load_reports"]
+    assert (report["rows"], report["kept"], report["skipped"]) == (5, 4, {"equal to chosen": 1})
+    problem = {"row": 5, "column": "rejected", "reason": "equal to chosen", "detail": ""}
+    assert report["problems"] == [problem]
 
 
 @pytest.mark.slow

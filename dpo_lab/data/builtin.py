@@ -21,11 +21,13 @@ class BuiltinData:
         title: One line on what it is.
         score: Ground-truth score of `(prompt, response)`.
         score_meaning: What the score says.
+        facts: Columns that tell a person about the row, and are no part of the pair.
     """
 
     title: str
     score: Score
     score_meaning: str
+    facts: tuple[str, ...] = ()
 
 
 BUILTIN: dict[str, BuiltinData] = {
@@ -38,6 +40,7 @@ BUILTIN: dict[str, BuiltinData] = {
         "where is this city? right country against a wrong one or a denial",
         places.score,
         "1 if the first country named is the right one",
+        facts=("city", "country"),
     ),
 }
 """Every built-in data set by its name."""

@@ -10,21 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_lab.data.builtin import BUILTIN, Score, builtin_path
-from dpo_lab.data.problems import (
-    BadRows,
-    LoadReport,
-    OnBadRows,
-    RowProblem,
-    check_bad_rows_options,
-)
-from dpo_lab.data.readers import MAX_GZ_GB, NumberedRow
-from dpo_lab.data.rows import COLUMNS, Pair, Text, row_to_pair
+from dpo_lab.data.collect import collect_pairs
+from dpo_lab.data.problems import NAMED, LoadReport, OnBadRows, RowProblem, check_bad_rows_options
+from dpo_lab.data.readers import MAX_GZ_GB
+from dpo_lab.data.rows import COLUMNS, Pair, Text
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sources import find_split, read_rows
 
@@ -73,7 +67,7 @@ def load_preferences(
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows = "raise",
-    max_problems: int = 10,
+    max_problems: int = NAMED,
     limit: int | None = None,
     max_gz_gb: float = MAX_GZ_GB,
 ) -> Preferences:
@@ -109,7 +103,16 @@ def load_preferences(
     if not max_gz_gb > 0:
         raise ValueError(f"max_gz_gb={max_gz_gb}: must be > 0. {MAX_GZ_GB:g} is the default.")
     rows = read_rows(builtin_path(name) if name in BUILTIN else name, split, max_gz_gb)
-    return _collect(f"{name} ({split})", rows, columns, on_bad_rows, max_problems, limit, score)
+    pairs, report = collect_pairs(
+        f"{name} ({split})",
+        rows,
+        columns,
+        on_bad_rows=on_bad_rows,
+        max_problems=max_problems,
+        limit=limit,
+        ignored=BUILTIN[name].facts if name in BUILTIN else (),
+    )
+    return Preferences(pairs, report, score)
 
 
 def preferences_from_rows(
@@ -117,7 +120,7 @@ def preferences_from_rows(
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows = "raise",
-    max_problems: int = 10,
+    max_problems: int = NAMED,
     score: Score | None = None,
     name: str = "rows",
 ) -> Preferences:
@@ -138,7 +141,10 @@ def preferences_from_rows(
     columns = _check_columns(columns)
     check_bad_rows_options(on_bad_rows, max_problems)
     numbered = enumerate(rows, start=1)
-    return _collect(name, numbered, columns, on_bad_rows, max_problems, None, score)
+    pairs, report = collect_pairs(
+        name, numbered, columns, on_bad_rows=on_bad_rows, max_problems=max_problems
+    )
+    return Preferences(pairs, report, score)
 
 
 def load_train_and_held_out(
@@ -173,22 +179,29 @@ def load_train_and_held_out(
     if other is None:
         return split_by_prompt(train, held_out, seed)
     rest = load_preferences(source, other, **{**options, "limit": None})
-    return train, _without_prompts(rest, {pair.prompt_key for pair in train})
+    return train, _without_prompts(rest, {same_prompt(pair.prompt) for pair in train})
 
 
 def _without_prompts(held_out: Preferences, seen: set[str]) -> Preferences:
     """The pairs whose prompt is not trained on, the others counted as skipped."""
-    unseen = tuple(pair for pair in held_out if pair.prompt_key not in seen)
-    report, known = held_out.report, len(held_out) - len(unseen)
+    known = [pair.row for pair in held_out if same_prompt(pair.prompt) in seen]
     if not known:
         return held_out
+    unseen = tuple(pair for pair in held_out if same_prompt(pair.prompt) not in seen)
+    report = held_out.report
     if not unseen:
         raise ValueError(
             f"{report.source}: every prompt is trained on, too, so nothing is held out. "
             "Give a split with other prompts, or held_out=0 for none."
         )
-    skipped = {**report.skipped, "prompt is trained on": known}
-    report = replace(report, kept=len(unseen), skipped=skipped)
+    reason = "prompt is trained on"
+    problems = [*report.problems, *(RowProblem(row, "prompt", reason) for row in known[:NAMED])]
+    report = replace(
+        report,
+        kept=len(unseen),
+        skipped={**report.skipped, reason: len(known)},
+        problems=tuple(sorted(problems, key=lambda problem: problem.row)),
+    )
     return replace(held_out, pairs=unseen, report=report)
 
 
@@ -209,17 +222,34 @@ def split_by_prompt(
         ValueError: If the share is out of range, or there is but one prompt to split.
     """
     _check_held_out(held_out)
-    keys = sorted({pair.prompt_key for pair in preferences}, key=lambda key: _rank(key, seed))
+    # Prompts that are the same are ranked as one, by the first of their keys in the alphabet.
+    names: dict[str, str] = {}
+    for pair in preferences:
+        same = same_prompt(pair.prompt)
+        names[same] = min(names.get(same, pair.prompt_key), pair.prompt_key)
+    keys = sorted(names, key=lambda same: _rank(names[same], seed))
     if held_out and len(keys) < 2:
         raise ValueError(
             f"held_out={held_out}: all {len(preferences)} pairs share one prompt, and a split is "
             "by prompt. Use more prompts, or held_out=0."
         )
     count = min(max(1, round(held_out * len(keys))), len(keys) - 1) if held_out else 0
-    chosen = set(keys[:count])
-    inside = tuple(pair for pair in preferences if pair.prompt_key in chosen)
-    outside = tuple(pair for pair in preferences if pair.prompt_key not in chosen)
+    held = set(keys[:count])
+    inside = tuple(pair for pair in preferences if same_prompt(pair.prompt) in held)
+    outside = tuple(pair for pair in preferences if same_prompt(pair.prompt) not in held)
     return replace(preferences, pairs=outside), replace(preferences, pairs=inside)
+
+
+def same_prompt(prompt: Text) -> str:
+    """A key that two prompts share if a person would call them the same.
+
+    White space does not tell prompts apart, nor does the order of a message's fields; and one
+    message of the user is its text. Roles, and what comes before, do.
+    """
+    if isinstance(prompt, str):
+        return " ".join(prompt.split())
+    turns = [(message["role"], " ".join(message["content"].split())) for message in prompt]
+    return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
 
 
 def prompt_text(prompt: Text) -> str:
@@ -271,45 +301,3 @@ def _check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
             f"Map from {', '.join(COLUMNS)} to the names in your data."
         )
     return {name: (columns or {}).get(name, name) for name in COLUMNS}
-
-
-def _collect(
-    source: str,
-    rows: Iterable[NumberedRow],
-    columns: Mapping[str, str],
-    on_bad_rows: OnBadRows,
-    max_problems: int,
-    limit: int | None,
-    score: Score | None,
-) -> Preferences:
-    explicit: list[Pair] = []
-    implicit: list[Pair] = []
-    problems: list[RowProblem] = []
-    count = 0
-    for number, row in rows:
-        count += 1
-        try:
-            pair = row_to_pair(number, row, columns)
-            (explicit if columns["prompt"] in row else implicit).append(pair)
-        except RowProblem as problem:
-            problems.append(problem)
-        if limit is not None and len(explicit) + len(implicit) == limit:
-            break
-    if explicit and implicit:
-        # Two answers to different questions may begin alike, so here no prompt is made of that.
-        problems += [
-            RowProblem(pair.row, columns["prompt"], "missing, though other rows have it")
-            for pair in implicit
-        ]
-        problems.sort(key=lambda problem: problem.row)
-    pairs = tuple(explicit or implicit)
-    if problems and on_bad_rows == "raise":
-        raise BadRows(source, count, len(problems), problems[:max_problems])
-    if not pairs:
-        found = f"none of its {count} rows can be used ({problems[0]})" if count else "it is empty"
-        raise ValueError(
-            f"{source}: {found}. A data set needs at least one pair; mend its rows or add some."
-        )
-    skipped = dict(Counter(problem.reason for problem in problems))
-    report = LoadReport(source, count, len(pairs), skipped, tuple(problems[:max_problems]))
-    return Preferences(pairs, report, score)

@@ -1,12 +1,14 @@
-"""What is wrong with rows, and how it is told: one problem, all of them, the report of a load."""
+"""Row errors and the load report: one problem, all of them, what became of rows and columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 OnBadRows = Literal["raise", "skip"]
+NAMED = 10
+"""How many rows of a kind are named by number; all are counted."""
 
 
 class RowProblem(ValueError):
@@ -26,6 +28,12 @@ class RowProblem(ValueError):
     def at(self, row: int) -> RowProblem:
         """The same problem in another row, for files that are numbered through."""
         return RowProblem(row, self.column, self.reason, self.detail)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in `environment.json`."""
+        return {
+            "row": self.row, "column": self.column, "reason": self.reason, "detail": self.detail
+        }  # fmt: skip
 
     def __str__(self) -> str:
         column = f", {self.column!r}" if self.column else ""
@@ -53,13 +61,30 @@ class BadRows(ValueError):
         more = f"; and {unlisted} more" if unlisted else ""
         return (
             f"{self.source}: {self.bad} of {self.rows} rows cannot be used: {listed}{more}. "
-            "Mend them, or skip bad rows (on_bad_rows='skip')."
+            "Mend them, or skip bad rows (on_bad_rows='skip', --on-bad-rows skip)."
         )
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """Rows that say again what an earlier row said.
+
+    Attributes:
+        count: How many.
+        rows: The first of them, by number.
+    """
+
+    count: int = 0
+    rows: tuple[int, ...] = ()
+
+    def with_row(self, row: int) -> Repeats:
+        """The same and one more."""
+        return Repeats(self.count + 1, (*self.rows, row)[:NAMED])
+
+
+@dataclass(frozen=True)
 class LoadReport:
-    """What became of the rows of a source: `kept + skipped == rows`.
+    """What became of the rows of a source, `kept + skipped == rows`, and of their columns.
 
     Attributes:
         source: Name of the source and split.
@@ -67,6 +92,10 @@ class LoadReport:
         kept: Pairs made of them.
         skipped: How many were left out, by reason.
         problems: The first of them, with row numbers.
+        unused_columns: Rows with a value in a column that nothing uses; 0 where it is empty.
+        unused_fields: Rows with a value in a field of a message that nothing uses.
+        duplicates: Kept rows that repeat an earlier one whole.
+        alike: Kept rows that repeat an earlier one in all that is used, and differ in the rest.
     """
 
     source: str
@@ -74,12 +103,56 @@ class LoadReport:
     kept: int
     skipped: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[RowProblem, ...] = ()
+    unused_columns: Mapping[str, int] = field(default_factory=dict)
+    unused_fields: Mapping[str, int] = field(default_factory=dict)
+    duplicates: Repeats = Repeats()
+    alike: Repeats = Repeats()
 
     def __str__(self) -> str:
-        text = f"{self.source}: {self.kept} pairs from {self.rows} rows"
+        """One line, with the numbers of the first rows."""
+        parts = [f"{self.source}: {self.kept} pairs from {self.rows} rows"]
         if self.skipped:
-            text += ", skipped: " + ", ".join(f"{n} {why}" for why, n in self.skipped.items())
-        return text
+            reasons = ", ".join(f"{n} {why}" for why, n in self.skipped.items())
+            rows = [problem.row for problem in self.problems]
+            parts[0] += f", skipped: {reasons} ({_listed(rows, sum(self.skipped.values()))})"
+        if self.duplicates.count:
+            parts.append(f"{_counted(self.duplicates)} an earlier one whole")
+        if self.alike.count:
+            parts.append(f"{_counted(self.alike)} an earlier one but for what is unused")
+        if self.unused_columns:
+            parts.append(f"unused: {_with_rows(self.unused_columns)}")
+        if any(self.unused_columns.values()):
+            parts.append("to use one, map it with --columns (columns=) or write it into the prompt")
+        if self.unused_fields:
+            parts.append(f"unused in messages: {_with_rows(self.unused_fields)}")
+            parts.append("to use one, write it into content")
+        return "; ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in `environment.json`."""
+        return asdict(replace(self, problems=())) | {
+            "problems": [problem.as_dict() for problem in self.problems]
+        }
+
+
+def _counted(repeats: Repeats) -> str:
+    rows = _listed(repeats.rows, repeats.count)
+    return f"{repeats.count} {'rows repeat' if repeats.count > 1 else 'row repeats'} ({rows})"
+
+
+def _listed(rows: Sequence[int], count: int) -> str:
+    more = f" and {count - len(rows)} more" if count > len(rows) else ""
+    return f"row{'s' * (count > 1)} {', '.join(map(str, rows))}{more}"
+
+
+def _with_rows(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{name or 'a column without a name'} ({_rows(count)})" for name, count in counts.items()
+    )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count > 1)}" if count else "empty"
 
 
 def check_bad_rows_options(on_bad_rows: str, max_problems: int) -> None:

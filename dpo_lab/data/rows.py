@@ -5,29 +5,39 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dpo_lab.data.messages import (
+    Message,
+    check_roles,
+    check_text,
+    is_message,
+    read_messages,
+    role_of,
+)
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.sampled import SIDES, Sampled, sampled_of_row
 
-Message = dict[str, str]
 Text = str | list[Message]
 
 COLUMNS = ("prompt", "chosen", "rejected")
+SHAREGPT_PROMPT = "conversations"
+"""ShareGPT's name of the column of messages that both answers follow."""
+NO_SHARED_PROMPT = "missing, and chosen and rejected share no prompt"
+
 TURN = "\n\nAssistant:"
 """Start of an answer in Anthropic's HH data: a shared prefix is cut after the last of these."""
+_OTHER_TURN = "\n\nHuman:"
 
-# Which roles may follow a role.
-_NEXT_ROLES = {
-    "beginning": ("system", "user"),
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "tool"),
-    "tool": ("tool", "assistant"),
-}
-ROLES = tuple(_NEXT_ROLES)[1:]
+# Where an answer begins in text that other templates have written.
+_ANSWER_MARK = re.compile(
+    r"<\|start_header_id\|>assistant<\|end_header_id\|>\n*|<\|im_start\|>assistant\n?"
+    r"|<start_of_turn>model\n?|<\|assistant\|>\n?|\[/INST\]"
+    r"|(?:^|\n)(?:### )?(?:Assistant|ASSISTANT|Answer|Response|A):"
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +103,9 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
             "wrong type",
             f"{_kind(rejected)}, but chosen is {_kind(chosen)}",
         )
-    prompt = None
-    # A column that was named by the caller must be there; else the prompt may be implicit.
-    if columns["prompt"] in row or columns["prompt"] != "prompt":
-        prompt = _field(number, row, columns["prompt"])
+    prompt, name = None, prompt_column(row, columns)
+    if name is not None:
+        prompt, columns = _field(number, row, name), {**columns, "prompt": name}
     if chosen == rejected:
         raise RowProblem(number, columns["rejected"], "equal to chosen")
     shape = _text_pair if isinstance(chosen, str) else _conversation_pair
@@ -104,31 +113,66 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
     return Pair(*shape(number, prompt, chosen, rejected, columns), number, *sampled)
 
 
+def prompt_column(row: Mapping, columns: Mapping[str, str]) -> str | None:
+    """The column of a row's prompt; none where the answers hold it.
+
+    That is the one called so, or named by the caller, who wants it to be there; or else ShareGPT's,
+    if it ends before an answer.
+    """
+    name = columns["prompt"]
+    if name in row or name != "prompt":
+        return name
+    messages = row.get(SHAREGPT_PROMPT)
+    asks = isinstance(messages, list) and messages and role_of(messages[-1]) in ("user", "tool")
+    return SHAREGPT_PROMPT if asks else None
+
+
 def _text_pair(
     number: int, prompt: Text | None, chosen: str, rejected: str, columns: Mapping[str, str]
 ) -> tuple[str, str, str]:
     if prompt is None:
         shared = os.path.commonprefix([chosen, rejected])
-        at = shared.rfind(TURN)
-        end = at + len(TURN) if at >= 0 else _word_boundary(shared)
+        end = _end_of_prompt(shared)
         prompt, chosen, rejected = chosen[:end], chosen[end:], rejected[end:]
         if not prompt.strip():
-            raise _no_shared_prompt(number, columns)
+            detail = f"both begin with {_shortened(shared)}, which ends at no turn and no line"
+            raise _no_shared_prompt(number, columns, detail if shared.strip() else "")
     if not isinstance(prompt, str):
         raise RowProblem(
-            number, columns["prompt"], "wrong type", "messages, but chosen and rejected are text"
+            number,
+            columns["prompt"],
+            "wrong type",
+            "messages, but chosen and rejected are text; make them lists of one assistant message",
         )
     for side, response in (("chosen", chosen), ("rejected", rejected)):
         if not response.strip():
             raise RowProblem(number, columns[side], "empty response")
+        _check_one_turn(number, columns[side], prompt, response)
     return prompt, chosen, rejected
 
 
-def _word_boundary(shared: str) -> int:
-    """End of the last whole word of a shared prefix, so that no response begins inside a word."""
-    while shared and not shared[-1].isspace():
-        shared = shared[:-1]
-    return len(shared.rstrip())
+def _end_of_prompt(shared: str) -> int:
+    """Where the prompt ends in what both answers begin with: at a turn, or else at a line."""
+    at = shared.rfind(TURN)
+    if at >= 0:
+        return at + len(TURN)
+    ends = [mark.end() for mark in _ANSWER_MARK.finditer(shared)]
+    return ends[-1] if ends else shared.rfind("\n") + 1
+
+
+def _check_one_turn(number: int, column: str, prompt: str, response: str) -> None:
+    """Refuse an answer in which the other side takes a turn: it would be learnt with it."""
+    turns = TURN in prompt
+    begun = f"\n\n{response.lstrip()}" if turns else response
+    mark = _OTHER_TURN if _OTHER_TURN in begun else TURN if turns and TURN in response else None
+    if mark is not None:
+        raise RowProblem(
+            number,
+            column,
+            "several turns in an answer",
+            f"{mark.strip()!r} in it: the two conversations part before their last turn, or the "
+            "answer speaks for the other side; let each end with the first answer that differs",
+        )
 
 
 def _conversation_pair(
@@ -138,17 +182,22 @@ def _conversation_pair(
     rejected: list[Message],
     columns: Mapping[str, str],
 ) -> tuple[list[Message], list[Message], list[Message]]:
-    if not isinstance(prompt, list):
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        if shared:
-            prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        elif prompt is not None:
-            prompt = [{"role": "user", "content": prompt}]
-        else:
-            raise _no_shared_prompt(number, columns)
-    _check_roles(number, columns["prompt"], prompt)
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    if isinstance(prompt, list):
+        # Whole conversations beside their prompt.
+        repeated = len(prompt) if chosen[: len(prompt)] == rejected[: len(prompt)] == prompt else 0
+        chosen, rejected = chosen[repeated:], rejected[repeated:]
+    elif shared:
+        if prompt is not None:
+            _check_repeats(number, columns["prompt"], prompt, chosen[:shared])
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif prompt is not None:
+        prompt = [{"role": "user", "content": prompt}]
+    else:
+        raise _no_shared_prompt(number, columns)
+    check_roles(number, columns["prompt"], prompt)
     for side, response in (("chosen", chosen), ("rejected", rejected)):
         roles = [message["role"] for message in response]
         if roles != ["assistant"]:
@@ -161,47 +210,22 @@ def _conversation_pair(
     return prompt, chosen, rejected
 
 
-def _no_shared_prompt(number: int, columns: Mapping[str, str]) -> RowProblem:
-    return RowProblem(number, columns["prompt"], "missing, and chosen and rejected share no prompt")
-
-
-def _check_roles(number: int, column: str, prompt: list[Message]) -> None:
-    roles = [message["role"] for message in prompt]
-    steps = zip(["beginning", *roles], roles, strict=False)
-    if roles[-1] not in ("user", "tool") or any(b not in _NEXT_ROLES[a] for a, b in steps):
+def _check_repeats(number: int, column: str, prompt: str, shared: list[Message]) -> None:
+    """Refuse a prompt that is not what whole conversations begin with: one of them would vanish."""
+    asked = [message["content"].strip() for message in shared if message["role"] == "user"]
+    if prompt.strip() not in asked:
         raise RowProblem(
             number,
             column,
-            "roles out of order",
-            f"{' '.join(roles)}; after any system message, user and assistant take turns, "
-            "and a prompt ends with the user",
+            "not the prompt of the conversations",
+            f"{_shortened(prompt)}, but chosen and rejected begin with "
+            f"{_shortened(asked[-1]) if asked else 'no message of the user'}; leave it out, or "
+            "make it the same",
         )
 
 
-def _messages(number: int, column: str, value: Sequence) -> list[Message]:
-    if not value:
-        raise RowProblem(number, column, "empty", "a list of no messages")
-    for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise RowProblem(
-                number, column, "wrong type", "a message is no object with role and content"
-            )
-        role, content = message["role"], message["content"]
-        if role not in ROLES:
-            raise RowProblem(number, column, "unknown role", repr(role))
-        if message.get("tool_calls"):
-            raise RowProblem(number, column, "tool calls are not supported")
-        if not isinstance(content, str):
-            raise RowProblem(
-                number,
-                column,
-                "wrong type",
-                f"content of the {role} is {type(content).__name__}, not text",
-            )
-        _check_text(number, column, content)
-        if role in ("user", "assistant") and not content.strip():
-            raise RowProblem(number, column, "empty", f"message of the {role}")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+def _no_shared_prompt(number: int, columns: Mapping[str, str], detail: str = "") -> RowProblem:
+    return RowProblem(number, columns["prompt"], NO_SHARED_PROMPT, detail)
 
 
 def _field(number: int, row: Mapping, column: str) -> Text:
@@ -215,23 +239,25 @@ def _field(number: int, row: Mapping, column: str) -> Text:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise RowProblem(number, column, "missing", "null")
     if isinstance(value, str):
-        _check_text(number, column, value)
+        check_text(number, column, value)
         if not value.strip():
             raise RowProblem(number, column, "empty")
         return value
+    if is_message(value):
+        value = [value]
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return _messages(number, column, value)
+        return read_messages(number, column, value)
     raise RowProblem(
-        number, column, "wrong type", f"{type(value).__name__}, not text or a list of messages"
+        number,
+        column,
+        "wrong type",
+        f"{type(value).__name__}, not text or a list of messages with role and content",
     )
-
-
-def _check_text(number: int, column: str, text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowProblem(number, column, "undecodable bytes", "not UTF-8") from None
 
 
 def _kind(value: Text) -> str:
     return "text" if isinstance(value, str) else "messages"
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")

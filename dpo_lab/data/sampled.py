@@ -13,6 +13,7 @@ from typing import Any
 from dpo_lab.data.problems import RowProblem
 
 SIDES = ("chosen", "rejected")
+SAMPLED_COLUMNS = tuple(f"{side}_sampled" for side in SIDES)
 _LARGEST = 2**31
 """Tokenizers keep ids in 32 bits."""
 

@@ -249,6 +249,7 @@ def open_or_create(run: Run, job: Job) -> Run:
                 weights_fingerprint=job.fingerprint,
                 data_fingerprint=job.data_fingerprint,
                 data=[str(report) for report in job.load_reports],
+                load_reports=[report.as_dict() for report in job.load_reports],
                 tokens=str(job.train.tokens),
                 reference=asdict(job.cache_use),
                 total_steps=job.config.total_steps(len(job.train)),

@@ -151,7 +151,49 @@ CASES = {
         })),
         "row 1, 'rejected': empty response",
     ),
+    "shared words that are no prompt": (
+        load("rows.jsonl", lines({"chosen": "It is 42.", "rejected": "It is 43."})),
+        "row 1, 'prompt': missing, and chosen and rejected share no prompt (both begin with 'It is "
+        "4', which ends at no turn and no line)",
+    ),
+    "conversations that part before their last turn": (
+        load("rows.jsonl", lines({
+            "chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+            "rejected": "\n\nHuman: a\n\nAssistant: x\n\nHuman: c\n\nAssistant: d",
+        })),
+        "row 1, 'chosen': several turns in an answer ('Human:' in it",
+    ),
+    "the other side in an answer": (
+        row(rejected="There.\n\nHuman: Where?"),
+        "row 2, 'rejected': several turns in an answer ('Human:' in it",
+    ),
+    "a second turn of the assistant": (
+        row(prompt="\n\nHuman: hi\n\nAssistant:", chosen=" a\n\nAssistant: b"),
+        "row 2, 'chosen': several turns in an answer ('Assistant:' in it",
+    ),
+    "an answer as the other side": (
+        row(prompt="\n\nHuman: hi\n\nAssistant:", rejected=" Human: hi"),
+        "row 2, 'rejected': several turns in an answer ('Human:' in it",
+    ),
+    "a column that looks like the prompt": (
+        load("rows.jsonl", lines({"question": "Who?", "chosen": "I.\na", "rejected": "I.\nb"})),
+        "rows.jsonl (train): there is no column 'prompt', and 'question' looks like one, but no "
+        "pair would hold it (row 1). Map it: --columns prompt question",
+    ),
     # a conversation
+    "a part that is no text": (
+        talk(prompt=[{"role": "user", "content": [{"type": "image", "url": "x"}]}]),
+        "row 2, 'prompt': wrong type (content of the user has a part of type 'image'; only text",
+    ),
+    "a prompt beside other conversations": (
+        talk(prompt="Hello?", chosen=[*USER, *answer("a")], rejected=[*USER, *answer("b")]),
+        "row 2, 'prompt': not the prompt of the conversations ('Hello?', but chosen and rejected "
+        "begin with 'hi'",
+    ),
+    "a call of a tool in ShareGPT's words": (
+        talk(chosen=[{"from": "function_call", "value": "f()"}]),
+        "row 2, 'chosen': tool calls are not supported (write the call into content, as text)",
+    ),
     "no message": (talk(chosen=[]), "row 2, 'chosen': empty (a list of no messages)"),
     "message without content": (
         talk(prompt=[{"role": "user"}]), "row 2, 'prompt': wrong type (a message is no object"

@@ -118,13 +118,21 @@ def test_explicit_and_conversational_rows_are_kept_as_they_are():
             },
             ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", " d", " e"),
         ),
-        # Any other prefix is cut at a word: "4" is shared, and belongs to the answers.
+        # Any other prefix is cut at a line: "It is 4" is shared, and belongs to the answers.
         (
-            {"chosen": "The answer is 42.", "rejected": "The answer is 43."},
-            ("The answer is", " 42.", " 43."),
+            {"chosen": "What is it?\nIt is 42.", "rejected": "What is it?\nIt is 43."},
+            ("What is it?\n", "It is 42.", "It is 43."),
         ),
         # One answer is the beginning of the other.
-        ({"chosen": "It is good", "rejected": "It is good now"}, ("It is", " good", " good now")),
+        (
+            {"chosen": "Well?\nIt is good", "rejected": "Well?\nIt is good now"},
+            ("Well?\n", "It is good", "It is good now"),
+        ),
+        # An answer's first line that both share comes after the turn, so it is the answer's.
+        (
+            {"chosen": "Q: ?\nA: so\nb", "rejected": "Q: ?\nA: so\nc"},
+            ("Q: ?\nA:", " so\nb", " so\nc"),
+        ),
         # Messages with a shared beginning, no prompt column.
         (
             {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
@@ -249,6 +257,93 @@ def test_a_built_in_test_split_is_held_out(tmp_path):
     assert not len(load_train_and_held_out(tmp_path / "saved", held_out=0)[1])
     with pytest.raises(ValueError, match="held_out=1: must be in"):
         load_train_and_held_out(tmp_path / "saved", held_out=1)
+
+
+ASKED = [{"role": "system", "content": "be short"}, user("Where is  it?\n")]
+LEAKS = {
+    "the same messages": ASKED,
+    "fields in another order": [dict(reversed(message.items())) for message in ASKED],
+    "a field beside": [{**message, "name": "x"} for message in ASKED],
+    "white space": [ASKED[0], user(" Where is it? ")],
+    "text parts": [
+        {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in ASKED
+    ],
+}
+FRESH = {
+    "another question": [ASKED[0], user("Where was it?")],
+    "another system message": [{"role": "system", "content": "be long"}, ASKED[1]],
+    "no system message": ASKED[1:],
+    "another way there": [*ASKED, assistant("There."), ASKED[1]],
+    "letter case": [ASKED[0], user("where is it?")],
+}
+
+
+def conversation(prompt, n: int = 0) -> dict:
+    return {"prompt": prompt, "chosen": [assistant(f"a{n}")], "rejected": [assistant("b")]}
+
+
+@pytest.mark.parametrize("prompt", LEAKS.values(), ids=LEAKS)
+def test_a_held_out_conversation_that_is_trained_on_is_noticed(tmp_path, prompt):
+    write([conversation(ASKED), conversation([user("q")])], tmp_path / "train.jsonl")
+    test = [conversation([user("r")]), conversation(prompt, 1)]
+    write(test, tmp_path / "test.jsonl")
+    held_out = load_train_and_held_out(tmp_path)[1]
+    assert [pair.prompt for pair in held_out] == [[user("r")]]
+    report = held_out.report
+    assert (report.rows, report.kept, report.skipped) == (2, 1, {"prompt is trained on": 1})
+    assert [str(problem) for problem in report.problems] == [
+        "row 2, 'prompt': prompt is trained on"
+    ]
+    write(test[1:], tmp_path / "test.jsonl")
+    with pytest.raises(ValueError, match="every prompt is trained on, too"):
+        load_train_and_held_out(tmp_path)
+
+
+@pytest.mark.parametrize("prompt", FRESH.values(), ids=FRESH)
+def test_a_conversation_that_is_another_is_held_out(tmp_path, prompt):
+    write([conversation(ASKED)], tmp_path / "train.jsonl")
+    write([conversation(prompt)], tmp_path / "test.jsonl")
+    held_out = load_train_and_held_out(tmp_path)[1]
+    assert (len(held_out), held_out.report.skipped) == (1, {})
+
+
+def test_one_message_of_the_user_is_its_text(tmp_path):
+    write([{"prompt": "Where is it?", "chosen": "a", "rejected": "b"}], tmp_path / "train.jsonl")
+    rows = [conversation([user("Where is it? ")]), conversation([user("Who?")])]
+    write(rows, tmp_path / "test.jsonl")
+    assert load_train_and_held_out(tmp_path)[1].report.skipped == {"prompt is trained on": 1}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_split_keeps_conversations_that_are_the_same_on_one_side(seed):
+    spaced = [ASKED[0], user("Where is it?")]
+    rows = [conversation(p, n) for n, p in enumerate([ASKED, spaced, *FRESH.values()])]
+    train, held_out = split_by_prompt(preferences_from_rows(rows), 0.5, seed)
+    sides = [{pair.row for pair in side} & {1, 2} for side in (train, held_out)]
+    assert sides in ([{1, 2}, set()], [set(), {1, 2}])
+    assert len(held_out) + len(train) == 7
+
+
+@pytest.mark.parametrize(
+    ("as_prompt", "held_out", "fingerprint"),
+    [
+        (str, {0: [4, 5, 10], 7: [2, 6, 7]}, "dabe0a990955d0a0031271289f8e3a1c"),
+        (lambda text: [user(text)], {0: [1, 6, 7], 7: [1, 6, 10]},
+         "ded31c8e30fa8f168b7dd499c63ed89f"),
+    ],
+    ids=["text", "messages"],
+)  # fmt: skip
+def test_a_run_that_is_resumed_finds_its_pairs_again(as_prompt, held_out, fingerprint):
+    """Which rows are held out, and the pairs' hash, are those of runs that are on disk."""
+    data = preferences_from_rows(
+        {"prompt": as_prompt(f"Question {n}?"), "chosen": "Ici", "rejected": "b"}
+        if as_prompt is str
+        else conversation(as_prompt(f"Question {n}?"))
+        for n in range(10)
+    )
+    for seed, rows in held_out.items():
+        assert [pair.row for pair in split_by_prompt(data, 0.3, seed)[1]] == rows
+    assert data.fingerprint() == fingerprint
 
 
 def test_a_source_without_such_a_split_is_split_by_prompt(tmp_path):
@@ -416,13 +511,19 @@ def test_hh_harmless():
     if not path.exists():
         pytest.skip("the file is not here")
     loaded = load_preferences(path, on_bad_rows="skip")
-    assert (loaded.report.rows, loaded.report.skipped) == (1156, {"empty response": 4})
-    assert len(loaded) == loaded.report.kept == 1152
-    assert [problem.row for problem in loaded.report.problems] == [87, 517, 926, 1104]
+    # In 16 rows an answer begins with "Human:": it would be learnt as the assistant's.
+    skipped = {"empty response": 4, "several turns in an answer": 16}
+    assert (loaded.report.rows, loaded.report.skipped) == (1156, skipped)
+    assert len(loaded) == loaded.report.kept == 1136
+    every = load_preferences(path, on_bad_rows="skip", max_problems=99).report.problems
+    empty = [problem.row for problem in every if problem.reason == "empty response"]
+    assert empty == [87, 517, 926, 1104]
+    assert [*map(str, loaded.report.problems)] == [*map(str, every[:10])]
     for pair in loaded:
         assert pair.prompt.endswith("\n\nAssistant:")
-        assert "\n\nHuman:" not in pair.chosen + pair.rejected
+        for response in (pair.chosen, pair.rejected):
+            assert "\n\nHuman:" not in response and not response.lstrip().startswith("Human:")
     with pytest.raises(
-        BadRows, match="4 of 1156 rows cannot be used: row 87, 'chosen': empty resp"
+        BadRows, match="20 of 1156 rows cannot be used: row 30, 'chosen': several turns"
     ):
         load_preferences(path)

@@ -1,0 +1,138 @@
+"""What becomes of a source's columns: used, unused and named, or a prompt that was overlooked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from dpo_lab.data.messages import unread_fields
+from dpo_lab.data.problems import Repeats, RowProblem
+from dpo_lab.data.rows import Pair, prompt_column
+from dpo_lab.data.sampled import SAMPLED_COLUMNS
+
+# The likeliest first: the mapping that an error proposes is of the first that is there.
+PROMPT_LIKE = (
+    "prompt", "question", "instruction", "query", "request", "problem", "task", "user", "human",
+    "input", "conversation", "conversations", "messages", "message", "dialogue", "dialog",
+    "history", "context", "post", "document", "passage",
+)  # fmt: skip
+_PROMPT_LIKE = re.compile(rf"(?:.*[_\W])?({'|'.join(PROMPT_LIKE)})s?")
+
+
+class ColumnUse:
+    """Counts, row by row, what of a source is used.
+
+    Args:
+        columns: Names of prompt, chosen and rejected in the source.
+        ignored: Columns that are known to be for people, and are not named.
+
+    Attributes:
+        unused: Rows with a value in a column that nothing uses; 0 where it is always empty.
+        unread: The same of fields of messages.
+        duplicates: Rows that repeat an earlier row whole.
+        alike: Rows that repeat an earlier one in all that is used, and differ in what is not.
+        overlooked: Columns that look like a prompt where no prompt was found, and the first row.
+    """
+
+    def __init__(self, columns: Mapping[str, str], ignored: Sequence[str] = ()):
+        self._columns, self._ignored = columns, frozenset(ignored)
+        self.unused: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
+        self.duplicates, self.alike = Repeats(), Repeats()
+        self.overlooked: dict[str, int] = {}
+        self._rows: set[bytes] = set()
+        self._pairs: set[bytes] = set()
+
+    def add(self, number: int, row: Any, made: Pair | RowProblem) -> None:
+        """Count a row.
+
+        Args:
+            number: Its number.
+            row: The row as it was read.
+            made: What was made of it, or why nothing was.
+        """
+        if not isinstance(row, Mapping):
+            return
+        prompt = prompt_column(row, self._columns)
+        used = {prompt, self._columns["chosen"], self._columns["rejected"], *SAMPLED_COLUMNS}
+        beside = {str(name): row[name] for name in row if name not in used | self._ignored}
+        unread: dict[str, Any] = {}
+        for name in used & set(row):
+            unread |= unread_fields(row[name])
+        for name, value in beside.items():
+            self.unused[name] += _has_value(value)
+        self.unread.update(name for name, value in unread.items() if _has_value(value))
+        if prompt is None:
+            self._look_for_prompt(number, beside, made)
+        if isinstance(made, Pair):
+            self._count_repeats(made, [beside, unread])
+
+    def _look_for_prompt(
+        self, number: int, beside: Mapping[str, Any], made: Pair | RowProblem
+    ) -> None:
+        """A prompt that stands in messages, or again in what both answers begin with, is used."""
+        prompt = None
+        if isinstance(made, Pair):
+            prompt = made.prompt
+        elif made.column != self._columns["prompt"]:
+            return
+        if isinstance(prompt, list):
+            return
+        for name, value in beside.items():
+            used = prompt is not None and isinstance(value, str) and value.strip() in prompt
+            if _looks_like_prompt(name) and _has_value(value) and not used:
+                self.overlooked.setdefault(name, number)
+
+    def _count_repeats(self, pair: Pair, unused: list[Mapping[str, Any]]) -> None:
+        values = [getattr(pair, field.name) for field in fields(pair) if field.name != "row"]
+        used = _digest(repr(values))
+        whole = _digest(repr(values) + json.dumps(unused, sort_keys=True, default=repr))
+        if whole in self._rows:
+            self.duplicates = self.duplicates.with_row(pair.row)
+        elif used in self._pairs:
+            self.alike = self.alike.with_row(pair.row)
+        self._rows.add(whole)
+        self._pairs.add(used)
+
+    def check_prompt(self, source: str) -> None:
+        """Refuse a source that has a prompt which no pair would have.
+
+        Raises:
+            ValueError: With the mapping that would use it.
+        """
+        if not self.overlooked:
+            return
+        names = sorted(self.overlooked, key=_likeliness)
+        first, row = names[0], min(self.overlooked.values())
+        others = "".join(f" (so does {name!r})" for name in names[1:2])
+        raise ValueError(
+            f"{source}: there is no column 'prompt', and {first!r} looks like one{others}, but no "
+            f"pair would hold it (row {row}). Map it: --columns prompt {first}, or "
+            f"columns={{'prompt': {first!r}}}; to leave it out, take it out of the data."
+        )
+
+
+def _looks_like_prompt(name: str) -> bool:
+    return _PROMPT_LIKE.fullmatch(name.lower()) is not None and "system" not in name.lower()
+
+
+def _likeliness(name: str) -> int:
+    return PROMPT_LIKE.index(_PROMPT_LIKE.fullmatch(name.lower())[1])
+
+
+def _has_value(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isnan(value)
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_value, value))
+    return value is not None and value != "" and value != {}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,158 @@
+"""Messages of a conversation in the shapes that data comes in, brought to role and content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dpo_lab.data.problems import RowProblem
+
+Message = dict[str, str]
+
+# Which roles may follow a role.
+_NEXT_ROLES = {
+    "beginning": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
+}
+ROLES = tuple(_NEXT_ROLES)[1:]
+
+# Names of the two fields of a message, OpenAI's and ShareGPT's; and the latter's names of roles.
+_SHAPES = (("role", "content"), ("from", "value"))
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is one message: an object with role and content, or from and value."""
+    return isinstance(value, Mapping) and _fields_of(value) is not None
+
+
+def role_of(message: Any) -> str | None:
+    """The role of a message in either shape; none if it is no message."""
+    if not is_message(message):
+        return None
+    role = message[_fields_of(message)[0]]
+    return role if "role" in message else _SHAREGPT_ROLES.get(role, role)
+
+
+def read_messages(number: int, column: str, value: Sequence) -> list[Message]:
+    """A list of messages with role and content alone, the content as text.
+
+    Args:
+        number: The row's number.
+        column: The column that holds them.
+        value: The messages: `{role, content}`, or `{from, value}` as ShareGPT has them; content
+            may be a list of text parts, which are joined as chat templates join them.
+
+    Raises:
+        RowProblem: If one of them cannot be read.
+    """
+    if not value:
+        raise RowProblem(number, column, "empty", "a list of no messages")
+    return [_message(number, column, message) for message in value]
+
+
+def check_roles(number: int, column: str, prompt: list[Message]) -> None:
+    """Refuse a prompt whose roles do not take turns, or that does not end with the user.
+
+    Raises:
+        RowProblem: If so.
+    """
+    roles = [message["role"] for message in prompt]
+    steps = zip(["beginning", *roles], roles, strict=False)
+    if roles[-1] not in ("user", "tool") or any(b not in _NEXT_ROLES[a] for a, b in steps):
+        raise RowProblem(
+            number,
+            column,
+            "roles out of order",
+            f"{' '.join(roles)}; after any system message, user and assistant take turns, "
+            "and a prompt ends with the user",
+        )
+
+
+def check_text(number: int, column: str, text: str) -> None:
+    """Refuse text that cannot be written as UTF-8.
+
+    Raises:
+        RowProblem: If so.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowProblem(number, column, "undecodable bytes", "not UTF-8") from None
+
+
+def unread_fields(value: Any) -> dict[str, Any]:
+    """Fields of messages that are not read, with their values: `tool_calls`, `name`, and so on.
+
+    Args:
+        value: What a column holds; anything but messages has no such field.
+    """
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        return {}
+    unread: dict[str, Any] = {}
+    for message in filter(is_message, value):
+        read = _fields_of(message)
+        parts = message[read[1]]
+        for part in parts if isinstance(parts, list) else ():
+            found = part if isinstance(part, Mapping) else {}
+            unread |= {f"content.{k}": v for k, v in found.items() if k not in ("type", "text")}
+        for name, content in message.items():
+            if name not in read:
+                unread.setdefault(name, []).append(content)
+    return unread
+
+
+def _fields_of(message: Mapping) -> tuple[str, str] | None:
+    return next((names for names in _SHAPES if set(names) <= set(message)), None)
+
+
+def _message(number: int, column: str, message: Any) -> Message:
+    if not is_message(message):
+        raise RowProblem(
+            number,
+            column,
+            "wrong type",
+            "a message is no object with role and content, nor with from and value",
+        )
+    role, content = role_of(message), message[_fields_of(message)[1]]
+    if message.get("tool_calls") or role == "function_call":
+        raise RowProblem(
+            number, column, "tool calls are not supported", "write the call into content, as text"
+        )
+    if role not in ROLES:
+        raise RowProblem(number, column, "unknown role", repr(role))
+    content = _text_of_parts(number, column, role, content)
+    if not isinstance(content, str):
+        raise RowProblem(
+            number,
+            column,
+            "wrong type",
+            f"content of the {role} is {type(content).__name__}, not text",
+        )
+    check_text(number, column, content)
+    if role in ("user", "assistant") and not content.strip():
+        raise RowProblem(number, column, "empty", f"message of the {role}")
+    return {"role": role, "content": content}
+
+
+def _text_of_parts(number: int, column: str, role: str, content: Any) -> Any:
+    """A list of text parts as one text; anything else as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    if not all(isinstance(part, Mapping) and "type" in part for part in content):
+        return content
+    for part in content:
+        if part["type"] != "text" or not isinstance(part.get("text"), str):
+            raise RowProblem(
+                number,
+                column,
+                "wrong type",
+                f"content of the {role} has a part of type {part['type']!r}; only text parts "
+                '{"type": "text", "text": ...} are read',
+            )
+    return "".join(part["text"] for part in content)
