@@ -36,24 +36,26 @@ HELD_OUT_PROMPTS = tuple(
     f"the {aspect} {VERBS[index % 3]}" for index, aspect in enumerate(ASPECTS) if index % 2
 )
 MAX_WORDS = 3
+"""Words of a response; what comes after them earns nothing."""
 
 
 def score(prompt: str, response: str) -> float:
     """Ground-truth reward of a response; the same for every prompt.
 
-    Words are read from left to right. Each adjective adds its valence times the factors of the
-    adverbs and negations since the last adjective or connector; a factor without an adjective adds
-    nothing, and so does any other word. "very good" is 1.5, "not very good" -0.75, "dull but warm"
-    -0.3.
+    The first `MAX_WORDS` words are read, from left to right. Each adjective adds its valence times
+    the factors of the adverbs and negations since the last adjective or connector; a factor without
+    an adjective adds nothing, and so does any other word. "very good" is 1.5, "not very good"
+    -0.75, "dull but warm" -0.3; "superb but superb and superb" is worth its first three words, 4.
 
     Args:
         prompt: Not used; every score function takes it.
         response: Any words, separated by white space.
 
     Returns:
-        The reward; of at most three words, between -6 and 6.
+        The reward, between -6 and 6.
     """
-    return _worth(response)
+    words = response.split()
+    return _worth(response if len(words) <= MAX_WORDS else " ".join(words[:MAX_WORDS]))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -13,17 +13,17 @@ from dpo_lab.data.encoding import Ids
 from dpo_lab.data.preferences import Score, Text, prompt_text
 from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.objective.optimum import Frontier, PolicyPoint
+from dpo_lab.objective.optimum import Frontier, PolicyPoint, exact_kl, expected_reward
 from dpo_lab.objective.preference import sample_preferences
 
 logger = logging.getLogger(__name__)
 
 MAX_WORDS = 3
-_PROBED = 20
+_PROBED = 100
 _UNENDED = 1e-3
 """Most probability of going on after any likely response of the most words: of a reference."""
-_LEFT_OUT = 0.01
-"""The same of a policy, in the mean, before a warning tells."""
+LEFT_OUT = 0.01
+"""Share of a policy's answers that go on after the most words, before a warning tells."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,22 @@ class Recovered:
 
     slope: float
     correlation: float
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A policy over the listed responses; a longer answer counts as its first words.
+
+    Attributes:
+        kl: KL to the reference, nats, exact: of whole answers it is at least this.
+        reward: Mean reward, exact.
+        beyond: Share of the policy's answers that go on after the most words: at least this, since
+            only the likeliest are looked at.
+    """
+
+    kl: float
+    reward: float
+    beyond: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +94,7 @@ class World:
         """
         found = _listed(reference, prompts, max_words)
         for ids, responses in zip(reference.encoder.prompts(prompts), found, strict=True):
-            if _share_beyond(reference, ids, responses)[0] > _UNENDED:
+            if _goes_on(reference, ids, responses)[0].max() > _UNENDED:
                 raise ValueError(
                     f"{reference.name}: goes on after {max_words} words, so that its responses "
                     "cannot all be listed. Use a model like 'micro', or sample."
@@ -101,22 +117,40 @@ class World:
     def logps(self, policy: LanguageModel) -> Tensor:
         """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64.
 
-        As if every response ended after the most words. What a policy says beyond is left out, and
-        a warning tells if that is more than one in a hundred of the responses of so many words.
+        As if every response ended after the most words: a longer answer counts as its first words.
+        A warning tells if that is more than one answer in a hundred.
         """
         found = _listed(policy, self.prompts, self._max_words)
-        prompts = policy.encoder.prompts(self.prompts)
-        shares = [_share_beyond(policy, *one)[1] for one in zip(prompts, found, strict=True)]
-        if (mean := sum(shares) / len(shares)) > _LEFT_OUT:
+        beyond = self._beyond(policy, found)
+        if beyond > LEFT_OUT:
             logger.warning(
-                "%s: goes on after %d words in %.1f %% of the responses of so many; what it says "
-                "then is left out.",
-                policy.name, self._max_words, 100 * mean,
+                "%s: goes on after %d words in at least %.1f %% of its answers; what it says then "
+                "is left out.",
+                policy.name, self._max_words, 100 * beyond,
             )  # fmt: skip
         return _logps(found)
 
+    def listed(self, policy: LanguageModel) -> Listed:
+        """KL and reward of a policy over the listed responses, and how much of it lies beyond."""
+        found = _listed(policy, self.prompts, self._max_words, keep_cache=True)
+        logps = _logps(found)
+        kl = exact_kl(logps, self.reference_logps).mean().item()
+        reward = expected_reward(logps, self.rewards).mean().item()
+        return Listed(max(kl, 0.0), reward, self._beyond(policy, found))
+
+    def _beyond(self, policy: LanguageModel, found: list[Enumeration]) -> float:
+        """The least share of answers that go on after the most words, mean over the prompts."""
+        total = 0.0
+        for ids, responses in zip(policy.encoder.prompts(self.prompts), found, strict=True):
+            goes_on, share = _goes_on(policy, ids, responses)
+            total += (goes_on @ share).item()
+        return total / len(found)
+
     def point(self, policy: LanguageModel) -> PolicyPoint:
-        """Exact KL to the reference and exact reward of a policy, means over the prompts."""
+        """Exact KL to the reference and exact reward of a policy, means over the prompts.
+
+        Both over the listed responses, as `logps` says.
+        """
         return self.frontier.point(self.logps(policy))
 
     def recovered(self, policy: LanguageModel, beta: float) -> Recovered:
@@ -201,9 +235,11 @@ class World:
         return [rows[index] for index in order.tolist()]
 
 
-def _listed(model: LanguageModel, prompts: Sequence[Text], max_words: int) -> list[Enumeration]:
+def _listed(
+    model: LanguageModel, prompts: Sequence[Text], max_words: int, keep_cache: bool = False
+) -> list[Enumeration]:
     return [
-        enumerate_responses(model, ids, max_words=max_words, then_ends=True)
+        enumerate_responses(model, ids, max_words=max_words, then_ends=True, keep_cache=keep_cache)
         for ids in model.encoder.prompts(prompts)
     ]
 
@@ -230,10 +266,11 @@ def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Te
     return a, b
 
 
-def _share_beyond(model: LanguageModel, prompt: Ids, responses: Enumeration) -> tuple[float, float]:
-    """Probability of going on after the likeliest responses of the most words: largest, mean."""
+def _goes_on(model: LanguageModel, prompt: Ids, responses: Enumeration) -> tuple[Tensor, Tensor]:
+    """Of the likeliest responses of the most words: how likely they go on; their own shares."""
     (end,) = model.encoder.end_ids
     most_words = responses.words[:, -1] >= 0
-    likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(_PROBED)
-    goes_on = 1 - next_token_logps(model, prompt, responses.words[likely.indices])[:, end].exp()
-    return goes_on.max().item(), (likely.values.softmax(0).to(goes_on) @ goes_on).item()
+    count = min(_PROBED, int(most_words.sum()))
+    likely = responses.logps.masked_fill(~most_words, -torch.inf).topk(count)
+    logps = next_token_logps(model, prompt, responses.words[likely.indices])
+    return 1 - logps[:, end].exp(), likely.values.exp()

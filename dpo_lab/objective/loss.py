@@ -36,6 +36,8 @@ class Loss:
         whole_batch: Whether a pair's value depends on the other pairs of the optimiser's batch.
         reference_free: Whether the reference has no part in it.
         per_token: Whether it divides by numbers of tokens.
+        bradley_terry: Whether its reward is a Bradley-Terry reward: with pairs enough whose labels
+            are drawn from Bradley-Terry, its optimum is pi* at beta.
         trl: How TRL 1.16 calls it; empty where it has no such loss.
         status: How far it is checked, and what to know before use.
         members: The losses that a sum adds up; none of a single loss.
@@ -52,6 +54,7 @@ class Loss:
     whole_batch: bool = False
     reference_free: bool = False
     per_token: bool = False
+    bradley_terry: bool = False
     trl: str = ""
     status: str = TESTED
     members: tuple[Loss, ...] = ()

@@ -29,7 +29,7 @@ LOSSES: dict[str, Loss] = {
     "sigmoid": Loss(
         margins.dpo_loss, "DPO", "-log sigmoid(beta * margin)",
         "Rafailov et al. 2023, Eq. 7", "2305.18290", DPO_REWARD,
-        SMOOTHING, divergences=True, trl="sigmoid",
+        SMOOTHING, divergences=True, bradley_terry=True, trl="sigmoid",
         status=TESTED + "; reaches the exact optimum on micro",
     ),
     "sigmoid_norm": Loss(
@@ -59,7 +59,7 @@ LOSSES: dict[str, Loss] = {
         margins.robust_loss, "Robust DPO",
         "((1 - e) sigmoid(beta * margin) - e sigmoid(-beta * margin)) / (1 - 2e), each -log",
         "Chowdhury et al. 2024", "2403.00409", DPO_REWARD + ", of labels without flips",
-        SMOOTHING, divergences=True, trl="robust",
+        SMOOTHING, divergences=True, bradley_terry=True, trl="robust",
         status=TESTED + "; unbiased under flipped labels, not bounded below",
     ),
     "exo_pair": Loss(

@@ -188,6 +188,14 @@ class TrainConfig:
         return {name: value for name, value in given.items() if value is not None}
 
     @property
+    def aims_at_optimum(self) -> bool:
+        """Whether pi* is the loss's optimum, given pairs enough with Bradley-Terry labels."""
+        options = self.loss_options
+        reverse_kl = options.get("f_divergence_type", "reverse_kl") == "reverse_kl"
+        plain = reverse_kl and not options.get("label_smoothing") and self.ld_alpha in (None, 1.0)
+        return self.loss_function.bradley_terry and plain
+
+    @property
     def loss_words(self) -> str:
         """The loss with all that changes it, as in a table of runs."""
         return loss_words(self.as_dict())

@@ -19,6 +19,7 @@ from dpo_lab.models.tails import Tails
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.loss import loss_and_slopes
 from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.training.listed import listed_values
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.setup import Job, Progress, naming
@@ -40,7 +41,7 @@ def evaluate(
         `eval/rewards/margins_stderr`; `kl/policy` (the sum of exact per-token
         KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `entropy/policy`, nats per
         token; `score/policy` and its `_stderr`: the ground truth of the same samples, where there
-        is one.
+        is one; and `listed/...` of `listed_values`, exact, where all answers can be listed.
     """
     config, values = job.config, {}
     if job.held_out is not None:
@@ -64,6 +65,7 @@ def evaluate(
         values |= {"kl/policy_n": kl.exact.n, "entropy/policy": kl.entropy}
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)
+        values |= listed_values(job)
     return _finite(values)
 
 

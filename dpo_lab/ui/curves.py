@@ -12,7 +12,7 @@ import numpy as np
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.style import CHOSEN, POLICY, REFERENCE, REJECTED, SHADE, SMALL, THEORY
-from dpo_lab.ui.theory import Theory
+from dpo_lab.ui.theory import LISTED, Theory, on_frontier
 
 MAX_POINTS = 1000
 FORMER_RUNS, FORMER_POINTS = 6, 120
@@ -142,12 +142,13 @@ def traces_of(
     start_name: str,
     former: Sequence[Former],
     theory: Theory | None,
+    aims_at_optimum: bool,
 ) -> list[dict]:
     """Every trace of the training figure, the same in number and order whatever was measured."""
     traces = [*_former_traces(former), _start_line(records, start_loss, start_name)]
     for line in _LINES:
         traces += [*_band(records, line), _curve(records, line)]
-    return [*traces, _shade(records), *_frontier_traces(records, theory)]
+    return [*traces, _shade(records), *_frontier_traces(records, theory, aims_at_optimum)]
 
 
 def _former_traces(former: Sequence[Former]) -> list[dict]:
@@ -181,36 +182,42 @@ def _former_run(age: int, name: str, records: History, length: int) -> tuple[dic
         measured = [series(records, key, limit=FORMER_POINTS) for key in keys]
         points = next((found for found in measured if len(found) > 1), measured[-1])
         traces.append(drawn(panel, points, keys[-1], colour, "top left" if labelled else None))
-    path = series(records, "kl/policy", "score/policy", limit=FORMER_POINTS)[:, 1:]
+    path = series(records, *on_frontier(records), limit=FORMER_POINTS)[:, 1:]
     return *traces, drawn(FRONTIER, path, "path", POLICY, "bottom center")
 
 
-def _frontier_traces(records: History, theory: Theory | None) -> list[dict]:
-    """Exact frontier, pi* at the current beta, and the run's path in reward against KL."""
-    path = series(records, "kl/policy", "score/policy", "kl/policy_stderr", "score/policy_stderr")
-    steps, kl, score, kl_error, score_error = path.T
+def _frontier_traces(records: History, theory: Theory | None, aims_at_optimum: bool) -> list[dict]:
+    """Exact frontier, pi* at the current beta, and the run's path in reward against KL.
+
+    All of the listed answers where they were measured: then the path has no error.
+    """
+    keys = on_frontier(records)
+    exact = keys is LISTED
+    errors = () if exact else tuple(f"{key}_stderr" for key in keys)
+    steps, kl, score, *error = series(records, *keys, *errors).T
     nothing = np.zeros((0, 2), np.float32)
     curve, star = nothing, nothing
-    if theory is not None and len(path):
+    if theory is not None and len(kl):
         best = theory.star(float(records[-1].beta))
-        curve = theory.up_to(1.15 * max(float(kl.max()), best.kl, 0.1)).astype(np.float32)
-        star = np.array([(best.kl, best.reward)], np.float32)
-    shown = {"showlegend": len(star) > 0}
+        reach = max(float(kl.max()), best.kl if aims_at_optimum else 0.0, 0.1)
+        curve = theory.up_to(1.15 * reach).astype(np.float32)
+        star = np.array([(best.kl, best.reward)], np.float32) if aims_at_optimum else nothing
     line = {"mode": "lines", "line": {"color": THEORY, "width": 2}, "name": "exact frontier"}
     mark = {"symbol": "star", "size": 14, "color": THEORY}
     mark = {"mode": "markers", "marker": mark, "name": "π* at the current β"}
     thin_bars = {"width": 0, "thickness": 1, "color": POLICY}
-    walked = {"mode": "lines+markers", "name": "the run, ±1 s.e.", "customdata": steps}
+    walked = {"mode": "lines+markers", "customdata": steps, "showlegend": len(kl) > 0}
+    walked |= {"name": "the run, exactly" if exact else "the run, ±1 s.e."}
     walked |= {"line": {"color": POLICY, "width": 2}, "marker": {"size": 5, "color": POLICY}}
-    walked |= {"error_x": {"array": kl_error} | thin_bars}
-    walked |= {"error_y": {"array": score_error} | thin_bars, "showlegend": len(path) > 0}
+    for axis_name, size in zip("xy", error or (nothing[:, 0],) * 2, strict=True):
+        walked |= {f"error_{axis_name}": {"array": size} | thin_bars}
     tell = "score %{y:.3g}, KL %{x:.3g}<extra>"
     line |= {"hovertemplate": tell + "frontier</extra>"}
     mark |= {"hovertemplate": tell + "π*</extra>"}
     walked |= {"hovertemplate": tell + "step %{customdata}</extra>"}
     return [
-        _trace(FRONTIER, *curve.T, meta="frontier", **line | shown),
-        _trace(FRONTIER, *star.T, meta="optimum", **mark | shown),
+        _trace(FRONTIER, *curve.T, meta="frontier", **line | {"showlegend": len(curve) > 0}),
+        _trace(FRONTIER, *star.T, meta="optimum", **mark | {"showlegend": len(star) > 0}),
         _trace(FRONTIER, kl, score, meta="path", **walked),
     ]
 

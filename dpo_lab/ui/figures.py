@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import (
@@ -69,6 +70,7 @@ def training_figure(
     start_loss: float | None = None,
     former: Sequence[Former] = (),
     theory: Theory | None = None,
+    aims_at_optimum: bool = True,
 ) -> go.Figure:
     """Loss, rewards, reward margin, KL, log-ratios and accuracy of one run, over its steps.
 
@@ -78,12 +80,20 @@ def training_figure(
         start_loss: The loss at margin 0, drawn dashed; ln 2 for the DPO loss, which is in nats.
         former: Runs drawn behind, the newest first.
         theory: The exact frontier, where it is known.
+        aims_at_optimum: Whether pi* is the optimum of the run's loss, and drawn.
 
     Returns:
         A figure of any width from about 1000 pixels. A ground-truth score, where there is one,
         makes a third row: over the steps, and against the KL that it cost.
     """
-    spec = training_spec(records, title=title, start_loss=start_loss, former=former, theory=theory)
+    spec = training_spec(
+        records,
+        title=title,
+        start_loss=start_loss,
+        former=former,
+        theory=theory,
+        aims_at_optimum=aims_at_optimum,
+    )
     unused = FORMER_RUNS - len(former[:FORMER_RUNS])
     return go.Figure(spec | {"data": spec["data"][unused * FORMER_CURVES :]})
 
@@ -95,6 +105,7 @@ def training_spec(
     start_loss: float | None = None,
     former: Sequence[Former] = (),
     theory: Theory | None = None,
+    aims_at_optimum: bool = True,
 ) -> dict[str, Any]:
     """The same as plain dictionaries, `data` and `layout`, with room for `FORMER_RUNS` runs.
 
@@ -104,7 +115,7 @@ def training_spec(
     records = History.of(records)
     in_nats = math.isclose(start_loss or 0, math.log(2), rel_tol=1e-6)
     name = "ln 2" if in_nats else "at margin 0"
-    traces = traces_of(records, start_loss, name, former, theory)
+    traces = traces_of(records, start_loss, name, former, theory, aims_at_optimum)
     axes = {trace["yaxis"] for trace in traces if len(trace["x"])}
     filled = {number for number in _PANELS if axis("y", number) in axes}
     panels = _panels(records, filled, in_nats, theory)
@@ -142,7 +153,10 @@ def _panels(
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     sizes = np.unique(records.columns("kl/policy_n")[:, 1]).astype(int)
     if theory is not None and FRONTIER in panels:
-        note = "pink: the most that any policy of that KL scores, exactly"
+        note = f"pink: the most that any policy scores, exactly, in at most {MAX_WORDS} words"
+        share = records.last("listed/beyond") or 0.0
+        if share > LEFT_OUT:
+            note += f"; at least {share:.0%} go on, and count up to there"
         panels[FRONTIER] = replace(panels[FRONTIER], note=note)
     if len(sizes):
         count = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else sizes[0]

@@ -15,7 +15,7 @@ from dpo_lab.training.records import SampleRecord
 from dpo_lab.ui.controls import MAIN, Control
 from dpo_lab.ui.samples import escaped, samples_table
 from dpo_lab.ui.shelf import ShelvedRun
-from dpo_lab.ui.theory import Theory, distance
+from dpo_lab.ui.theory import Theory, beyond, distance
 
 if TYPE_CHECKING:
     from dpo_lab.ui.workbench import Workbench
@@ -47,9 +47,9 @@ def samples_panel(samples: Sequence[SampleRecord]) -> str:
     return f"<h3>Samples</h3><p class='note'>{note}</p>{samples_table(samples)}"
 
 
-def notice(records: History, theory: Theory | None) -> str:
+def notice(records: History, theory: Theory | None, aims_at_optimum: bool = True) -> str:
     """What the last step's log-ratios and distance from the frontier mean, as HTML."""
-    said = [_displacement(records), distance(records, theory)]
+    said = [_displacement(records), beyond(records), distance(records, theory, aims_at_optimum)]
     return "".join(f"<p>{words}</p>" for words in said if words)
 
 

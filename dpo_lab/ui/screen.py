@@ -10,6 +10,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.ui.figures import training_figure, training_spec
 from dpo_lab.ui.live import LiveFigure
@@ -112,7 +113,7 @@ class Screen:
             self.figure.draw(self._spec())
         if at_rest:
             self.figure.settle()
-        self.notice.value = notice(self._records(), self._theory)
+        self.notice.value = notice(self._records(), self._theory, self._config.aims_at_optimum)
         samples = samples_panel(self.shown.samples if self.shown else [])
         if self.samples.value != samples:
             self.samples.value = samples
@@ -130,14 +131,20 @@ class Screen:
     def _around(self) -> dict[str, Any]:
         """What is drawn around the records."""
         records, shown = self._records(), self.shown
-        config = shown.config if shown else self._state.config
+        config = self._config
         own = shown and (shown.folder.name if shown.folder else getattr(shown, "name", None))
         behind = [name for name in self.runs.ticked if name != own]
         return {
             "start_loss": start_loss(config, records[-1].beta if records else None),
             "former": self.shelf.former(behind),
             "theory": self._theory,
+            "aims_at_optimum": config.aims_at_optimum,
         }
+
+    @property
+    def _config(self) -> TrainConfig:
+        """Of the run that is shown, or of the next."""
+        return self.shown.config if self.shown else self._state.config
 
     @property
     def _theory(self) -> Theory | None:

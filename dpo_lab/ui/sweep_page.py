@@ -13,12 +13,13 @@ from plotly.colors import sample_colorscale
 
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.world import World
+from dpo_lab.models.world import LEFT_OUT, MAX_WORDS, World
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.listed import MOST_PROMPTS
 from dpo_lab.training.setup import load_data
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.style import CONFIG, TEXT, THEORY, blank
-from dpo_lab.ui.theory import Theory
+from dpo_lab.ui.theory import LISTED, SAMPLED, Theory
 
 SCALE = "Viridis"
 SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")
@@ -32,13 +33,20 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
         theory: The exact frontier, where it is known.
     """
     scored = any(row.get("score/policy") is not None for row in rows)
-    key = "score/policy" if scored else "eval/rewards/accuracies"
-    rows = [row for row in rows if None not in (row.get("kl/policy"), row.get(key))]
+    kl, key = SAMPLED if scored else ("kl/policy", "eval/rewards/accuracies")
+    if rows and all(row.get(name) is not None for row in rows for name in LISTED):
+        kl, key = LISTED
+    rows = [row for row in rows if None not in (row.get(kl), row.get(key))]
     figure = blank(560).update_layout(hovermode="closest")
-    figure.update_xaxes(title_text="KL(policy ‖ reference) (nats)", rangemode="tozero")
+    axis = "KL(policy ‖ reference) (nats)"
     figure.update_yaxes(title_text="score" if scored else "held-out pair accuracy")
+    if key in LISTED:
+        axis += f"; both exact, in answers of at most {MAX_WORDS} words"
+        if long := sum(bool(_goes_on(row)) for row in rows):
+            axis += f" ({long} of {len(rows)} points go on in more than {LEFT_OUT:.0%} of theirs)"
+    figure.update_xaxes(title_text=axis, rangemode="tozero")
     if theory is not None and rows and scored:
-        reach = 1.1 * max(row["kl/policy"] for row in rows)
+        reach = 1.1 * max(row[kl] for row in rows)
         curve = theory.up_to(max(reach, 0.1))
         line = {"color": THEORY, "width": 2}
         figure.add_scatter(x=curve[:, 0], y=curve[:, 1], name="exact frontier", line=line)
@@ -51,13 +59,13 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
     for beta, colour in colours.items():
         some = [row for row in rows if row.get("beta") == beta]
         bars = {"width": 0, "thickness": 1, "color": colour}
-        errors = [row.get("score/policy_stderr") if scored else None for row in some]
+        errors = [[row.get(f"{name}_stderr") for row in some] for name in (kl, key)]
         figure.add_scatter(
-            x=[row["kl/policy"] for row in some],
+            x=[row[kl] for row in some],
             y=[row[key] for row in some],
-            error_x={"array": [row.get("kl/policy_stderr") for row in some]} | bars,
-            error_y={"array": errors} | bars,
-            text=[escaped(row["run"]) for row in some],
+            error_x={"array": errors[0]} | bars,
+            error_y={"array": errors[1]} | bars,
+            text=[escaped(row["run"]) + _goes_on(row) for row in some],
             hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
             mode="markers",
             marker={"size": 9, "color": colour, "symbol": [symbols[_loss(row)] for row in some]},
@@ -68,6 +76,11 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
             marker = {"size": 9, "color": TEXT, "symbol": f"{symbol}-open"}
             figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=loss)
     return figure
+
+
+def _goes_on(row: Mapping[str, Any]) -> str:
+    share = row.get("listed/beyond") or 0.0
+    return f": goes on after {MAX_WORDS} words in {share:.0%}" if share > LEFT_OUT else ""
 
 
 def _loss(row: Mapping[str, Any]) -> str:
@@ -97,6 +110,7 @@ def _theory(configs: Sequence[TrainConfig]) -> Theory | None:
     if train.score is None or not len(held_out) or not enumerable(model):
         return None
     try:
-        return Theory.of(World.of(model, held_out.prompts, train.score).frontier)
+        prompts = held_out.prompts[:MOST_PROMPTS]
+        return Theory.of(World.of(model, prompts, train.score).frontier)
     except ValueError:
         return None

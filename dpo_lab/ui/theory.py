@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from dpo_lab.models.enumeration import enumerable
-from dpo_lab.models.world import World
+from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
 from dpo_lab.objective.optimum import Frontier, FrontierPoint
 from dpo_lab.training.history import History
+from dpo_lab.training.listed import known_world, world_key, world_of
 from dpo_lab.training.setup import Job
 
-BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist())
+BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist(), 0.0)
+LISTED = ("listed/kl", "listed/score")
+SAMPLED = ("kl/policy", "score/policy")
+_NO_KL = 1e-4
+"""Nats under which the reward that can be gained is rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,21 @@ class Theory:
         return self.frontier.at(beta)
 
     def reward_at(self, kl: float) -> float:
-        """The most reward that any policy of this KL has."""
-        return float(np.interp(kl, *self.curve.T))
+        """The most reward that any policy of this KL has: never less, and hardly more.
+
+        The frontier is concave, and beta is its slope: every tangent lies above it.
+        """
+        return self._tangent(kl)[0]
+
+    def slope_at(self, kl: float) -> float:
+        """What a nat more can gain at this KL."""
+        return self._tangent(kl)[1]
+
+    def _tangent(self, kl: float) -> tuple[float, float]:
+        slopes = np.array(BETAS[1:])
+        rewards = self.curve[1:, 1] + slopes * (kl - self.curve[1:, 0])
+        lowest = int(rewards.argmin())
+        return float(rewards[lowest]), float(slopes[lowest])
 
     def up_to(self, kl: float) -> np.ndarray:
         """The curve from KL 0 to this KL, `(points, 2)`."""
@@ -56,44 +71,35 @@ class Theories:
     """The frontiers of a workbench's runs, each computed once, beside the training."""
 
     def __init__(self) -> None:
-        self._computed: dict[tuple, Theory | None] = {}
+        self._computed: dict[tuple, Theory] = {}
         self._of_run: dict[str, tuple | None] = {}
         self._key: tuple | None = None
-        self._wanted: tuple | None = None
 
     def begin(self) -> None:
         """A run begins, and nothing is known of it yet."""
-        self._key = self._wanted = None
+        self._key = None
 
     def prepared(self, job: Job) -> None:
         """In the run's thread, before it trains: note what its frontier is computed from."""
-        self._key = _key(job)
-        if self._key and self._key not in self._computed:
-            self._wanted = self._key, deepcopy(job.policy), job.prompts, job.score
+        self._key = world_key(job)
 
     def warm(self, job: Job) -> None:
         """Compute a job's frontier here and now, for the runs to come."""
-        key = _key(job)
-        if key:
-            self._compute(key, job.policy, job.prompts, job.score)
+        world, key = world_of(job), world_key(job)
+        if world is not None:
+            self._computed[key] = Theory.of(world.frontier)
 
     def compute(self) -> bool:
-        """Compute what is wanted, which takes a second.
+        """Compute the frontier of the run that is going on, once its world is listed.
 
         Returns:
             Whether there was anything to compute.
         """
-        if self._wanted is None:
+        key, world = self._key, known_world(self._key)
+        if world is None or key in self._computed:
             return False
-        wanted, self._wanted = self._wanted, None
-        self._compute(*wanted)
+        self._computed[key] = Theory.of(world.frontier)
         return True
-
-    def _compute(self, key: tuple, *inputs) -> None:
-        try:
-            self._computed[key] = Theory.of(World.of(*inputs).frontier)
-        except ValueError:  # it says more than can be listed
-            self._computed[key] = None
 
     @property
     def current(self) -> Theory | None:
@@ -109,24 +115,52 @@ class Theories:
         return self._computed.get(self._of_run.get(name))
 
 
-def _key(job: Job) -> tuple | None:
-    """What a job's frontier is computed from; none where it cannot be."""
-    if job.score is None or not job.prompts or not enumerable(job.policy):
-        return None
-    return job.fingerprint, json.dumps(job.prompts), job.score
+def on_frontier(records: History) -> tuple[str, str]:
+    """The keys of KL and score that a run's path is drawn from: exact ones, where it has them."""
+    return LISTED if len(records.columns(*LISTED)) else SAMPLED
 
 
-def distance(records: History, theory: Theory | None) -> str:
-    """How far a run is from what is possible, in words; nothing where that is not known."""
-    path = records.columns("kl/policy", "score/policy")
-    if theory is None or not len(path) or path[-1, 1] <= 0:
+def beyond(records: History) -> str:
+    """A warning in words where the policy goes on after the words that the frontier is about."""
+    share = records.last("listed/beyond") or 0.0
+    if share <= LEFT_OUT:
+        return ""
+    kl = records.last("kl/policy")
+    return (
+        f"<b>The policy goes on after {MAX_WORDS} words</b> in at least {share:.0%} of answers. "
+        f"Beside the frontier an answer counts up to word {MAX_WORDS}; whole, its answers have a "
+        f"KL of at least {kl:.3g} nats."
+    )
+
+
+def distance(records: History, theory: Theory | None, aims_at_optimum: bool = True) -> str:
+    """How far a run is from what is possible, in words; nothing where that is not known.
+
+    Args:
+        records: Of the run.
+        theory: Its frontier.
+        aims_at_optimum: Whether pi* is the optimum of the run's loss.
+    """
+    keys = on_frontier(records)
+    path = records.columns(*keys)
+    if theory is None or not len(path) or path[-1, 1] <= _NO_KL:
         return ""
     kl, score = path[-1, 1:]
     best, start = theory.reward_at(kl), theory.curve[0, 1]
-    star = theory.star(float(records[-1].beta))
-    return (
+    gained, how = (score - start) / (best - start), "exactly"
+    share = f"{gained:.0%}"
+    if keys is SAMPLED:
+        errors = records.columns(*(f"{key}_stderr" for key in keys))
+        kl_error, score_error = errors[-1, 1:] if len(errors) else (math.nan, math.nan)
+        error = math.hypot(score_error, gained * theory.slope_at(kl) * kl_error) / (best - start)
+        share, how = f"{min(gained, 1.0):.0%} ± {error:.0%}", "on samples"
+    words = (
         f"At a KL of {kl:.2f} nats no policy scores more than {best:.2f}; this one scores "
-        f"{score:.2f}: {(score - start) / (best - start):.0%} of the reward that can be gained "
-        f"there. π* at β {records[-1].beta:.3g} has a KL of {star.kl:.2f} and scores "
-        f"{star.reward:.2f}."
+        f"{score:.2f}: {share} of the reward that can be gained there, {how}, in answers of at "
+        f"most {MAX_WORDS} words."
     )
+    beta = float(records[-1].beta)
+    if not aims_at_optimum:
+        return f"{words} π* at β {beta:.3g} is not the optimum of this loss, and not drawn."
+    star = theory.star(beta)
+    return f"{words} π* at β {beta:.3g} has a KL of {star.kl:.2f} and scores {star.reward:.2f}."

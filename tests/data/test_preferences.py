@@ -468,6 +468,8 @@ def test_built_in_data_load_whole(name):
         ("very and good", 1.0),  # a connector ends the adverb's reach
         ("very good good", 2.5),  # so does an adjective: 1.5 + 1.0
         ("very the good", 1.5),  # any other word is passed over
+        ("superb superb superb " * 16, 6.0),  # three words are read, of any answer
+        ("superb but nice but superb", 2.5),  # 2.0 + 0.5
         ("not", 0.0),
         ("", 0.0),
     ],

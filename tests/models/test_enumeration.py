@@ -137,3 +137,18 @@ def test_a_model_that_says_too_much_is_refused():
     lm = make_language_model()
     with pytest.raises(ValueError, match="320 tokens.*cannot all be enumerated. Use a model like"):
         enumerate_responses(lm, (2, 3))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_kept_keys_and_values_change_nothing_but_the_work(world, checkpointing):
+    policy, _, prompts, _, _ = world
+    whole = enumerate_responses(policy, prompts[1], then_ends=True)
+    if checkpointing:  # such a model keeps none while it trains
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.model.train()
+    kept = enumerate_responses(policy, prompts[1], then_ends=True, keep_cache=True)
+    assert policy.model.training
+    policy.base.gradient_checkpointing_disable()
+    assert torch.equal(kept.words, whole.words)
+    assert (kept.logps - whole.logps)[whole.logps > -20].abs().max() < 1e-4
+    assert kept.logps.exp().sum().item() == pytest.approx(1, abs=1e-12)

@@ -1,0 +1,101 @@
+"""Which losses have pi* as their optimum: found by minimising each over expected labels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dpo_lab.objective.losses import LOSSES, find_loss
+from dpo_lab.objective.optimum import exact_kl, optimal_logps
+from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.preference import preference_probability
+from dpo_lab.training.config import TrainConfig
+
+BETA = 0.7
+REFERENCE = torch.tensor([0.4, 0.1, 0.2, 0.25, 0.05], dtype=torch.float64).log()
+REWARDS = torch.tensor([0.0, 1.2, -0.8, 0.5, 0.9], dtype=torch.float64)
+LENGTHS = torch.tensor([2.0, 3.0, 1.0, 2.0, 4.0], dtype=torch.float64)
+FIRST, SECOND = torch.triu_indices(5, 5, offset=1)
+
+
+def _minimised(loss, options: dict) -> torch.Tensor:
+    """Log-probabilities where a loss of every pair, both ways by Bradley-Terry, is least."""
+    preferred = preference_probability(REWARDS[FIRST], REWARDS[SECOND])
+    logits = REFERENCE.clone().requires_grad_()
+    descent = torch.optim.LBFGS([logits], 1, 500, 2000, line_search_fn="strong_wolfe")
+    descent.param_groups[0].update(tolerance_grad=1e-12, tolerance_change=1e-16)
+
+    def of(policy: torch.Tensor, chosen, rejected) -> torch.Tensor:
+        sides = policy[chosen], policy[rejected], REFERENCE[chosen], REFERENCE[rejected]
+        return loss(PairLogps(*sides, LENGTHS[chosen], LENGTHS[rejected]), BETA, **options)
+
+    def closure() -> torch.Tensor:
+        descent.zero_grad()
+        policy = logits.log_softmax(-1)
+        forth, back = of(policy, FIRST, SECOND), of(policy, SECOND, FIRST)
+        value = (preferred * forth + (1 - preferred) * back).mean()
+        value.backward()
+        return value
+
+    descent.step(closure)
+    return logits.detach().log_softmax(-1)
+
+
+CASES = {name: {} for name in LOSSES} | {
+    "sigmoid, smoothed": {"label_smoothing": 0.1},
+    "robust, smoothed": {"label_smoothing": 0.1},
+    "sigmoid, forward KL": {"f_divergence_type": "forward_kl"},
+    "sigmoid + 0.2 sft": {},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pi_star_is_claimed_for_the_losses_that_end_there_and_no_others(case) -> None:
+    name, options = case.split(",")[0], CASES[case]
+    claimed = TrainConfig(loss=name, beta=BETA, **options).aims_at_optimum
+    if find_loss(name).whole_batch:
+        # Its value is of a place in the order, not of a pair: no label's probability weighs it.
+        assert not claimed
+        return
+    distance = exact_kl(_minimised(find_loss(name), options), _star()).item()
+    assert (distance < 1e-6) == claimed, f"{distance:.2g} nats from pi*"
+
+
+def _star() -> torch.Tensor:
+    return optimal_logps(REFERENCE, REWARDS, BETA)
+
+
+def test_what_cuts_the_log_probabilities_changes_the_optimum_too() -> None:
+    assert not TrainConfig(ld_alpha=0.5).aims_at_optimum
+    assert TrainConfig(ld_alpha=1.0).aims_at_optimum
+
+
+def test_the_margin_that_exo_ends_at_by_hand() -> None:
+    """KL(q || label), over labels of probability p: where logit q = (2p - 1) log((1 - e) / e).
+
+    It is -H(q) - q [p log(1-e) + (1-p) log e] - (1-q) [p log e + (1-p) log(1-e)]; its slope by q,
+    logit q - (2p - 1) log((1-e) / e), is zero there. A Bradley-Terry reward has logit q = logit p.
+    """
+    p, epsilon = 0.8, 0.1
+    zero = torch.zeros(1, dtype=torch.float64)
+    margin = zero.clone().requires_grad_()
+
+    def exo(sign: int) -> torch.Tensor:
+        return LOSSES["exo_pair"](
+            PairLogps(sign * margin, zero, zero, zero), BETA, label_smoothing=epsilon
+        )
+
+    descent = torch.optim.LBFGS([margin], 1, 200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        descent.zero_grad()
+        value = (p * exo(1) + (1 - p) * exo(-1)).sum()
+        value.backward()
+        return value
+
+    descent.step(closure)
+    wanted = 0.6 * math.log(0.9 / 0.1)
+    assert BETA * margin.item() == pytest.approx(wanted, abs=1e-5)
+    assert abs(wanted - math.log(0.8 / 0.2)) > 0.06

@@ -1,0 +1,111 @@
+"""What is drawn against the exact frontier is what the frontier is about: the listed answers."""
+
+from __future__ import annotations
+
+import pytest
+from babble import let_it_babble
+
+from dpo_lab.data.reviews import score
+from dpo_lab.models.reward import new_reward_model
+from dpo_lab.models.sampling import sample
+from dpo_lab.models.world import World
+from dpo_lab.training import TrainConfig, prepare
+from dpo_lab.training.evaluation import evaluate
+from dpo_lab.training.history import History
+from dpo_lab.training.listed import MOST_PROMPTS, listed_values, world_of
+from dpo_lab.training.outcome import measure_outcome
+from dpo_lab.training.records import StepRecord
+from dpo_lab.ui.figures import training_figure
+from dpo_lab.ui.panels import notice
+from dpo_lab.ui.theory import Theory, distance
+
+
+def _job(strength: float = 0.0, **settings):
+    """Micro on reviews, its policy moved so that it runs on."""
+    job = prepare(TrainConfig(kl_samples=40, eval_pairs=8, beta=0.05, **settings))
+    job.reference.keep()
+    job.reference.policy_moves()
+    if strength:
+        let_it_babble(job.policy, strength)
+    return job
+
+
+@pytest.fixture(scope="module")
+def endless():
+    return _job(20.0)
+
+
+def _records(job) -> History:
+    values = evaluate(job, 0.05, seed=0)
+    return History([StepRecord(0, 0.0, 0, 0.05, 1e-3, values)])
+
+
+def test_a_policy_that_runs_on_is_never_above_the_most_that_any_policy_scores(endless) -> None:
+    """Forty-eight times "superb" was worth 96; the best listed answer, three times, is worth 6."""
+    records = _records(endless)
+    world = World.of(_job().policy, endless.prompts, score)
+    theory = Theory.of(world.frontier)
+    figure = training_figure(records, theory=theory)
+    drawn = {trace.meta: trace for trace in figure.data}
+    kl, reward = float(drawn["path"].x[-1]), float(drawn["path"].y[-1])
+    assert reward <= world.frontier.at_kl(kl).reward + 1e-6
+    assert records.last("score/policy") <= world.frontier.at(0.0).reward
+    assert measure_outcome(endless).after.mean <= 6
+    share = int(distance(records, theory).split("%")[0].rsplit(" ", 1)[1])
+    assert 0 < share <= 100
+
+
+def test_the_mass_outside_is_measured_and_told_in_words(endless) -> None:
+    records = _records(endless)
+    answers = sample(endless.policy, endless.policy.encoder.prompts(endless.prompts * 100), seed=3)
+    longer = sum(len(answer.text.split()) > 3 for answer in answers) / len(answers)
+    beyond = records.last("listed/beyond")
+    # Only the likeliest are looked at, so it is less; 500 samples err by under 0.02.
+    assert 0.8 * longer < beyond < longer + 0.02 and longer > 0.9
+    words = notice(records, None)
+    assert f"goes on after 3 words</b> in at least {beyond:.0%} of answers" in words
+    # Drawn is the KL up to the third word; that of whole answers is many times as large.
+    assert records.last("kl/policy") > 3 * records.last("listed/kl")
+    assert f"at least {records.last('kl/policy'):.3g} nats" in words
+    heads = [a.text for a in training_figure(records, theory=_theory(endless)).layout.annotations]
+    assert any(f"at least {beyond:.0%} go on" in text for text in heads)
+
+
+def _theory(job) -> Theory:
+    return Theory.of(world_of(job).frontier)
+
+
+def test_the_reference_goes_nowhere_and_nothing_is_said_of_it() -> None:
+    records = _records(_job())
+    assert records.last("listed/kl") == pytest.approx(0, abs=1e-9)
+    assert records.last("listed/beyond") < 1e-9
+    assert notice(records, None) == ""
+
+
+def test_they_are_sums_over_every_answer_by_hand() -> None:
+    job = _job(3.0)
+    values, world = listed_values(job), World.of(_job().policy, job.prompts, score)
+    policy, reference = world.logps(job.policy), world.reference_logps
+    share = policy.exp()
+    kl = (share * (policy - reference)).sum(-1).mean().item()
+    assert values["listed/kl"] == pytest.approx(kl, rel=1e-5) and kl > 0.1
+    reward = (share * world.rewards).sum(-1).mean().item()
+    assert values["listed/score"] == pytest.approx(reward, rel=1e-5)
+    assert values["listed/score"] == pytest.approx(world.point(job.policy).reward, rel=1e-5)
+
+
+def test_runs_share_a_world_and_other_prompts_or_scores_have_their_own() -> None:
+    first, second = _job(), _job(seed=5)
+    assert world_of(first) is world_of(second)
+    second.score = lambda prompt, answer: -len(answer.split())
+    assert world_of(first) is not world_of(second)
+    assert world_of(second).rewards.min() == -3
+    second.prompts = [f"the plot {verb}" for verb in ("was", "felt") * 10]
+    assert len(world_of(second).prompts) == MOST_PROMPTS == 10
+
+
+def test_nothing_is_listed_where_it_would_take_long_or_cannot_be() -> None:
+    job = _job()
+    for score_fn in (None, new_reward_model(job.policy)):
+        job.score = score_fn
+        assert world_of(job) is None and listed_values(job) == {}
