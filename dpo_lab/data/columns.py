@@ -92,7 +92,7 @@ class ColumnUse:
     def _count_repeats(self, pair: Pair, unused: list[Mapping[str, Any]]) -> None:
         values = [getattr(pair, field.name) for field in fields(pair) if field.name != "row"]
         used = _digest(repr(values))
-        whole = _digest(repr(values) + json.dumps(unused, sort_keys=True, default=repr))
+        whole = _digest(repr(values) + _canonical(unused))
         if whole in self._rows:
             self.duplicates = self.duplicates.with_row(pair.row)
         elif used in self._pairs:
@@ -131,7 +131,15 @@ def _has_value(value: Any) -> bool:
         return not math.isnan(value)
     if isinstance(value, (list, tuple)):
         return any(map(_has_value, value))
-    return value is not None and value != "" and value != {}
+    return bool(value) if isinstance(value, (str, Mapping)) else value is not None
+
+
+def _canonical(values: list[Mapping[str, Any]]) -> str:
+    """The same text for the same values, in whatever order their names come."""
+    try:
+        return json.dumps(values, sort_keys=True, default=repr)
+    except TypeError:  # names that are no text, or of several types
+        return repr([sorted(value.items()) for value in values])
 
 
 def _digest(text: str) -> bytes:

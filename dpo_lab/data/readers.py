@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dpo_lab.data.messages import is_message
 from dpo_lab.data.problems import RowProblem
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
@@ -24,6 +26,7 @@ NumberedRow = tuple[int, Any]
 _UNDECODABLE = "\udcff"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
+_MESSAGE = re.compile(r"""\s*\{\s*"(?:role|content|from|value)"\s*:""")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CHUNK = 1 << 20
 
@@ -189,7 +192,11 @@ def _csv_rows(reader: csv.DictReader) -> Iterator[NumberedRow]:
 
 
 def _cell(number: int, column: str, cell: str | None) -> Any:
-    """A CSV cell; one that holds a JSON list of messages is read as such."""
+    """A CSV cell; one that holds a JSON list of messages, or one message, is read as such."""
+    if cell and _MESSAGE.match(cell):
+        with contextlib.suppress(ValueError):
+            value = json.loads(cell)
+            return value if is_message(value) else cell
     if not cell or not _MESSAGES.match(cell):
         return cell
     try:

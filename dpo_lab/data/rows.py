@@ -36,7 +36,7 @@ _OTHER_TURN = "\n\nHuman:"
 _ANSWER_MARK = re.compile(
     r"<\|start_header_id\|>assistant<\|end_header_id\|>\n*|<\|im_start\|>assistant\n?"
     r"|<start_of_turn>model\n?|<\|assistant\|>\n?|\[/INST\]"
-    r"|(?:^|\n)(?:### )?(?:Assistant|ASSISTANT|Answer|Response|A):"
+    r"|(?:^|\n)(?:### )?(?:Assistant|ASSISTANT|Answer|Response|A):\n*"
 )
 
 

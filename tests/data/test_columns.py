@@ -167,6 +167,15 @@ def test_built_in_data_use_all_they_have():
         assert (told.unused_columns, told.unused_fields) == ({}, {})
 
 
+def test_values_of_any_kind_are_counted():
+    """Rows in memory may hold what no file can: arrays, names that are no text."""
+    numpy = pytest.importorskip("numpy")
+    odd = {"x": numpy.arange(3), "y": {1: "a", "b": object}, 7: b""}
+    told = report({**ROW, **odd}, {**ROW, **odd})
+    assert told.unused_columns == {"x": 2, "y": 2, "7": 2}
+    assert (told.duplicates.count, told.alike.count) == (1, 0)
+
+
 # Shapes of conversations
 
 
@@ -195,6 +204,17 @@ def test_conversations_are_read_in_the_shapes_they_come_in(row):
     (pair,) = preferences_from_rows([row])
     assert (pair.prompt, pair.chosen, pair.rejected) == PAIR
     assert not preferences_from_rows([row]).report.unused_columns
+
+
+def test_one_message_in_a_cell_of_csv_is_read_and_other_objects_are_text(tmp_path):
+    cells = [json.dumps(user("q")), json.dumps(assistant("a")), json.dumps([assistant("b")])]
+    texts = ["q", '{"value": 1}', '{"content": "a", half']
+    rows = ["prompt,chosen,rejected"]
+    rows += [",".join('"' + c.replace('"', '""') + '"' for c in row) for row in (cells, texts)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    first, second = load_preferences(tmp_path / "a.csv")
+    assert (first.prompt, first.chosen, first.rejected) == PAIR
+    assert [second.prompt, second.chosen, second.rejected] == texts
 
 
 def test_several_text_parts_are_joined_as_templates_join_them():
