@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from dpo_lab.cli.signals import on_signals
 from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.training.config import TrainConfig
@@ -48,32 +47,16 @@ def train_and_report(
         run = open_or_create(run, job)
         if job.score:
             job.reference.keep()  # its answers are scored at the end
-        control = RunControl()
-        with _stop_on_signal(control):
+        control, signals = RunControl(), []
+        # The first ends the run after its step, a second at once.
+        with on_signals(lambda number: (signals.append(number), control.stop())):
             for _ in train(job, run=run, control=control, callbacks=[display]):
                 pass
         if run.summary["state"] == "stopped":
             console.print(f"Stopped. Go on with: dpo-lab train --resume --out {out}", markup=False)
-            return
+            raise SystemExit(128 + signals[0])
         outcome = measure_outcome(job, display.waiting)
         run.finish({"outcome": outcome and outcome.as_dict()})
     print_outcome(console, run.summary, run.last_samples())
     console.print(f"Run     {out}", markup=False, soft_wrap=True)
     console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _stop_on_signal(control: RunControl) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run after its step; a second ends it at once."""
-
-    def stop(number, frame):
-        control.stop()
-        for other, old in before.items():
-            signal.signal(other, old)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

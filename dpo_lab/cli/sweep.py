@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from dpo_lab.cli.output import new_console, print_rows
+from dpo_lab.cli.output import new_console, print_rows, say
 from dpo_lab.cli.settings import command, given, settings
+from dpo_lab.cli.signals import ended_by_signals
 from dpo_lab.training.config import TrainConfig
 
 ABOUT = """Train every combination of the settings that are given several values.
@@ -24,7 +25,7 @@ WORKERS = "Processes; by default one a core on the CPU, else one."
 
 def _run(sweep: Any) -> None:
     from dpo_lab.training.files import write_table
-    from dpo_lab.training.sweep import grid
+    from dpo_lab.training.sweep import SweepFailed, grid
     from dpo_lab.training.sweep import sweep as run_sweep
     from dpo_lab.ui.sweep_page import write_sweep_page
 
@@ -41,12 +42,21 @@ def _run(sweep: Any) -> None:
     def done(name: str, count: int, total: int) -> None:
         console.print(f"{count}/{total}  {name}", markup=False, highlight=False)
 
-    rows = run_sweep(configs, sweep.out, workers=sweep.workers, done=done)
-    print_rows([_short(row, varied) for row in rows])
-    console.print(f"Table   {write_table(rows, sweep.out / 'sweep.csv')}", markup=False)
-    write_table(rows, sweep.out / "sweep.parquet")
-    page = write_sweep_page(configs, rows, sweep.out / "sweep.html")
-    console.print(f"Figure  {page}", markup=False)
+    failed = None
+    try:
+        with ended_by_signals():
+            rows = run_sweep(configs, sweep.out, workers=sweep.workers, done=done)
+    except SweepFailed as some:
+        failed, rows = some, some.rows
+    if rows:
+        print_rows([_short(row, varied) for row in rows])
+        console.print(f"Table   {write_table(rows, sweep.out / 'sweep.csv')}", markup=False)
+        write_table(rows, sweep.out / "sweep.parquet")
+        page = write_sweep_page(configs, rows, sweep.out / "sweep.html")
+        console.print(f"Figure  {page}", markup=False)
+    if failed:
+        say(f"error: {failed}")
+        raise SystemExit(3)
 
 
 def _short(row: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:

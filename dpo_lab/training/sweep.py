@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields, replace
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ import torch
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.loading import load_model
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import as_file_name
 from dpo_lab.training.history import History
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.workers import run_all
 
 MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
 MEASURED += ("kl/policy", "kl/policy_stderr", "score/policy", "score/policy_stderr")
@@ -30,6 +31,24 @@ MEASURED += ("listed/kl", "listed/score", "listed/beyond")
 
 Done = Callable[[str, int, int], None]
 """Called with the name of a run that is finished, how many are, and how many there are."""
+
+
+class SweepFailed(RuntimeError):
+    """Some runs of a sweep have failed; the others are done.
+
+    Attributes:
+        failures: What went wrong, by the name of the run.
+        rows: The table of the runs that are done.
+    """
+
+    def __init__(self, failures: Mapping[str, str], rows: list[dict[str, Any]]):
+        super().__init__(failures, rows)
+        self.failures, self.rows = dict(failures), rows
+
+    def __str__(self) -> str:
+        told = "; ".join(f"{name}: {why}" for name, why in self.failures.items())
+        count = len(self.failures)
+        return f"{count} {'run' if count == 1 else 'runs'} failed: {told}"
 
 
 def grid(base: TrainConfig, values: Mapping[str, Sequence[Any]]) -> dict[str, TrainConfig]:
@@ -74,7 +93,8 @@ def sweep(
 
     Killed and begun again, it leaves finished runs alone and takes up the others at their last
     checkpoint. Before the first run the reference scores every pair that some run uses; no run
-    does it again.
+    does it again. A signal, an error or the death of this process ends the runs in progress within
+    seconds, each with a checkpoint.
 
     Args:
         configs: Settings by name.
@@ -86,7 +106,8 @@ def sweep(
         The table, a row a run in the order of the configurations.
 
     Raises:
-        ValueError: If a run that is there has other settings, or one fails.
+        ValueError: If a run that is there has other settings.
+        SweepFailed: If some runs fail, after all others are done.
     """
     for name, config in configs.items():
         _check_same(Run(folder / name), config)
@@ -100,30 +121,43 @@ def sweep(
         device = "cuda" if torch.cuda.is_available() else "cpu"
         workers = workers or (os.cpu_count() or 1 if device == "cpu" else 1)
         workers = min(workers, len(left))
-        with ProcessPoolExecutor(
-            workers, get_context("spawn"), _begin, (workers,), max_tasks_per_child=None
-        ) as pool:
-            futures = {pool.submit(run_one, configs[name], folder / name): name for name in left}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    count += 1
-                    if done:
-                        done(futures[future], count, len(configs))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+
+        def one_more(name: str) -> None:
+            nonlocal count
+            count += 1
+            if done:
+                done(name, count, len(configs))
+
+        failures = run_all(
+            f"{__name__}:run_one",
+            {name: (configs[name], folder / name) for name in left},
+            workers,
+            (f"{__name__}:begin_worker", max(1, (os.cpu_count() or 1) // workers)),
+            one_more,
+        )
+        if failures:
+            raise SweepFailed(failures, table(configs, folder))
     return table(configs, folder)
 
 
-def run_one(config: TrainConfig, path: Path) -> None:
-    """One run of a sweep, from where it was left to what it changed."""
+def run_one(config: TrainConfig, path: Path, stopped: threading.Event) -> None:
+    """One run of a sweep, from where it was left to what it changed.
+
+    Args:
+        config: Its settings.
+        path: Its folder.
+        stopped: Once it is set, the run ends after its step, with a checkpoint.
+    """
     job = prepare(config)
     run = open_or_create(Run(path), job)
     if job.score:
         job.reference.keep()
-    for _ in train(job, run=run):
-        pass
+    control = RunControl()
+    for _ in train(job, run=run, control=control):
+        if stopped.is_set():
+            control.stop()
+    if stopped.is_set():
+        return
     outcome = measure_outcome(job)
     run.finish({"outcome": outcome and outcome.as_dict(), "swept": True})
 
@@ -151,9 +185,9 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
     return rows
 
 
-def _begin(workers: int) -> None:
-    """In each process: an equal share of the cores."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+def begin_worker(threads: int) -> None:
+    """In each process, first: its share of the cores."""
+    torch.set_num_threads(threads)
 
 
 def _score_references(configs: Sequence[TrainConfig]) -> None:

@@ -1,0 +1,179 @@
+"""Processes that take up one call after another, and end when whoever started them ends."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+GRACE = 3.0
+"""Seconds that a call has to end by itself once it is stopped; a checkpoint is on disk anyway."""
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class _Process:
+    """A process that runs a function of `control` and of what it is sent, again and again."""
+
+    def __init__(self, place: str, begin: tuple[str, Any]):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, place, begin), daemon=True)
+        with _passive():
+            self.process.start()
+        theirs.close()
+
+    def close(self) -> None:
+        """Nothing more is sent: it ends by itself."""
+        self.pipe.close()
+        self.process.join(GRACE)
+
+    def stop(self) -> None:
+        """Have it end."""
+        self.process.terminate()
+
+    def end(self) -> None:
+        """Wait for that, and end it if it does not."""
+        self.process.join(GRACE + 1)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.pipe.close()
+
+
+def run_all(
+    place: str,
+    calls: Mapping[str, tuple],
+    workers: int,
+    begin: tuple[str, Any],
+    done: Callable[[str], None],
+) -> dict[str, str]:
+    """Make every call in one of some processes; a call that fails ends no other.
+
+    Whatever ends this function early, a signal or an error, ends the processes too: each has
+    `GRACE` seconds to bring its call to a clean end. They notice by themselves if this process is
+    killed.
+
+    Args:
+        place: The function as `module:name`; its last argument is a `threading.Event` that is set
+            when it is to end.
+        calls: Its other arguments by the name of the call.
+        workers: How many processes.
+        begin: A function as `module:name` that each process calls first, and its argument.
+        done: Told the name of each call that has succeeded.
+
+    Returns:
+        What went wrong, by the name of the call.
+    """
+    left, failed = deque(calls.items()), {}
+    busy: dict[Connection, tuple[_Process, str]] = {}
+    idle = [_Process(place, begin) for _ in range(min(workers, len(calls)))]
+    everyone = list(idle)
+    try:
+        while left or busy:
+            while left and idle:
+                name, arguments = left.popleft()
+                worker = idle.pop()
+                worker.pipe.send(arguments)
+                busy[worker.pipe] = worker, name
+            for pipe in wait(list(busy)):
+                worker, name = busy.pop(pipe)
+                try:
+                    error = pipe.recv()
+                    idle.append(worker)
+                except (EOFError, ConnectionResetError):
+                    worker.process.join()
+                    error = f"its process ended with {worker.process.exitcode}"
+                    if left:
+                        everyone.append(_Process(place, begin))
+                        idle.append(everyone[-1])
+                if error is None:
+                    done(name)
+                else:
+                    failed[name] = error
+        for worker in everyone:
+            worker.close()
+    finally:
+        for worker in everyone:
+            worker.stop()
+        for worker in everyone:
+            worker.end()
+    return failed
+
+
+@contextlib.contextmanager
+def _passive() -> Iterator[None]:
+    """A process that begins here has threads that sleep while they wait."""
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ["OMP_WAIT_POLICY"] = before or "PASSIVE"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_WAIT_POLICY"]
+
+
+class _Ending:
+    """The order to end, by a signal or by the death of the process that started this one."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.busy = False
+        self.code = 0
+        for number in SIGNALS:
+            signal.signal(number, lambda number, frame: self.ask(128 + number))
+        watch = threading.Thread(target=self._watch, name="dpo-lab parent", daemon=True)
+        watch.start()
+
+    def ask(self, code: int) -> None:
+        """End at once where nothing is being done, else within `GRACE` seconds."""
+        if not self.busy:
+            os._exit(code)
+        if not self.asked.is_set():
+            self.code = code
+            self.asked.set()
+            threading.Thread(target=self._at_last, name="dpo-lab end", daemon=True).start()
+
+    def _at_last(self) -> None:
+        time.sleep(GRACE)
+        os._exit(self.code)
+
+    def _watch(self) -> None:
+        multiprocessing.parent_process().join()
+        self.ask(1)
+
+
+def _serve(pipe: Connection, place: str, begin: tuple[str, Any]) -> None:
+    """In the process. Nothing large is imported before the order to end can be heard."""
+    ending = _Ending()
+    _find(begin[0])(begin[1])
+    call = _find(place)
+    while not ending.asked.is_set():
+        try:
+            arguments = pipe.recv()
+        except EOFError:
+            return
+        ending.busy = True
+        try:
+            call(*arguments, ending.asked)
+            error = None
+        except Exception as caught:  # told to whoever asked for the call
+            error = str(caught) or type(caught).__name__
+        if not ending.asked.is_set():
+            ending.busy = False
+            pipe.send(error)
+    raise SystemExit(ending.code)
+
+
+def _find(place: str) -> Callable:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
