@@ -11,6 +11,7 @@ import tyro
 from dpo_lab.cli.output import print_rows, say
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
+from dpo_lab.data.rows import PromptFormat
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Logps:
     """Most GB that a .gz file may unpack to."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
+    prompt_format: PromptFormat = "auto"
+    """How prompts of text are given to the model, as for train: auto, chat or plain."""
     on_bad_rows: OnBadRows = "raise"
     """raise stops at rows that cannot be used and lists them; skip leaves them out."""
     device: str = "auto"
@@ -60,7 +63,11 @@ class Logps:
         )
         model = load_model(self.model, device=self.device)
         tokens = tokenize_pairs(
-            pairs, model.tokenizer, max_length=self.max_length, on_bad_rows=self.on_bad_rows
+            pairs,
+            model.tokenizer,
+            max_length=self.max_length,
+            prompt_format=self.prompt_format,
+            on_bad_rows=self.on_bad_rows,
         )
         say(f"{pairs.report}; {tokens}")
         display = TerminalDisplay(Console(stderr=True))
@@ -85,7 +92,7 @@ class Sample:
     """Answers of a model, and of a run's policy beside it."""
 
     prompt: tuple[str, ...]
-    """One or more prompts; put through the chat template if the model has one."""
+    """One or more prompts."""
     model: str | None = None
     """The model that answers; with --run, by default the run's reference."""
     run: Path | None = None
@@ -96,8 +103,9 @@ class Sample:
     """Most tokens of an answer."""
     seed: int = 0
     """Seed of the draw."""
-    plain: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Give the prompt to the model as it is, without its chat template."""
+    prompt_format: PromptFormat | None = None
+    """How the prompt is given to the model, as for train: auto, chat or plain; by default as in the
+    run, or else auto."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -105,6 +113,7 @@ class Sample:
 
     def __call__(self) -> None:
         """Print one line a prompt."""
+        from dpo_lab.models.candidates import as_prompts
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.sampling import sample
         from dpo_lab.training.runs import Run
@@ -112,19 +121,19 @@ class Sample:
         empty = [prompt for prompt in self.prompt if not prompt.strip()]
         if empty or not self.prompt:
             raise ValueError("--prompt: empty. Give the text that the model is to answer.")
-        names = {"answer": self.model or "micro"}
+        names, prompt_format = {"answer": self.model or "micro"}, self.prompt_format
         if self.run is not None:
             run = Run.open(self.run)
             if run.checkpoint is None:
                 raise FileNotFoundError(f"{self.run}: this run has no checkpoint yet.")
             names = {"reference": self.model or run.config.model, "policy": str(run.checkpoint)}
+            prompt_format = prompt_format or run.config.prompt_format
         rows = [{"prompt": prompt} for prompt in self.prompt]
         for who, name in names.items():
             model = load_model(name, device=self.device)
-            prompts = [p if self.plain else model.encoder.as_prompt(p) for p in self.prompt]
             answers = sample(
                 model,
-                model.encoder.prompts(prompts),
+                model.encoder.prompts(as_prompts(model, self.prompt, prompt_format or "auto")),
                 max_new_tokens=self.max_new_tokens,
                 temperature=self.temperature,
                 seed=self.seed,

@@ -1,79 +1,119 @@
-"""Text to token ids: prompt and response apart, one end token."""
+"""Text to token ids: a response's are those of the whole text after its prompt, with one end."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.rows import Message, Text
+from dpo_lab.data.rows import TURN, PromptFormat, Text
+from dpo_lab.data.templates import CannotEncode, ChatTemplate, TemplateProblem
 
 Ids = tuple[int, ...]
 
+# What was done to a row, as it is counted and told.
+MOVED = "whose response begins with a token that is part prompt"
+TRIMMED = "with white space after the end token cut"
+GENERATED = "answered after the generation prompt, where the template's history drops thinking"
+CHANGED = "with an answer that the chat template changes"
+AS_MESSAGES = "of plain text put through the chat template (prompt_format plain: as it is)"
+AS_IT_IS = "of plain text with turns in it used as it is (prompt_format chat: as one message)"
+AS_TEXT = "of messages written as plain text, without the chat template"
 
-class TemplateProblem(ValueError):
-    """A conversation that a chat template cannot write as prompt and answer.
+
+@dataclass(frozen=True)
+class Encoded:
+    """Ids of a prompt and of a response to it.
 
     Attributes:
-        reason: Why not.
-        detail: What is particular to this conversation.
+        prompt: Ids of the prompt, or of as much of it as stands before the response's first token.
+        response: What is scored: the tokens after it, with exactly one end token.
+        notes: What was done to them, in words that can be counted.
     """
 
-    def __init__(self, model: str, reason: str, detail: str):
-        super().__init__(model, reason, detail)
-        self.model, self.reason, self.detail = model, reason, detail
+    prompt: Ids
+    response: Ids
+    notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        return (
-            f"tokenizer of {self.model!r}: {self.reason} ({self.detail}). "
-            "Mend the conversation, or use another template."
-        )
+    @property
+    def repaired(self) -> bool:
+        """Whether the prompt is shorter than in generation: a token spans the boundary."""
+        return MOVED in self.notes
 
 
 class Encoder:
     """Turns prompts and responses into ids for one tokenizer.
 
-    Prompt and response are tokenised apart and their ids joined, so that no token spans the
-    boundary and the mask is exact. A plain response ends with the tokenizer's `eos_token`; in a
-    conversation, with the chat template's end of turn. Either is one token, and is scored.
+    The ids of prompt and response are those of the whole text: prompt and response joined, or the
+    conversation as the chat template writes it. The prompt's are those that generation begins
+    with, and the response's are what follows them in the whole, so that a model is trained on the
+    tokens that it writes itself.
+
+    Where the prompt's ids are no beginning of the whole's, a token spans the boundary ("Answer: "
+    and "yes" read together hold " yes"). No response that follows the prompt's own ids has the
+    whole's ids then. The whole's are kept, since those are what models have seen: the boundary
+    goes back to the last token that both have in common, and the response holds the few tokens of
+    prompt behind it. This is counted (`Encoded.repaired`), as generation still begins with the
+    prompt's own ids. Nothing is lost by it between two responses of one prompt: both are scored
+    from the same place. A row of which nothing is left before the boundary is refused.
+
+    A tokenizer of whole words (`WordLevel`) has white space between any two of them, and there
+    prompt and response are tokenised apart.
+
+    A plain response ends with the tokenizer's `eos_token`, unless it has an end token already; in
+    a conversation, with the chat template's end of turn. Either is one token, and is scored.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
+        vocabulary: How many ids the model has an embedding for; all, if not given.
 
     Raises:
-        ValueError: If it has no end token.
+        ValueError: If it has no end token, or one that the model does not know.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        if tokenizer.eos_token_id is None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None):
+        name, eos, pad = tokenizer.name_or_path, tokenizer.eos_token_id, tokenizer.pad_token_id
+        if eos is None:
             raise ValueError(
-                f"tokenizer of {tokenizer.name_or_path!r}: has no eos_token, so no response could "
+                f"tokenizer of {name!r}: has no eos_token, so no response could "
                 "end. Set tokenizer.eos_token."
             )
+        if vocabulary is not None and eos >= vocabulary:
+            raise ValueError(
+                f"tokenizer of {name!r}: its eos_token {tokenizer.eos_token!r} has id {eos}, and "
+                f"the model has embeddings for {vocabulary} ids, so no response could end. Use the "
+                "tokenizer that belongs to the model, or resize the model's embeddings."
+            )
         self.tokenizer = tokenizer
-        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        self.pad_id = eos if pad is None else pad
+        self.template = ChatTemplate(tokenizer)
+        known = pad is not None and (vocabulary is None or pad < vocabulary)
+        self.pad_id = pad if known else eos
+        self._blank: dict[int, bool] = {}
 
     @property
     def chat(self) -> bool:
         """Whether the tokenizer has a chat template."""
-        return bool(self.tokenizer.chat_template)
+        return self.template.exists
 
     @cached_property
     def bos(self) -> Ids:
-        """What the tokenizer adds in front of a text: its BOS token, or nothing."""
-        bos = self.tokenizer.bos_token_id
-        added = bos is not None and self.tokenizer("a").input_ids[:1] == [bos]
-        return (bos,) if added and self._ids(["a"])[0][:1] != (bos,) else ()
+        """What the tokenizer adds in front of a text: its BOS token, as a rule, or nothing."""
+        alone = self._ids(["a"])[0]
+        added = tuple(self.tokenizer("a").input_ids)
+        if not alone:  # the letter is no word of this tokenizer
+            return added[:1] if added[:1] == (self.tokenizer.bos_token_id,) else ()
+        places = range(len(added) - len(alone) + 1)
+        return next((added[:at] for at in places if added[at : at + len(alone)] == alone), ())
 
     @cached_property
     def end_ids(self) -> Ids:
         """Tokens that end a response: `eos_token`, and the chat template's end of turn."""
-        turn_end = self._turn_end if self.chat else None
-        eos = self.tokenizer.eos_token_id
+        eos, turn_end = self.tokenizer.eos_token_id, self.template.end
         return (eos,) if turn_end in (None, eos) else (eos, turn_end)
 
     @cached_property
@@ -83,12 +123,46 @@ class Encoder:
         meaning = json.dumps([vocabulary, sorted(self.end_ids)]).encode()
         return hashlib.blake2b(meaning, digest_size=8).hexdigest()
 
-    def as_prompt(self, text: str) -> Text:
-        """A user's text as this model expects a prompt: a message if it has a chat template."""
-        return [{"role": "user", "content": text}] if self.chat else text
+    def as_prompt(self, prompt: Text, prompt_format: PromptFormat = "auto") -> Text:
+        """A prompt in the shape in which this model gets it, wherever it comes from.
+
+        Args:
+            prompt: A text, or a list of messages.
+            prompt_format: `auto` makes a text one message of the user if there is a chat template,
+                but leaves it as it is where turns are written out in it, in the template's own
+                markup or as `Assistant:`; `chat` makes every text a message; `plain` none, and
+                turns one message of the user into text.
+
+        Raises:
+            TemplateProblem: If a conversation has no plain form.
+            ValueError: If there is no such format, or no chat template for `chat`.
+        """
+        name = self.tokenizer.name_or_path
+        if prompt_format not in get_args(PromptFormat):
+            raise ValueError(
+                f"prompt_format={prompt_format!r}: unknown. "
+                f"Use one of {', '.join(get_args(PromptFormat))}."
+            )
+        if not isinstance(prompt, str):
+            if prompt_format != "plain":
+                return prompt
+            if [message["role"] for message in prompt] != ["user"]:
+                roles = " ".join(message["role"] for message in prompt)
+                raise TemplateProblem(name, "no plain form", f"a conversation of {roles}")
+            return prompt[0]["content"]
+        if prompt_format == "chat" and not self.chat:
+            raise ValueError(
+                f"prompt_format='chat': the tokenizer of {name!r} has no chat template. "
+                "Give one with chat_template, or use prompt_format='plain'."
+            )
+        if prompt_format == "plain" or not self.chat:
+            return prompt
+        if prompt_format == "auto" and (TURN in prompt or self.template.writes(prompt)):
+            return prompt
+        return [{"role": "user", "content": prompt}]
 
     def prompts(self, prompts: Sequence[Text]) -> list[Ids]:
-        """Ids of prompts, up to where the response begins.
+        """Ids of prompts as generation begins with them.
 
         Args:
             prompts: Texts, or lists of messages.
@@ -100,38 +174,95 @@ class Encoder:
             TemplateProblem: If the chat template refuses a conversation.
             ValueError: If there is no chat template for it.
         """
-        texts = [prompt if isinstance(prompt, str) else self._render(prompt) for prompt in prompts]
-        return [
-            ids
-            if not isinstance(prompt, str) or ids[: len(self.bos)] == self.bos
-            else self.bos + ids
-            for prompt, ids in zip(prompts, self._ids(texts), strict=True)
-        ]
+        plain = [isinstance(prompt, str) for prompt in prompts]
+        texts = [p if isinstance(p, str) else self.template.render(p) for p in prompts]
+        return self._begun(texts, plain)
 
-    def responses(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Ids]:
-        """Ids of responses to prompts, ending with exactly one end token.
+    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Encoded]:
+        """Ids of prompts, each with the response to it.
 
         Args:
             prompts: Texts, or lists of messages.
             responses: Texts, or lists of one assistant message, in the same order.
 
-        Returns:
-            One tuple a response.
-
         Raises:
             TemplateProblem: If the chat template refuses a conversation, or rewrites its prompt
                 once it is answered.
+            CannotEncode: If prompt and response join into one token.
             ValueError: If there is no chat template for it.
         """
-        texts = [
-            response if isinstance(response, str) else self._turn(prompt, response)
+        written = [
+            (prompt, prompt + response, False)
+            if isinstance(response, str)
+            else self.template.turn(prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
+        plain = [isinstance(response, str) for response in responses]
+        begun = self._begun([start for start, _, _ in written], plain)
+        if self._whole_words:
+            rests = self._ids([whole[len(start) :] for start, whole, _ in written])
+            wholes = [one + rest for one, rest in zip(begun, rests, strict=True)]
+        else:
+            wholes = self._begun([whole for _, whole, _ in written], plain)
+        encoded = []
+        for response, text, *ids in zip(responses, written, begun, wholes, strict=True):
+            prompt, rest, notes = self._split(*ids)
+            if isinstance(response, str):
+                rest, trimmed = self._cut(rest, self.end_ids)
+            else:
+                rest, trimmed = self._end_turn(rest)
+                notes += self._what_became(response[-1]["content"], *text)
+            encoded.append(Encoded(prompt, rest, notes + (TRIMMED,) * trimmed))
+        return encoded
+
+    def responses(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Ids]:
+        """Ids of responses alone, to be read after the ids of their `prompts`.
+
+        Raises:
+            CannotEncode: As `encode`; and if a token spans the boundary, so that they do not
+                follow them.
+        """
+        encoded = self.encode(prompts, responses)
+        for prompt, one in zip(prompts, encoded, strict=True):
+            if one.repaired:
+                raise CannotEncode(
+                    self.tokenizer.name_or_path,
+                    "a token spans the end of the prompt",
+                    f"{prompt!r:.60}; Encoder.encode gives the ids of both",
+                )
+        return [one.response for one in encoded]
+
+    def _split(self, prompt: Ids, whole: Ids) -> tuple[Ids, Ids, tuple[str, ...]]:
+        """The whole's ids, parted where the prompt's end or, failing that, no longer agree."""
+        if whole[: len(prompt)] == prompt:
+            return prompt, whole[len(prompt) :], ()
+        pairs = enumerate(zip(prompt, whole, strict=False))
+        at = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
+        first = whole[at : at + 1]
+        if whole[:at] in ((), self.bos) or first == (self.tokenizer.unk_token_id,):
+            names = self.tokenizer.convert_ids_to_tokens([*first, prompt[at]])
+            raise CannotEncode(
+                self.tokenizer.name_or_path,
+                "prompt and response join into one token",
+                f"{names[0]!r} in place of {names[-1]!r}, the first token that differs",
+            )
+        return whole[:at], whole[at:], (MOVED,)
+
+    def _what_became(self, answer: str, start: str, whole: str, generated: bool) -> tuple[str, ...]:
+        if generated:
+            return (GENERATED,)
+        return () if answer.strip() in whole[len(start) :] else (CHANGED,)
+
+    @cached_property
+    def _whole_words(self) -> bool:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return type(getattr(backend, "model", None)).__name__ == "WordLevel"
+
+    def _begun(self, texts: list[str], plain: list[bool]) -> list[Ids]:
+        """Ids of texts, with BOS in front of those that no template has written."""
         return [
-            _end_once(ids, self.tokenizer.eos_token_id)
-            if isinstance(response, str)
-            else self._end_turn(ids)
-            for response, ids in zip(responses, self._ids(texts), strict=True)
+            self.bos + ids if alone and ids[: len(self.bos)] != self.bos else ids
+            for ids, alone in zip(self._ids(texts), plain, strict=True)
         ]
 
     def _ids(self, texts: list[str]) -> list[Ids]:
@@ -142,56 +273,25 @@ class Encoder:
         ids = dict(zip(distinct, map(tuple, rows), strict=True))
         return [ids[text] for text in texts]
 
-    def _end_turn(self, ids: Ids) -> Ids:
+    def _end_turn(self, ids: Ids) -> tuple[Ids, bool]:
         """Cut what a template writes after the end of turn: a newline, or one more end token."""
-        end = self._turn_end
+        end = self.template.end
         if end is None or end not in ids:
-            return _end_once(ids, self.tokenizer.eos_token_id)
-        return _end_once(ids[: len(ids) - ids[::-1].index(end)], end)
+            return self._cut(ids, (self.tokenizer.eos_token_id,))
+        return self._cut(ids[: len(ids) - ids[::-1].index(end)], (end,))
 
-    @cached_property
-    def _turn_end(self) -> int | None:
-        """The first special token that the chat template writes after an answer, if any."""
-        answer = "Answer 3141."
-        messages = [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": answer},
-        ]
-        after = self._ids([self._render(messages, answered=True).rpartition(answer)[2]])[0]
-        # Some tokenizers do not mark their end of turn as special, only as added.
-        added = self.tokenizer.added_tokens_decoder.items()
-        special = {token for token, text in added if text.content.strip()}
-        special.update(self.tokenizer.all_special_ids)
-        return next((token for token in after if token in special), None)
+    def _cut(self, ids: Ids, ends: Ids) -> tuple[Ids, bool]:
+        """Ids up to the first of the end tokens at their end, and whether white space went."""
+        last = len(ids)
+        while last and (ids[last - 1] in ends or self._is_blank(ids[last - 1])):
+            last -= 1
+        first = next((at for at in range(last, len(ids)) if ids[at] in ends), None)
+        if first is None:
+            return ids + (self.tokenizer.eos_token_id,), False
+        return ids[: first + 1], any(token not in ends for token in ids[first + 1 :])
 
-    def _render(self, messages: list[Message], answered: bool = False) -> str:
-        name = self.tokenizer.name_or_path
-        if not self.chat:
-            raise ValueError(
-                f"tokenizer of {name!r}: has no chat template, and the data is conversational. "
-                "Use plain-text rows, or a model with a chat template."
-            )
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not answered
-            )
-        except Exception as error:  # a template is a program, and may fail in any way
-            raise TemplateProblem(name, "refused by the chat template", str(error)) from None
-
-    def _turn(self, prompt: list[Message], response: list[Message]) -> str:
-        """What the template writes for the answer, after the prompt as it stands in generation."""
-        start, whole = self._render(prompt), self._render(prompt + response, answered=True)
-        if not whole.startswith(start):
-            raise TemplateProblem(
-                self.tokenizer.name_or_path,
-                "rewritten by the chat template",
-                "an answered conversation does not begin with its prompt, so the response cannot "
-                "be told apart",
-            )
-        return whole[len(start) :]
-
-
-def _end_once(ids: Ids, end: int) -> Ids:
-    while ids[-1:] == (end,):
-        ids = ids[:-1]
-    return ids + (end,)
+    def _is_blank(self, token: int) -> bool:
+        if token not in self._blank:
+            special = token in self.template.special_ids
+            self._blank[token] = not special and not self.tokenizer.decode([token]).strip()
+        return self._blank[token]

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from dpo_lab.data.messages import (
     Message,
@@ -22,6 +22,8 @@ from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.sampled import SIDES, Sampled, sampled_of_row
 
 Text = str | list[Message]
+PromptFormat = Literal["auto", "chat", "plain"]
+"""How a prompt that is text is given to a model: `Encoder.as_prompt`."""
 
 COLUMNS = ("prompt", "chosen", "rejected")
 SHAREGPT_PROMPT = "conversations"

@@ -5,39 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.encoding import Encoder, Ids, TemplateProblem
-from dpo_lab.data.preferences import Preferences, response_text
+from dpo_lab.data.encoding import Encoder, Ids
+from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
+from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import BadRows, OnBadRows, RowProblem, check_bad_rows_options
-from dpo_lab.data.rows import Pair
-from dpo_lab.data.sampled import SIDES
+from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.sampled_reader import SampledReader
-
-
-@dataclass(frozen=True)
-class TokenizedPair:
-    """Token ids of one pair.
-
-    The responses include their end token unless they were cut, here to fit or when sampled.
-
-    Attributes:
-        prompt: Ids of the prompt, with BOS if the tokenizer adds one.
-        chosen: Ids of the chosen response.
-        rejected: Ids of the rejected response.
-        row: Row number in the source.
-    """
-
-    prompt: Ids
-    chosen: Ids
-    rejected: Ids
-    row: int
-
-    def __len__(self) -> int:
-        """Length of the longer of the two sequences, in tokens."""
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True)
@@ -51,6 +27,8 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         dropped: Pairs left out, by reason.
         problems: The first of them, with row numbers.
         sampled: Responses that a model sampled, by what became of their ids.
+
+    What else was done to some of the pairs stands in their `notes`, and is counted in words.
     """
 
     pairs: tuple[TokenizedPair, ...]
@@ -78,6 +56,8 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         parts += [f"{self.truncated_responses} with a response truncated"] * bool(
             self.truncated_responses
         )
+        notes = Counter(note for pair in self.pairs for note in pair.notes)
+        parts += [f"{count} {note}" for note, count in notes.items()]
         parts += [f"{count} responses {what}" for what, count in self.sampled.items()]
         parts += [f"{count} dropped ({reason})" for reason, count in self.dropped.items()]
         return ", ".join(parts)
@@ -89,10 +69,11 @@ def tokenize_pairs(
     *,
     max_length: int = 512,
     max_prompt_length: int | None = None,
+    prompt_format: PromptFormat = "auto",
     on_bad_rows: OnBadRows = "raise",
     max_problems: int = 10,
 ) -> TokenizedPairs:
-    """Token ids of every pair.
+    """Token ids of every pair, as `Encoder` parts prompt and response.
 
     A pair that is too long loses the beginning of its prompt first (the end holds the question),
     down to half of `max_length`; then the end of a response, with its end token, since a response
@@ -104,6 +85,7 @@ def tokenize_pairs(
         max_length: Most tokens of prompt and response together.
         max_prompt_length: Most tokens of a prompt; by default, what the longer response leaves
             free, but half of `max_length` at the least.
+        prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
         on_bad_rows: What to do with pairs that cannot be used (refused by the chat template, a
             response with nothing left after the cut, responses that became equal, an end token
             inside a response): `raise` or `skip`.
@@ -120,12 +102,12 @@ def tokenize_pairs(
     _check_lengths(max_length, max_prompt_length)
     encoder = Encoder(tokenizer)
     reader = SampledReader(encoder)
-    encoded, problems = encode_pairs(encoder, preferences, reader)
+    encoded, problems = encode_pairs(encoder, preferences, prompt_format, reader)
     kept, cut = [], Counter()
     for pair in encoded:
         try:
             _check_ids(pair, encoder)
-            short = _fit(pair, max_length, max_prompt_length, encoder.tokenizer.bos_token_id)
+            short = _fit(pair, max_length, max_prompt_length, encoder)
         except RowProblem as problem:
             problems.append(problem)
             continue
@@ -161,86 +143,6 @@ def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
         )
 
 
-def encode_pairs(
-    encoder: Encoder, pairs: Sequence[Pair], reader: SampledReader | None = None
-) -> tuple[list[TokenizedPair], list[RowProblem]]:
-    """Ids of pairs before any check or cut: those that were sampled, or else those of the text.
-
-    Args:
-        encoder: Of the model.
-        pairs: The pairs.
-        reader: Counts what becomes of sampled ids.
-
-    Returns:
-        The pairs that the chat template takes, in order, and what is wrong with the others.
-    """
-    reader = reader or SampledReader(encoder)
-    if not any(pair.chosen_sampled or pair.rejected_sampled for pair in pairs):
-        return _encode(encoder, pairs)
-    encoded, problems = [], []
-    prompts: dict[str, Ids] = {}
-    for sampled, group in groupby(
-        pairs, key=lambda p: bool(p.chosen_sampled or p.rejected_sampled)
-    ):
-        if sampled:
-            parts = [_encode_sampled(encoder, pair, reader, prompts) for pair in group]
-        else:
-            parts = [_encode(encoder, list(group))]
-        for found, refused in parts:
-            encoded += found
-            problems += refused
-    return encoded, problems
-
-
-def _encode_sampled(
-    encoder: Encoder, pair: Pair, reader: SampledReader, prompts: dict[str, Ids]
-) -> tuple[list[TokenizedPair], list[RowProblem]]:
-    """A pair with the ids that its responses were sampled with; `prompts` keeps those known."""
-    sampled = {"chosen": pair.chosen_sampled, "rejected": pair.rejected_sampled}
-    texts = {"chosen": response_text(pair.chosen), "rejected": response_text(pair.rejected)}
-    own = {side: reader.ids(sampled[side], texts[side]) for side in SIDES}
-    try:
-        if pair.prompt_key not in prompts:
-            (prompts[pair.prompt_key],) = encoder.prompts([pair.prompt])
-    except TemplateProblem as error:
-        return [], [RowProblem(pair.row, "prompt", error.reason, error.detail)]
-    prompt = prompts[pair.prompt_key]
-    if all(own.values()):  # their text is not read, and nothing that is wrong with it matters
-        return [TokenizedPair(prompt, **own, row=pair.row)], []
-    found, refused = _encode(encoder, [pair])
-    for place, one in enumerate(found):
-        between = prompt[len(one.prompt) :]  # where text has moved the boundary into the prompt
-        for side in SIDES:
-            read = reader.without_end(sampled[side], getattr(one, side))
-            own[side] = between + own[side] if own[side] else read
-        found[place] = replace(one, **own)
-    return found, refused
-
-
-def _encode(
-    encoder: Encoder, pairs: Sequence[Pair]
-) -> tuple[list[TokenizedPair], list[RowProblem]]:
-    """Ids of all pairs at once, which is fast; one by one only to find those that are refused."""
-    prompts = [pair.prompt for pair in pairs]
-    try:
-        ids_and_rows = (
-            encoder.prompts(prompts),
-            encoder.responses(prompts, [pair.chosen for pair in pairs]),
-            encoder.responses(prompts, [pair.rejected for pair in pairs]),
-            [pair.row for pair in pairs],
-        )
-        return [TokenizedPair(*one) for one in zip(*ids_and_rows, strict=True)], []
-    except TemplateProblem as error:
-        if len(pairs) == 1:
-            return [], [RowProblem(pairs[0].row, "prompt", error.reason, error.detail)]
-    encoded, problems = [], []
-    for pair in pairs:
-        one, refused = _encode(encoder, [pair])
-        encoded += one
-        problems += refused
-    return encoded, problems
-
-
 def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
     if pair.prompt in ((), encoder.bos):
         raise RowProblem(pair.row, "prompt", "no token in the prompt")
@@ -254,13 +156,15 @@ def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
 
 
 def _fit(
-    pair: TokenizedPair, max_length: int, max_prompt_length: int | None, bos: int | None
+    pair: TokenizedPair, max_length: int, max_prompt_length: int | None, encoder: Encoder
 ) -> TokenizedPair:
     """The pair, cut to its limits."""
     longest = max(len(pair.chosen), len(pair.rejected))
     budget = max_prompt_length or max(max_length - longest, max_length // 2)
     if len(pair.prompt) <= budget and len(pair.prompt) + longest <= max_length:
         return pair
+    # A template may write BOS where the tokenizer adds none.
+    bos = encoder.bos or (encoder.tokenizer.bos_token_id,)
     prompt = _cut_prompt(pair.prompt, budget, bos)
     room = max(0, max_length - len(prompt))
     if not room:
@@ -271,10 +175,9 @@ def _fit(
     return short
 
 
-def _cut_prompt(prompt: Ids, budget: int, bos: int | None) -> Ids:
+def _cut_prompt(prompt: Ids, budget: int, bos: Ids) -> Ids:
     """The last `budget` tokens, BOS kept in front."""
     if len(prompt) <= budget:
         return prompt
-    if prompt[0] == bos and budget > 1:
-        return prompt[:1] + prompt[len(prompt) - budget + 1 :]
-    return prompt[len(prompt) - budget :]
+    first = bos if prompt[: len(bos)] == bos and budget > len(bos) else ()
+    return first + prompt[len(prompt) - budget + len(first) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from dpo_lab.data.rows import Text
+from dpo_lab.data.rows import PromptFormat, Text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
 
@@ -41,10 +41,11 @@ def two_answers(
     return [(a, b) if "" != a.text.strip() != b.text.strip() != "" else None for a, b in drawn]
 
 
-def as_prompts(language_model: LanguageModel, prompts: Sequence[Text]) -> list[Text]:
-    """Prompts as a model expects them: texts become messages if it has a chat template."""
-    as_prompt = language_model.encoder.as_prompt
-    return [as_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+def as_prompts(
+    language_model: LanguageModel, prompts: Sequence[Text], prompt_format: PromptFormat = "auto"
+) -> list[Text]:
+    """Prompts as a model gets them, by `Encoder.as_prompt`."""
+    return [language_model.encoder.as_prompt(prompt, prompt_format) for prompt in prompts]
 
 
 def prompt_of_draw(prompts: Sequence[Text], draw: int, seed: int) -> Text:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from dpo_lab.data.batching import token_budget_batches
 from dpo_lab.data.encoding import Encoder, Ids
-from dpo_lab.data.preferences import Text
+from dpo_lab.data.preferences import Text, answer_to
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.dropout import disable_dropout
@@ -46,13 +46,13 @@ class _Score(ABC):
 
     def score(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
         """Rewards of responses, one to each prompt, text or messages, `(responses,)`."""
-        ids = self.encoder.responses(prompts, responses)
-        return self.score_ids(list(zip(self.encoder.prompts(prompts), ids, strict=True)))
+        encoded = self.encoder.encode(prompts, responses)
+        return self.score_ids([(one.prompt, one.response) for one in encoded])
 
     def __call__(self, prompt: str, response: str) -> float:
         """The reward of one response."""
-        answer = [{"role": "assistant", "content": response}] if self.encoder.chat else response
-        return self.score([self.encoder.as_prompt(prompt)], [answer]).item()
+        asked = self.encoder.as_prompt(prompt)
+        return self.score([asked], [answer_to(asked, response)]).item()
 
 
 @dataclass

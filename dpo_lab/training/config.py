@@ -10,6 +10,7 @@ import tyro
 
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
+from dpo_lab.data.rows import PromptFormat
 from dpo_lab.models.choices import Precision
 from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
@@ -93,6 +94,9 @@ class TrainConfig:
     """Most tokens of prompt and response together."""
     max_prompt_length: int | None = None
     """Most tokens of a prompt; it loses its beginning. By default what the response leaves free."""
+    prompt_format: PromptFormat = "auto"
+    """How a prompt that is text is given to the model. auto: as a user's message where the model
+    has a chat template, unless turns are written out in it; chat: as a message; plain: as it is."""
     on_bad_rows: OnBadRows = "skip"
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -269,6 +273,7 @@ _RANGES = (
 _CHOICES = {
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
+    "prompt_format": get_args(PromptFormat),
     "on_bad_rows": get_args(OnBadRows),
     "precision": get_args(Precision),
 }

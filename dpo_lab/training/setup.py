@@ -22,6 +22,7 @@ from dpo_lab.data.preferences import (
     split_by_prompt,
 )
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.dropout import disable_dropout, evaluation_mode
 from dpo_lab.models.loading import (
     LanguageModel,
@@ -86,7 +87,7 @@ class Job:
         fingerprint: Of the reference's weights.
         train: Training pairs.
         held_out: Held-out pairs; none if nothing is held out.
-        prompts: Held-out prompts, each once.
+        prompts: Held-out prompts, each once, in the shape in which the model gets them.
         score: Ground-truth score of `(prompt, response)`, where there is one.
         load_reports: What was read and skipped.
         data_fingerprint: Hash of the training pairs' text.
@@ -177,7 +178,7 @@ def prepare(
         fingerprint=fingerprint,
         train=scored[0],
         held_out=scored[1] if len(scored) > 1 else None,
-        prompts=held_out.prompts if len(held_out) else [],
+        prompts=_prompts(config, policy, held_out, tokens[1]) if len(held_out) else [],
         score=score or train.score,
         load_reports=[some.report for some in (train, held_out) if len(some)],
         data_fingerprint=train.fingerprint(),
@@ -239,8 +240,18 @@ def tokenize(
         tokenizer,
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
+        prompt_format=config.prompt_format,
         on_bad_rows=config.on_bad_rows,
     )
+
+
+def _prompts(
+    config: TrainConfig, policy: LanguageModel, held_out: Preferences, tokens: TokenizedPairs
+) -> list[Text]:
+    """Prompts of the held-out pairs that can be used, each once, as the model gets them."""
+    kept = {pair.row for pair in tokens}
+    usable = replace(held_out, pairs=tuple(pair for pair in held_out if pair.row in kept))
+    return as_prompts(policy, usable.prompts, config.prompt_format)
 
 
 def _score_reference(

@@ -41,9 +41,8 @@ def supervised_finetune(
         After each step, the mean loss of its response tokens, nats.
     """
     encoder, model = language_model.encoder, language_model.model
-    prompts = [prompt for prompt, _ in examples]
-    responses = encoder.responses(prompts, [response for _, response in examples])
-    sequences = list(zip(encoder.prompts(prompts), responses, strict=True))
+    encoded = encoder.encode(*zip(*examples, strict=True))
+    sequences = [(one.prompt, one.response) for one in encoded]
     order = PairOrder(len(sequences), batch_size, seed)
     scorer = Scorer(language_model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)

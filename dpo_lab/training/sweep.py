@@ -200,9 +200,9 @@ def _score_references(configs: Sequence[TrainConfig]) -> None:
                 name: getattr(config, name)
                 for name in (
                     "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "seed",
-                    "max_length", "max_prompt_length", "on_bad_rows", "columns", "limit",
-                    "max_gz_gb",
-                    "eval_pairs", "ld_alpha", "device", "precision", "revision",
+                    "max_length", "max_prompt_length", "prompt_format", "on_bad_rows", "columns",
+                    "limit", "max_gz_gb", "eval_pairs", "ld_alpha", "device", "precision",
+                    "revision",
                     "trust_remote_code",
                 )
             }

@@ -172,7 +172,7 @@ class Alignment:
     def _ask_the_prompts(self, job: Job) -> None:
         """Answers, KL and score of the person's own prompts, which are what he wants to see."""
         if not job.prompts:
-            job.prompts = as_prompts(job.policy, self._interview.prompts)
+            job.prompts = as_prompts(job.policy, self._interview.prompts, job.config.prompt_format)
 
     def _clicked(self, _) -> None:
         try:

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.preferences import Preferences
+from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer
@@ -30,6 +31,7 @@ class TokenInspector:
         row: Which row is shown first, by its number in the source; the first by default.
         max_length: As in `tokenize_pairs` and `TrainConfig`.
         max_prompt_length: The same.
+        prompt_format: The same.
         policy: Gives each scored token its log-probability.
         reference: The same for the reference.
 
@@ -50,12 +52,13 @@ class TokenInspector:
         row: int | None = None,
         max_length: int = 512,
         max_prompt_length: int | None = None,
+        prompt_format: PromptFormat = "auto",
         policy: Scorer | None = None,
         reference: Scorer | Reference | None = None,
     ):
         self._preferences, self._tokenizer = preferences, tokenizer
         self._scorers = {"policy": policy, "reference": reference}
-        self._max_prompt_length = max_prompt_length
+        self._max_prompt_length, self._prompt_format = max_prompt_length, prompt_format
         self._pairs = {pair.row: pair for pair in preferences}
         self._rows = sorted(self._pairs)
         self.pair: PairTokens | None = None
@@ -168,7 +171,8 @@ class TokenInspector:
         self._draw()
 
     def _tokenized(self, **limits: int | None) -> TokenizedPairs:
-        return tokenize_pairs(self._preferences, self._tokenizer, on_bad_rows="skip", **limits)
+        options = {"prompt_format": self._prompt_format, "on_bad_rows": "skip"}
+        return tokenize_pairs(self._preferences, self._tokenizer, **options, **limits)
 
     def _find_changed(self) -> list[int]:
         if self.tokens is None:
@@ -182,7 +186,11 @@ class TokenInspector:
     def _draw(self) -> None:
         if self.row in self._pairs:
             self.pair = pair_tokens(
-                self._pairs[self.row], self._tokenizer, **self._limits(), **self._scorers
+                self._pairs[self.row],
+                self._tokenizer,
+                prompt_format=self._prompt_format,
+                **self._limits(),
+                **self._scorers,
             )
             self._shown.value = tokens_html(self.pair, table="open" if self.table.value else "none")
         else:  # the slider runs over numbers that loading skipped

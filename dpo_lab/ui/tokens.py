@@ -18,10 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import collate
 from dpo_lab.data.encoding import Encoder, Ids
+from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import BadRows, LoadReport
-from dpo_lab.data.rows import Pair
-from dpo_lab.data.tokenization import TokenizedPair, encode_pairs, tokenize_pairs
+from dpo_lab.data.rows import Pair, PromptFormat
+from dpo_lab.data.tokenization import tokenize_pairs
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer
 
@@ -146,6 +147,7 @@ def pair_tokens(
     *,
     max_length: int = 512,
     max_prompt_length: int | None = None,
+    prompt_format: PromptFormat = "auto",
     policy: Scorer | None = None,
     reference: Scorer | Reference | None = None,
 ) -> PairTokens:
@@ -156,6 +158,7 @@ def pair_tokens(
         tokenizer: The model's tokenizer.
         max_length: As in `tokenize_pairs` and `TrainConfig`.
         max_prompt_length: The same.
+        prompt_format: The same.
         policy: Gives every scored token its log-probability.
         reference: The same for the reference.
 
@@ -167,9 +170,9 @@ def pair_tokens(
     """
     encoder = Encoder(tokenizer)
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
-    used, dropped = _as_trained(pair, tokenizer, **limits)
-    found, _ = encode_pairs(encoder, [pair])
-    if not found:  # the template refuses it, and there is nothing to show; `dropped` says why
+    used, dropped = _as_trained(pair, tokenizer, prompt_format=prompt_format, **limits)
+    found, _ = encode_pairs(encoder, [pair], prompt_format)
+    if not found:  # there is nothing to show; `dropped` says why
         return PairTokens(pair.row, Side(()), Side(()), dropped)
     (whole,) = found
     if used is None:
@@ -182,12 +185,12 @@ def pair_tokens(
 
 
 def _as_trained(
-    pair: Pair, tokenizer: PreTrainedTokenizerBase, **limits: int | None
+    pair: Pair, tokenizer: PreTrainedTokenizerBase, **options: int | str | None
 ) -> tuple[TokenizedPair | None, str | None]:
     """The ids that a run would train on, or why it would not."""
     alone = Preferences((pair,), LoadReport(f"row {pair.row}", 1, 1))
     try:
-        return tokenize_pairs(alone, tokenizer, **limits)[0], None
+        return tokenize_pairs(alone, tokenizer, **options)[0], None
     except BadRows as error:
         (problem,) = error.problems
         return None, problem.reason + (f" ({problem.detail})" if problem.detail else "")

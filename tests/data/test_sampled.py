@@ -112,7 +112,9 @@ def test_with_another_tokenizer_the_text_is_read_and_a_cut_answer_gets_no_end(ki
     tokens = tokenize_pairs(
         preferences_from_rows([row("was", ended, other), row("was", other, cut)]), ours
     )
-    words, eos = ours("the plot", add_special_tokens=False).input_ids, ours.eos_token_id
+    whole = ours("wasthe plot").input_ids  # prompt and answer joined
+    words, eos = whole[len(ours("was").input_ids) :], ours.eos_token_id
+    assert whole[: -len(words)] == ours("was").input_ids
     assert tokens[0].chosen == (*words, eos) and tokens[1].rejected == tuple(words)
     assert tokens.sampled == {OTHER_TOKENIZER: 4, CUT: 1}
     assert f"4 responses {OTHER_TOKENIZER}, 1 responses {CUT}" in str(tokens)
@@ -136,7 +138,10 @@ def test_a_text_that_was_edited_is_what_is_trained_and_the_other_side_keeps_its_
     one = row("the plot was", sampled(some, split, True), sampled(some, split[:2], False))
     one["chosen"] = "it"
     tokens = tokenize_pairs(preferences_from_rows([one]), some)
-    assert tokens[0].chosen == tuple(some("it").input_ids) + (some.eos_token_id,)
+    asked = some("the plot was").input_ids
+    whole = some("the plot wasit").input_ids
+    assert whole[: len(asked)] == asked
+    assert tokens[0].chosen == (*whole[len(asked) :], some.eos_token_id)
     assert tokens[0].rejected == tuple(split[:2])
     assert tokens.sampled == {CHANGED: 1, AS_SAMPLED: 1, CUT: 1}
 

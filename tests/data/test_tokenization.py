@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dpo_lab.data.encoding import Encoder, TemplateProblem
+from dpo_lab.data.encoding import MOVED, Encoder
 from dpo_lab.data.preferences import preferences_from_rows
+from dpo_lab.data.templates import TemplateProblem
 from dpo_lab.data.tokenization import tokenize_pairs
 
 SPECIAL = [
@@ -69,13 +70,20 @@ def ids(some, text):
 # Plain text
 
 
-def test_no_token_spans_the_boundary():
-    """The word "plotting" is one token, but the prompt ends after "plot"."""
+def test_a_token_over_the_boundary_belongs_to_the_response():
+    """The prompt ends after "plot", and " plotting" is one token: the prompt keeps "the".
+
+    whole, chosen      the  Ġplotting  <eos>
+    whole, rejected    the  Ġplot  o  the  r  <eos>
+    prompt's own       the  Ġplot
+    """
     some = tokenizer()
-    assert len(ids(some, "plotting")) == 1
+    plotting, plot = (ids(some, text) for text in (" plotting", " plot"))
+    assert len(plotting) == len(plot) == 1
     (pair,) = tokenize_pairs(pairs("the plot", "ting"), some)
-    assert pair.prompt == ids(some, "the plot")
-    assert pair.chosen == (*ids(some, "ting"), some.eos_token_id)
+    assert pair.prompt == ids(some, "the")
+    assert pair.chosen == (*plotting, some.eos_token_id)
+    assert pair.rejected == (*ids(some, " plotother"), some.eos_token_id)
     assert some.decode(pair.prompt + pair.chosen) == "the plotting<eos>"
 
 
@@ -152,9 +160,12 @@ def test_the_end_of_turn_ends_the_response(options, end):
     end_id = some.convert_tokens_to_ids(end)
     (pair,) = tokenize_pairs(pairs(TALK, "plotting"), some)
     asked = some.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
-    assert some.decode(pair.prompt) == asked
-    assert pair.chosen == (*ids(some, "plotting"), end_id)
-    assert pair.rejected == (*ids(some, "other"), end_id)
+    # Of a prompt that ends in a space, that space is part of the first token after it.
+    space = " " * asked.endswith(" ")
+    assert some.decode(pair.prompt) == asked.removesuffix(space or "none")
+    assert pair.chosen == (*ids(some, f"{space}plotting"), end_id)
+    assert pair.rejected == (*ids(some, f"{space}other"), end_id)
+    assert (MOVED in pair.notes) == bool(space)
     assert set(Encoder(some).end_ids) == {some.eos_token_id, end_id}
     assert pair.prompt.count(some.bos_token_id) == int(options.get("bos", False))
 
@@ -163,7 +174,8 @@ def test_the_end_of_turn_ends_the_response(options, end):
 def test_an_end_of_turn_in_the_text_is_not_doubled_and_not_let_inside(options, end):
     some = tokenizer(**options)
     (pair,) = tokenize_pairs(pairs(TALK, f"plotting{end}"), some)
-    assert pair.chosen == (*ids(some, "plotting"), some.convert_tokens_to_ids(end))
+    space = " " * (options["template"] == BARE)
+    assert pair.chosen == (*ids(some, f"{space}plotting"), some.convert_tokens_to_ids(end))
     with pytest.raises(ValueError, match="row 1, 'chosen': an end token inside the response"):
         tokenize_pairs(pairs(TALK, f"plot{end}ting"), some)
 
@@ -177,7 +189,7 @@ def test_a_special_token_inside_a_response_does_not_cut_it():
     """Where the template ends no turn, nothing in the text is taken for its end."""
     some = tokenizer(template=BARE)
     (pair,) = tokenize_pairs(pairs(TALK, "plot<h>ting"), some)
-    assert some.decode(pair.chosen) == "plot<h>ting<eos>"
+    assert some.decode(pair.chosen) == " plot<h>ting<eos>"
 
 
 def test_only_the_conversations_that_a_template_refuses_are_left_out():
@@ -202,7 +214,7 @@ def test_a_template_that_rewrites_the_prompt_still_takes_text():
     """It hides what came before the answer; its end of turn is found all the same."""
     some = tokenizer(template="{{ messages | length }}" + CHATML)
     assert Encoder(some).end_ids == (1, 3)
-    assert len(tokenize_pairs(pairs("the plot", "fine"), some)) == 1
+    assert len(tokenize_pairs(pairs("the plot", "fine"), some, prompt_format="plain")) == 1
     with pytest.raises(ValueError, match="rewritten by the chat template"):
         tokenize_pairs(pairs(TALK, "fine"), some)
 

@@ -25,7 +25,10 @@ from dpo_lab.models.scoring import Scorer, score_sequences
 NATS = 1e-4
 """Largest difference per sequence, float32."""
 
+# Of the first and third, a token spans the end: the whole's ids are scored from there.
 PROMPTS = ["the ans", "where is the answer", "is it ", "the answer is"]
+PARTED = [("the", " answer is yes"), ("where is the answer", " there")]
+PARTED += [("is it", " there"), ("the answer is", " no")]
 RESPONSES = ["wer is yes", " there", "there", " no"]
 
 
@@ -38,12 +41,9 @@ def plain(model, sequences) -> torch.Tensor:
 def test_text_to_logps_is_the_plain_definition(family, bos):
     """Text through the lab in one padded batch, against ids put together by hand, row by row."""
     lm = make_language_model(family, bos)
-    encoder = lm.encoder
-    sequences = list(
-        zip(encoder.prompts(PROMPTS), encoder.responses(PROMPTS, RESPONSES), strict=True)
-    )
+    sequences = [(one.prompt, one.response) for one in lm.encoder.encode(PROMPTS, RESPONSES)]
     by_hand = []
-    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+    for prompt, response in PARTED:
         start, end = [lm.tokenizer.bos_token_id] * bos, [lm.tokenizer.eos_token_id]
         ids = lm.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False).ids
         answer = lm.tokenizer.backend_tokenizer.encode(response, add_special_tokens=False).ids
@@ -55,14 +55,15 @@ def test_text_to_logps_is_the_plain_definition(family, bos):
     torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
 
 
-@pytest.mark.parametrize("row", [0, 2])
-def test_no_token_spans_the_boundary(row):
-    """Joined as text, ` ans` and `wer` would be one token, and so would white space and `there`."""
+@pytest.mark.parametrize("row", range(4))
+def test_ids_are_those_of_the_joined_text(row):
+    """Also where ` ans` and `wer` are one token, and where white space and `there` are."""
     lm, prompt, response = make_language_model(), PROMPTS[row], RESPONSES[row]
-    ours = lm.encoder.prompts([prompt])[0], lm.encoder.responses([prompt], [response])[0][:-1]
-    merged = tuple(lm.tokenizer(prompt + response).input_ids)
-    assert merged != ours[0] + ours[1], "the test must merge"
-    assert (lm.tokenizer.decode(ours[0]), lm.tokenizer.decode(ours[1])) == (prompt, response)
+    (ours,) = lm.encoder.encode([prompt], [response])
+    assert ours.prompt + ours.response[:-1] == tuple(lm.tokenizer(prompt + response).input_ids)
+    texts = lm.tokenizer.decode(ours.prompt), lm.tokenizer.decode(ours.response[:-1])
+    assert texts == PARTED[row]
+    assert ours.repaired == (row in (0, 2))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

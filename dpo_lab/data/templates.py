@@ -1,0 +1,169 @@
+"""What a chat template writes: a prompt as generation sees it, the answer after it, its end."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from dpo_lab.data.rows import Message
+
+
+class CannotEncode(ValueError):
+    """A prompt and its response that have no ids a model could be trained on.
+
+    Attributes:
+        reason: Why not.
+        detail: What is particular to them.
+    """
+
+    advice = "Mend the row, or leave it out."
+
+    def __init__(self, model: str, reason: str, detail: str):
+        super().__init__(model, reason, detail)
+        self.model, self.reason, self.detail = model, reason, detail
+
+    def __str__(self) -> str:
+        return f"tokenizer of {self.model!r}: {self.reason} ({self.detail}). {self.advice}"
+
+
+class TemplateProblem(CannotEncode):
+    """A conversation that a chat template cannot write as prompt and answer."""
+
+    advice = "Mend the conversation, or use another template."
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer, with or without a template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one."""
+        return bool(self.tokenizer.chat_template)
+
+    def render(self, messages: list[Message], answered: bool = False) -> str:
+        """A conversation as text.
+
+        Args:
+            messages: The conversation.
+            answered: Whether it is complete; else the template asks for an answer at its end.
+
+        Raises:
+            TemplateProblem: If the template refuses it.
+            ValueError: If there is no template.
+        """
+        name = self.tokenizer.name_or_path
+        if not self.exists:
+            raise ValueError(
+                f"tokenizer of {name!r}: has no chat template, and the data is conversational. "
+                "Use plain-text rows, or a model with a chat template."
+            )
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=not answered
+            )
+        except Exception as error:  # a template is a program, and may fail in any way
+            raise TemplateProblem(name, "refused by the chat template", str(error)) from None
+
+    def turn(self, prompt: list[Message], response: list[Message]) -> tuple[str, str, bool]:
+        """A prompt as it stands in generation, and the same with its answer.
+
+        A thinking template asks for an answer by more than it keeps of one: its generation prompt
+        ends in `<think>`, and an answered conversation has no thinking. There the answer is what
+        the model writes after the generation prompt, and then the template's end of turn.
+
+        Args:
+            prompt: The messages before the answer.
+            response: The answer, one message.
+
+        Returns:
+            The prompt's text; the whole text, which begins with it; whether the whole is the
+            generation prompt with the answer after it, rather than what the template writes of an
+            answered conversation.
+
+        Raises:
+            TemplateProblem: If the template refuses it, or rewrites the prompt once it is answered.
+        """
+        start, whole = self.render(prompt), self.render(prompt + response, answered=True)
+        if whole.startswith(start):
+            return start, whole, False
+        kept = self._without_request(prompt, start)
+        if kept is None or not whole.startswith(kept):
+            at = len(os.path.commonprefix([start, whole]))
+            raise TemplateProblem(
+                self.tokenizer.name_or_path,
+                "rewritten by the chat template",
+                "an answered conversation does not begin with its prompt, so the response cannot "
+                f"be told apart: {whole[at : at + 20]!r} in place of {start[at : at + 20]!r}",
+            )
+        request, rest = start[len(kept) :], whole[len(kept) :]
+        begun = request[len(os.path.commonprefix([request, rest])) :]
+        answer = response[-1]["content"]
+        for already_there in (begun, begun.strip()):
+            if answer.startswith(already_there):
+                answer = answer.removeprefix(already_there)
+                break
+        return start, start + answer + self.closing, True
+
+    def _without_request(self, prompt: list[Message], start: str) -> str | None:
+        """The part of a prompt's text that is no request for an answer; none if it is rewritten."""
+        text = self.render(prompt, answered=True)
+        end = self.tokenizer.eos_token  # some templates end every text with it
+        for kept in (text, text.rstrip().removesuffix(end).rstrip()):
+            if start.startswith(kept):
+                return kept
+        return None
+
+    @cached_property
+    def closing(self) -> str:
+        """What it writes after an answer; nothing where that cannot be told."""
+        return self._around("Answer 3141.")[1]
+
+    def _around(self, answer: str) -> tuple[str, str]:
+        """The text before and after the answer to a question."""
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+        before, found, after = self.render(messages, answered=True).rpartition(answer)
+        return (before, after) if found else ("", "")
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that stand for themselves; some tokenizers mark an end of turn as added only."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {token for token, text in added if text.content.strip()}
+        return frozenset(special.union(self.tokenizer.all_special_ids))
+
+    @cached_property
+    def end(self) -> int | None:
+        """The first special token that it writes after an answer, if any."""
+        if not self.exists:
+            return None
+        after = self.tokenizer(self.closing, add_special_tokens=False).input_ids
+        return next((token for token in after if token in self.special_ids), None)
+
+    def writes(self, text: str) -> bool:
+        """Whether a text holds the template's own markup: it has been rendered already."""
+        tokens, asked = self._markup
+        return any(token in text for token in tokens) or bool(
+            asked and text.rstrip().endswith(asked)
+        )
+
+    @cached_property
+    def _markup(self) -> tuple[tuple[str, ...], str]:
+        """Special tokens around a question, BOS apart, and what asks for its answer."""
+        question = "Question 2718."
+        try:
+            text = self.render([{"role": "user", "content": question}])
+        except TemplateProblem:
+            return (), ""
+        ids = set(self.tokenizer(text, add_special_tokens=False).input_ids) & self.special_ids
+        ids -= {self.tokenizer.bos_token_id, self.tokenizer.unk_token_id}
+        tokens = (self.tokenizer.convert_ids_to_tokens(token) for token in sorted(ids))
+        return tuple(tokens), text.rpartition(question)[2].strip()
