@@ -22,6 +22,9 @@ from dpo_lab.data.rows import COLUMNS, Pair, Text
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sources import find_split, read_rows
 
+TRAINED_ON = "prompt is trained on"
+"""Why a pair of a held-out split is left out, though nothing is wrong with its row."""
+
 
 @dataclass(frozen=True)
 class Preferences(Sequence[Pair]):
@@ -194,7 +197,7 @@ def _without_prompts(held_out: Preferences, seen: set[str]) -> Preferences:
             f"{report.source}: every prompt is trained on, too, so nothing is held out. "
             "Give a split with other prompts, or held_out=0 for none."
         )
-    reason = "prompt is trained on"
+    reason = TRAINED_ON
     problems = [*report.problems, *(RowProblem(row, "prompt", reason) for row in known[:NAMED])]
     report = replace(
         report,

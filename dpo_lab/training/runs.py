@@ -248,9 +248,7 @@ def open_or_create(run: Run, job: Job) -> Run:
                 weights_origin=job.policy.origin,
                 weights_fingerprint=job.fingerprint,
                 data_fingerprint=job.data_fingerprint,
-                data=[str(report) for report in job.load_reports],
-                load_reports=[report.as_dict() for report in job.load_reports],
-                tokens=str(job.train.tokens),
+                **data_facts(job),
                 reference=asdict(job.cache_use),
                 total_steps=job.config.total_steps(len(job.train)),
             ),
@@ -273,6 +271,28 @@ def open_or_create(run: Run, job: Job) -> Run:
                 "it cannot go on as the same run. Restore them, or begin another run."
             )
     return run
+
+
+DATA_FACTS = ("pairs", "data", "load_reports", "tokens", "token_problems")
+"""What `environment.json` says of a run's data."""
+
+
+def data_facts(job: Job) -> dict[str, Any]:
+    """How many pairs a job trains on and holds out, and what became of every row, by number."""
+    held_out = job.held_out
+    sides = [job.train.tokens] + ([held_out.tokens] if held_out is not None else [])
+    problems = sorted((p for side in sides for p in side.problems), key=lambda p: p.row)
+    return {
+        "pairs": {
+            "train": len(job.train),
+            "held_out": 0 if held_out is None else len(held_out),
+            "prompts": len(job.prompts),
+        },
+        "data": [str(report) for report in job.load_reports],
+        "load_reports": [report.as_dict() for report in job.load_reports],
+        "tokens": str(job.train.tokens),
+        "token_problems": [problem.as_dict() for problem in problems],
+    }
 
 
 def describe_environment(**facts: Any) -> dict[str, Any]:

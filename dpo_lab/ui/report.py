@@ -18,7 +18,9 @@ from urllib.parse import quote
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.training.runs import DATA_FACTS
 from dpo_lab.ui.curves import beta_changes
+from dpo_lab.ui.data_view import data_list
 from dpo_lab.ui.figures import training_figure
 from dpo_lab.ui.samples import escaped, number, samples_table
 from dpo_lab.ui.style import CONFIG, POLICY, REFERENCE
@@ -49,7 +51,7 @@ def write_report(
         samples: Of any steps; those of the last step are shown.
         summary: Label to `{"before": float, "after": float, "text": str}`, a tile each; `text`
             (a standard error, an interval, n, a unit) may be left out.
-        environment: Versions, origin of the weights, fingerprint of the data.
+        environment: Versions, origin of the weights, what became of the rows.
         start_loss: The loss at margin 0, or none.
         library: Plotly as `shared_plotly` wrote it, to be read by the page; none puts it inside.
 
@@ -64,9 +66,10 @@ def write_report(
         "<noscript><p>The curves need JavaScript.</p></noscript>"
         "</section>",
         _samples(samples),
+        _data(environment),
         "<section>",
         _fold("Config", config),
-        _fold("Environment", environment),
+        _fold("Environment", {k: v for k, v in environment.items() if k not in DATA_FACTS}),
         "</section>",
     ]
     # "<" as an escape, so that no text in the figure can end the script element.
@@ -184,6 +187,12 @@ def _samples(samples: Sequence[SampleRecord]) -> str:
     )
 
 
+def _data(environment: Mapping) -> str:
+    """What became of the rows, by number."""
+    rows = data_list(environment)
+    return f"<section><h2>Data</h2>{rows}</section>" if rows else ""
+
+
 def _fold(heading: str, values: Mapping) -> str:
     rows = "".join(
         f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>"
@@ -265,6 +274,8 @@ th {{ text-align: left; font-weight: 600; font-size: 13px; color: var(--muted); 
 th, td {{ padding: 10px 16px 10px 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
 td {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 td em {{ color: var(--muted); }}
+.data {{ margin: 8px 0 0; padding-left: 20px; font-size: 15px; }}
+.data ul {{ margin: 4px 0; padding-left: 20px; font-size: 13px; color: var(--muted); }}
 .samples {{ margin-top: 14px; table-layout: fixed; }}
 .samples i {{
   display: inline-block; width: 9px; height: 9px; margin-right: 7px; border-radius: 50%;

@@ -17,7 +17,9 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.runs import Run, new_folder
+from dpo_lab.training.setup import Job
 from dpo_lab.ui.controls import Control, setting_names
+from dpo_lab.ui.data_view import DataPanel
 from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.freeing import free
 from dpo_lab.ui.live import LiveFigure, Ticker
@@ -52,6 +54,7 @@ class Workbench:
         state: Its settings.
         run: The run that is going on, or the last one.
         screen: What follows the run that is shown.
+        data: What became of the rows of its data.
         view: All of it as one widget.
         parts: What it holds, from the top.
 
@@ -95,8 +98,9 @@ class Workbench:
             if given is not None and name in self.controls:
                 self.controls[name].value.disabled = True
         self.bar = Bar(self)
+        self.data = DataPanel(self.state, self._inputs["data"])
         screen = self.screen
-        below = screen.figure, screen.notice, screen.samples, screen.runs.view
+        below = self.data.view, screen.figure, screen.notice, screen.samples, screen.runs.view
         self.view = page(self.controls, self.bar.view, *below)
         self.parts = self.view.children
         self.state.observe(self._set, "config")
@@ -249,6 +253,7 @@ class Workbench:
             self._closed = words
             self.run = self.screen.shown = None
             self._inputs = dict.fromkeys(self._inputs)
+        self.data.close()
         self.bar.close(words)
 
     def _repr_mimebundle_(self, **options):
@@ -304,7 +309,12 @@ class Workbench:
             folder = new_folder(config, self.shelf.folder)
         theories = self.screen.theories
         theories.begin()
-        run = BackgroundRun(config, folder=folder, on_prepared=theories.prepared, **self._inputs)
+
+        def prepared(job: Job) -> None:
+            theories.prepared(job)
+            self.data.show(job)
+
+        run = BackgroundRun(config, folder=folder, on_prepared=prepared, **self._inputs)
         if paused:
             run.control.pause()
         self._ticker = Ticker(self._follow)
