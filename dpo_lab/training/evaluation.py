@@ -23,10 +23,11 @@ from dpo_lab.training.listed import listed_values
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.setup import Job, Progress, naming
+from dpo_lab.training.start import at_start
 
 
 def evaluate(
-    job: Job, beta: float, seed: int, progress: Progress | None = None
+    job: Job, beta: float, seed: int, progress: Progress | None = None, *, moved: bool = True
 ) -> dict[str, float]:
     """Metrics of an evaluation.
 
@@ -35,6 +36,7 @@ def evaluate(
         beta: The beta in use.
         seed: Seed of the policy's samples.
         progress: Called with what is being done, how much is done and how much there is.
+        moved: False before the first step, where held-out pairs are exact ties.
 
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs, with `eval/pairs`, how many they are, and
@@ -49,6 +51,7 @@ def evaluate(
         policy = logps_of(job, job.scorer, held_out.tokens, scoring)
         reference = held_out.reference_chosen, held_out.reference_rejected
         pairs = PairLogps(*policy, *reference, *held_out.lengths)
+        pairs = pairs if moved else at_start(pairs, config.precision)
         loss, options = config.loss_function, config.loss_options
         losses, slopes = loss_and_slopes(loss, pairs, beta, **options)
         metrics = pair_metrics(losses, pairs, -slopes[0] / beta, beta)

@@ -27,11 +27,8 @@ from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.setup import Job
+from dpo_lab.training.start import at_start
 from dpo_lab.training.threads import is_small
-
-START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Largest log-ratio at the start, nats per token of the longest response, by precision."""
-
 
 NO_STATE = (
     OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, LookupError,
@@ -40,10 +37,6 @@ NO_STATE = (
 """What a file that is no state of an optimiser raises when it is read as one."""
 
 Sequences = list[tuple[Ids, Ids]]
-
-
-class NotTheReference(RuntimeError):
-    """The policy is not the reference when training begins."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -117,7 +110,7 @@ class Learner:
         losses, pairs, weights, tokens = self.accumulate(self.order.batch(self.step))
         grad_norm = clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.step == 0:
-            self._check_start(pairs, self.order.batch(0))
+            pairs = at_start(pairs, self.config.precision)
         values = pair_metrics(losses, pairs, weights, beta)
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
@@ -212,19 +205,6 @@ class Learner:
             policy, _ = self._forward(self.job.scorer.batch(sequences), sequences)
             parts.append(policy.view(2, -1).cpu())
         return torch.cat(parts, dim=1)
-
-    def _check_start(self, pairs: PairLogps, indices: list[int]) -> None:
-        picked = [self.job.train.tokens[index] for index in indices]
-        longest = max(len(side) for pair in picked for side in (pair.chosen, pair.rejected))
-        allowed = START_TOLERANCE[self.config.precision] * longest
-        worst = max(
-            side.abs().max().item() for side in (pairs.chosen_logratios, pairs.rejected_logratios)
-        )
-        if not worst <= allowed:
-            raise NotTheReference(
-                f"log-ratio {worst:.4f} nats before the first step: the policy is not the "
-                "reference, so rewards would not start at 0. Prepare the job again."
-            )
 
     def _check_finite(self, values: dict[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]

@@ -112,7 +112,7 @@ def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepReco
     def wait(what: str, done: int, total: int) -> None:
         _tell(callbacks, "on_wait", what, done, total)
 
-    values = evaluate(job, learner.beta, seed, wait)
+    values = evaluate(job, learner.beta, seed, wait, moved=record.step > 0)
     if record.step == 0:
         values |= reference_score(job, seed)
     samples = answers(job, record.step)

@@ -5,13 +5,16 @@
 | `loss` | nats for `sigmoid` | mean over pairs |
 | `rewards/chosen`, `rewards/rejected` | | mean of beta x log-ratio |
 | `rewards/margins` | | mean of chosen minus rejected reward; `_p10`, `_p90`: over pairs |
-| `rewards/accuracies` | share | pairs with a margin above 0 (and `ROUNDING`): 0 at the start |
+| `rewards/accuracies` | share | pairs whose chosen reward is the greater, as TRL counts: strictly |
 | `logps/chosen`, `logps/rejected` | nats | mean of `log pi(y|x)` |
 | `drift/chosen`, `drift/rejected` | nats | mean log-ratio on the data's responses (not a KL) |
 | `displacement/chosen_fell` | share | pairs whose chosen log-ratio is below 0 |
 | `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
 | `change/learning_rate` | | the new peak, on the first step that a change in mid-run took effect |
+
+Before the first step, in step 0 and in the record of step 1, all rewards are ties (`at_start`), so
+`rewards/accuracies` reads 0 there: no pair has a winner yet.
 
 With `ld_alpha` every log-probability here is the weighted sum that the loss sees. With
 `use_weighting` the training `loss` and `gradient_weight` are weighed as WPO does, `eval/loss` is
@@ -30,7 +33,7 @@ from torch import Tensor
 from dpo_lab.objective.pairs import PairLogps
 
 ROUNDING = 1e-4
-"""Nats: a log-ratio smaller than this is the rounding of float32, not a preference."""
+"""Nats: a log-ratio smaller than this is the rounding of float32, and has not fallen."""
 
 
 def pair_metrics(
@@ -58,7 +61,8 @@ def pair_metrics(
         "gradient_weight": weights,
     }
     means = dict(zip(named, torch.stack(list(named.values())).mean(dim=1).tolist(), strict=True))
-    right = sum(margin > ROUNDING for margin in ordered)
+    rewards = ((beta * chosen).tolist(), (beta * rejected).tolist())
+    right = sum(won > lost for won, lost in zip(*rewards, strict=True))
     fell = sum(ratio < -ROUNDING for ratio in chosen.tolist())
     drift_chosen, drift_rejected = means["drift/chosen"], means["drift/rejected"]
     return means | {

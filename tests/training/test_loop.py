@@ -10,10 +10,12 @@ from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import ReferenceCache
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
-from dpo_lab.training.learner import Learner, NonFiniteLoss, NotTheReference
+from dpo_lab.training.learner import Learner, NonFiniteLoss
 from dpo_lab.training.loop import train
+from dpo_lab.training.pair_scores import pair_logps
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start import NotTheReference
 
 QUICK = TrainConfig(
     steps=8,
@@ -46,6 +48,32 @@ def test_loss_is_ln_2_and_margins_0_at_the_start():
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert first["gradient_weight"] == pytest.approx(0.5, abs=1e-5)
     assert first["rewards/accuracies"] == first["displacement/chosen_fell"] == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_before_the_first_step_every_pair_is_a_tie(precision):
+    """In step 0 and in the record of step 1, which is of the weights before it: no pair has won.
+
+    Policy and reference are scored in other batches there, so that their sums differ by rounding.
+    """
+    config = replace(QUICK, precision=precision, eval_every=4, eval_pairs=64, kl_samples=0)
+    records = train(prepare(config))
+    start, first, second = next(records), next(records), next(records)
+    for values, name in ((start, "eval/"), (first, "")):
+        for key in ("accuracies", "margins", "chosen", "rejected"):
+            assert values[f"{name}rewards/{key}"] == 0
+        assert values[f"{name}displacement/chosen_fell"] == 0
+    assert start["eval/loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert second["rewards/margins"] != 0
+
+
+def test_a_policy_that_has_left_its_reference_is_refused_at_the_first_evaluation():
+    job = prepare(replace(QUICK, eval_every=4, kl_samples=0))
+    with torch.no_grad():
+        for parameter in job.policy.model.parameters():
+            parameter.add_(0.05)
+    with pytest.raises(NotTheReference, match="before the first step"):
+        next(train(job))
 
 
 def plain_dpo_trajectory(job, steps: int):
@@ -115,6 +143,26 @@ def test_beta_and_learning_rate_move_in_mid_run():
             control.set(beta=2.0, learning_rate=5e-4)
     assert seen[2] == (0.1, 1e-3)
     assert seen[3:] == [(2.0, 5e-4)] * 5
+
+
+def test_an_evaluation_uses_the_beta_that_is_in_use_by_then():
+    """Beta rises from 0.1 to 2 before step 3; step 4's evaluation beside the loss written out."""
+    job, control = prepare(replace(QUICK, steps=4, eval_every=2, kl_samples=0)), RunControl()
+    records = {}
+    for record in train(job, control=control):
+        records[record.step] = record
+        if record.step == 2:
+            control.set(beta=2.0)
+    pairs = pair_logps(job, job.held_out.tokens)
+    for step, beta in ((2, 0.1), (4, 2.0)):
+        values = records[step].values
+        drift = values["eval/drift/chosen"] - values["eval/drift/rejected"]
+        assert abs(drift) > 1e-3
+        assert values["eval/rewards/margins"] == pytest.approx(beta * drift, rel=1e-6)
+    expected = -torch.nn.functional.logsigmoid(2.0 * pairs.margins).mean().item()
+    assert records[4]["eval/loss"] == pytest.approx(expected, abs=1e-6)
+    with_old = -torch.nn.functional.logsigmoid(0.1 * pairs.margins).mean().item()
+    assert abs(with_old - expected) > 1e-3, "the check would see the configuration's beta"
 
 
 def test_a_learning_rate_set_in_mid_run_keeps_its_schedule():

@@ -25,11 +25,28 @@ def test_the_spread_is_between_the_deciles(count):
 
 
 def test_values_by_hand():
-    """Margins 2, -1, 0 and rounding at beta 0.5."""
+    """Margins 2, -1, 0 and one as small as rounding, at beta 0.5: two are wins."""
     values = metrics(torch.tensor([2.0, -1.0, 0.0, ROUNDING / 2]))
     assert values["rewards/margins"] == pytest.approx(0.5 * 1 / 4, abs=1e-4)
-    assert values["rewards/accuracies"] == 0.25, "rounding is no preference"
+    assert values["rewards/accuracies"] == 0.5, "TRL counts chosen > rejected, however small"
     assert values["displacement/chosen_fell"] == 0.25
     assert values["drift/chosen"] == pytest.approx(0.25, abs=1e-4) and values["drift/rejected"] == 0
     weights = torch.sigmoid(torch.tensor([-1.0, 0.5, 0.0, 0.0])).mean().item()
     assert values["gradient_weight"] == pytest.approx(weights, abs=1e-4)
+
+
+def test_accuracy_is_a_strict_comparison_of_rewards():
+    """By TRL's definition, `(chosen_rewards > rejected_rewards).mean()`, in float32.
+
+    Log-ratios (chosen, rejected): a tie at 1, a win by one step of float32, a loss by the same, and
+    a win whose two rewards are both negative.
+    """
+    step = 2.0**-23
+    chosen = torch.tensor([1.0, 1 + step, 1.0, -2.0])
+    rejected = torch.tensor([1.0, 1.0, 1 + step, -3.0])
+    zeros = torch.zeros(4)
+    pairs = PairLogps(chosen, rejected, zeros, zeros)
+    losses, slopes = loss_and_slopes(LOSSES["sigmoid"], pairs, 0.1)
+    values = pair_metrics(losses, pairs, -slopes[0] / 0.1, 0.1)
+    theirs = (0.1 * chosen > 0.1 * rejected).float().mean().item()
+    assert values["rewards/accuracies"] == theirs == 0.5

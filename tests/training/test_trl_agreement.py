@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpo_lab.training.metrics import pair_metrics
+
 pytest.importorskip("trl", minversion="1.16")
 losses = pytest.importorskip("losses")
 
@@ -43,3 +45,19 @@ def test_the_comparison_would_notice(tmp_path) -> None:
         values.append(value.mean().item())
     assert values[1] == pytest.approx(theirs, rel=1e-6)
     assert len({round(value, 4) for value in values}) == 3
+
+
+def test_reward_accuracies_are_those_that_trl_logs(tmp_path, monkeypatch) -> None:
+    """Also where the policy has hardly moved, and margins are smaller than 1e-4 nats."""
+    for moved in (losses.MOVED, 3e-5):
+        monkeypatch.setattr(losses, "MOVED", moved)
+        trainer = losses.Trainer(tmp_path / str(moved))
+        trainer._set(losses.CONFIG)
+        trainer.trl._compute_loss(trainer.trl.model, dict(trainer.inputs), False)
+        (mode,) = (name for name, found in trainer.trl._metrics.items() if found)
+        theirs = trainer.trl._metrics[mode]["rewards/accuracies"][-1]
+        learner = losses.Learner(losses.moved_job(losses.CONFIG))
+        values, pairs, weights, _ = learner.accumulate(learner.order.batch(0))
+        ours = pair_metrics(values, pairs, weights, losses.CONFIG.beta)["rewards/accuracies"]
+        assert ours == pytest.approx(theirs) and 0 < ours < 1
+    assert ((pairs.margins > 0) & (pairs.margins < 1e-4)).sum() > 1
