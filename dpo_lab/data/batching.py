@@ -170,20 +170,23 @@ def token_budget_batches(lengths: Sequence[int], budget: int, rows: int = 1) -> 
 
 @dataclass(frozen=True)
 class PairOrder:
-    """Which pairs make each step: an endless seeded shuffle cut into batches of one size.
+    """Which pairs make each step: a seeded shuffle cut into batches of one size.
 
     A function of the step, so that a resumed run needs no state. Every epoch is a new permutation;
-    a batch may hold the end of one epoch and the beginning of the next.
+    a batch may hold the end of one epoch and the beginning of the next, and the last one holds what
+    is left.
 
     Attributes:
         pairs: How many pairs there are.
         batch_pairs: How many make a batch.
         seed: Seed of the shuffle.
+        total: How many are shown in all, each time a pair is shown counted; none for no end.
     """
 
     pairs: int
     batch_pairs: int
     seed: int
+    total: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_pairs <= self.pairs:
@@ -194,13 +197,18 @@ class PairOrder:
 
     def batch(self, step: int) -> list[int]:
         """Indices of the pairs of a step, counted from 0."""
-        start = step * self.batch_pairs
+        start, end = self.shown(step), self.shown(step + 1)
         picked = []
-        for epoch in range(start // self.pairs, (start + self.batch_pairs - 1) // self.pairs + 1):
+        for epoch in range(start // self.pairs, (end - 1) // self.pairs + 1):
             offset = epoch * self.pairs
             order = _permutation(self.pairs, self.seed, epoch)
-            picked += order[max(0, start - offset) : start + self.batch_pairs - offset]
+            picked += order[max(0, start - offset) : end - offset]
         return picked
+
+    def shown(self, steps: int) -> int:
+        """Pairs that so many steps have shown."""
+        every = steps * self.batch_pairs
+        return every if self.total is None else min(every, self.total)
 
 
 @lru_cache(maxsize=2)

@@ -212,9 +212,11 @@ class BackgroundRun(Callback):
         self.doing = (message, 0, 0)
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
-        """Note how long it will be; records after a resumed run's checkpoint are dropped."""
+        """Note how long it will be; of a resumed run, records are what its folder still has."""
         self.total_steps = total_steps
-        self.records = History(r for r in self.records if first_step and r.step <= first_step)
+        kept = Run(self.folder) if self.folder else None
+        self.records = History(kept.records() if kept else ())
+        self.samples = kept.last_samples() if kept else []
         self.doing = None
         with self._news:
             self._news.notify_all()

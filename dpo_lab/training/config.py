@@ -16,9 +16,9 @@ from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
 from dpo_lab.objective.pairs import Divergence, PairLogps
 from dpo_lab.training.loss_words import loss_words
+from dpo_lab.training.schedule import Schedule
 
 Optimizer = Literal["adamw", "rmsprop"]
-Schedule = Literal["constant", "linear", "cosine"]
 
 # Of all weights, and of an adapter: larger models are moved further by the same step.
 DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
@@ -67,7 +67,7 @@ class TrainConfig:
     epochs: float | None = None
     """Passes over the pairs, instead of steps."""
     batch_pairs: int = 16
-    """Pairs in an optimiser step."""
+    """Pairs in an optimiser step; in the last one of so many epochs what is left, maybe fewer."""
     micro_batch_tokens: int | None = None
     """Most tokens in one forward and backward pass: less takes less memory and more time. By
     default 640 on the CPU, 8192 elsewhere."""
@@ -77,9 +77,9 @@ class TrainConfig:
     optimizer: Optimizer = "adamw"
     """AdamW, or RMSprop as in the paper."""
     schedule: Schedule = "linear"
-    """Course of the learning rate after warm-up; linear and cosine end at 0."""
+    """Course of the learning rate after warm-up; linear and cosine fall towards 0."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises from 0; by default a tenth of all."""
+    """Steps below the peak learning rate, which it rises to; by default a tenth of all."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
@@ -226,10 +226,13 @@ class TrainConfig:
 
     def total_steps(self, pairs: int) -> int:
         """Optimiser steps of the run on so many training pairs."""
+        return math.ceil(self.total_pairs(pairs) / self.batch_pairs)
+
+    def total_pairs(self, pairs: int) -> int:
+        """Pairs that all steps of the run on so many training pairs show together."""
         if self.steps is not None:
-            return self.steps
-        epochs = 1.0 if self.epochs is None else self.epochs
-        return max(1, round(epochs * pairs / self.batch_pairs))
+            return self.steps * self.batch_pairs
+        return max(1, round((1.0 if self.epochs is None else self.epochs) * pairs))
 
     def warmup(self, total_steps: int) -> int:
         """Steps of warm-up in a run of so many."""

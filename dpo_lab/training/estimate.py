@@ -12,7 +12,6 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from dpo_lab.data.batching import PairOrder
 from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.adapters import new_adapter
@@ -21,7 +20,7 @@ from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import LanguageModel, resolve_device
 from dpo_lab.objective.head import TILE
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
+from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
 from dpo_lab.training.threads import is_small
 
 FLOAT = 4
@@ -137,7 +136,7 @@ def _on_meta(path: str, config: TrainConfig) -> nn.Module:
 
 def _first_batches(config: TrainConfig, tokens: TokenizedPairs, budget: int) -> _Batches:
     steps = min(PROBED_STEPS, config.total_steps(len(tokens)))
-    order = PairOrder(len(tokens), config.batch_pairs, config.seed)
+    order = pair_order(config, len(tokens))
     computed, scored = [], []
     for step in range(steps):
         pairs = [tokens[index] for index in order.batch(step)]

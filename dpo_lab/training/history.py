@@ -9,7 +9,7 @@ import numpy as np
 from dpo_lab.training.records import STEP_FIELDS, StepRecord
 
 _TIMING = "timing/"
-_WHOLE = ("step", "pairs_seen")
+_WHOLE = ("step", "pairs_seen", "pairs")
 
 
 class History(Sequence[StepRecord]):
@@ -83,7 +83,7 @@ class History(Sequence[StepRecord]):
         places, table = self._places, self._table
         found = {key: table[row, at].item() for key, at in places.items()}
         found = {key: value for key, value in found.items() if value == value}
-        found |= {key: int(found[key]) for key in _WHOLE}
+        found |= {key: int(found[key]) for key in _WHOLE if key in found}
         fields, values, timing = {}, {}, {}
         for key, value in found.items():
             if key in STEP_FIELDS:

@@ -12,9 +12,8 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from transformers import get_scheduler
 
-from dpo_lab.data.batching import Batch, PairOrder, integers
+from dpo_lab.data.batching import Batch, integers
 from dpo_lab.data.encoding import Ids
 from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import load_weights, save_model
@@ -26,7 +25,8 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import StepRecord
-from dpo_lab.training.setup import Job
+from dpo_lab.training.schedule import schedule_factor
+from dpo_lab.training.setup import Job, pair_order
 from dpo_lab.training.start import at_start
 from dpo_lab.training.threads import is_small
 
@@ -40,7 +40,7 @@ Sequences = list[tuple[Ids, Ids]]
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient is not a finite number."""
+    """The loss, its gradient or a weight is not a finite number."""
 
 
 class Learner:
@@ -50,7 +50,7 @@ class Learner:
         self.job = job
         self.config = job.config
         self.loss = job.config.loss_function
-        self.beta = job.config.beta
+        self.beta, self.peak = job.config.beta, job.config.learning_rate
         self.step = 0
         self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
@@ -58,7 +58,7 @@ class Learner:
         self._known = torch.stack(
             [train.reference_chosen, train.reference_rejected, *train.lengths]
         )
-        self.order = PairOrder(len(job.train), job.config.batch_pairs, job.config.seed)
+        self.order = pair_order(job.config, len(job.train))
         processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
         if processes > 1:
             raise ValueError(
@@ -72,34 +72,26 @@ class Learner:
         plain = job.scorer.autocast or is_small(job.policy.model)
         self.lean = nullcontext if plain else LeanLayers(job.policy.model)
         self.optimizer = _optimizer(self.config, self.parameters)
-        self.schedule = get_scheduler(
-            {"constant": "constant_with_warmup"}.get(self.config.schedule, self.config.schedule),
-            self.optimizer,
-            num_warmup_steps=self.config.warmup(self.total_steps),
-            num_training_steps=self.total_steps,
-        )
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return self.optimizer.param_groups[0]["lr"]
+        warmup = self.config.warmup(self.total_steps)
+        kind, total = self.config.schedule, self.total_steps
+        return self.peak * schedule_factor(kind, min(self.step, total - 1), warmup, total)
 
     def change(self, changes: dict[str, float]) -> None:
         """Take new values of beta and the peak learning rate."""
         self.beta = changes.get("beta", self.beta)
         if "learning_rate" in changes:
-            peak = changes["learning_rate"]
-            self.schedule.base_lrs = [peak]
-            factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
-            self.optimizer.param_groups[0]["lr"] = peak * factor
-            self._new_peak = peak
+            self.peak = self._new_peak = changes["learning_rate"]
 
     def start_record(self) -> StepRecord:
         """The record of step 0, before any metric."""
         return StepRecord(0, 0.0, 0, self.beta, self.learning_rate, {})
 
     def take_step(self) -> StepRecord:
-        """One optimiser step over exactly `batch_pairs` pairs.
+        """One optimiser step over `batch_pairs` pairs, or over those that are left for the last.
 
         Raises:
             NotTheReference: In step 1, if a log-ratio is not zero.
@@ -107,24 +99,25 @@ class Learner:
         """
         started = time.perf_counter()
         beta, learning_rate = self.beta, self.learning_rate
-        losses, pairs, weights, tokens = self.accumulate(self.order.batch(self.step))
+        indices = self.order.batch(self.step)
+        losses, pairs, weights, tokens = self.accumulate(indices)
         grad_norm = clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.step == 0:
             pairs = at_start(pairs, self.config.precision)
-        values = pair_metrics(losses, pairs, weights, beta)
+        values = {"pairs": len(indices)} | pair_metrics(losses, pairs, weights, beta)
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
         if self._new_peak is not None:
             values["change/learning_rate"], self._new_peak = self._new_peak, None
+        self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.schedule.step()
         self.step += 1
-        seen = self.step * self.config.batch_pairs
+        seen = self.order.shown(self.step)
         seconds = time.perf_counter() - started
         timing = {
             "seconds": seconds,
-            "pairs_per_second": self.config.batch_pairs / seconds,
+            "pairs_per_second": len(indices) / seconds,
             "tokens_per_second": tokens / seconds,
             "peak_memory_gb": peak_memory(self.job.policy.device),
         }
@@ -215,14 +208,42 @@ class Learner:
                 "go on from the last checkpoint with a lower learning rate."
             )
 
+    def check_weights(self) -> None:
+        """Refuse weights that nothing can go on from.
+
+        Raises:
+            NonFiniteLoss: If one that is trained is no finite number, or the gradient that they now
+                give a micro-batch of the last pairs is not.
+        """
+        broken = int(sum((~p.detach().isfinite()).sum() for p in self.parameters))
+        what = f"{broken} weights are no finite numbers"
+        if not broken:
+            indices = self.order.batch(max(self.step, 1) - 1)
+            self.accumulate(self.micro_batches(indices)[0])
+            broken = not clip_grad_norm_(self.parameters, math.inf).isfinite()
+            what = "the gradient is no finite number"
+            self.optimizer.zero_grad()
+        if broken:
+            raise NonFiniteLoss(
+                f"step {self.step}: after it {what}, at beta {self.beta:g} and peak learning rate "
+                f"{self.peak:g}. The last checkpoint is from before; go on from it with a lower "
+                "learning rate."
+            )
+
     def save(self, folder: Path) -> None:
-        """Write a checkpoint's files."""
+        """Write a checkpoint's files.
+
+        Raises:
+            NonFiniteLoss: If the weights are no numbers to go on from.
+        """
+        self.check_weights()
         save_model(self.job.policy, folder)
         state = {
             "step": self.step,
             "beta": self.beta,
+            "peak": self.peak,
+            "new_peak": self._new_peak,
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch, "peak": self.schedule.base_lrs},
             "random": torch.get_rng_state(),
         }
         torch.save(state, folder / "trainer.pt")
@@ -237,9 +258,10 @@ class Learner:
         try:
             state = torch.load(folder / "trainer.pt", weights_only=True)
             self.step, self.beta = state["step"], state["beta"]
+            # Earlier versions kept the peak with a scheduler's state, and no change that waits.
+            self.peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
+            self._new_peak = state.get("new_peak")
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.last_epoch = state["schedule"]["last_epoch"]
-            self.schedule.base_lrs = state["schedule"]["peak"]
             torch.set_rng_state(state["random"])
         except NO_STATE as error:
             reason = " ".join((str(error) or type(error).__name__).split())

@@ -54,7 +54,9 @@ def train(
         if run:
             saved = _restore(learner, run)
         _tell(callbacks, "on_start", job, learner.step, learner.total_steps)
-        if learner.step == 0 and job.config.eval_every:
+        # One that was stopped before its first step has that record already.
+        begun = saved == 0 and run.records()
+        if learner.step == 0 and job.config.eval_every and not begun:
             yield _evaluated(learner.start_record(), learner, run, callbacks)
         while learner.step < learner.total_steps:
             learner.change(control.wait_for_turn())
@@ -62,7 +64,10 @@ def train(
                 break
             record = learner.take_step()
             last = record.step == learner.total_steps
-            if _due(record.step, job.config.eval_every) or (last and job.config.eval_every):
+            evaluated = _due(record.step, job.config.eval_every) or last and job.config.eval_every
+            if evaluated or last:
+                learner.check_weights()
+            if evaluated:
                 record = _evaluated(record, learner, run, callbacks)
             else:
                 _emit(record, run, callbacks)
@@ -82,16 +87,30 @@ def train(
         raise
     finally:
         try:
-            if run:
-                if state != "failed" and saved < learner.step:
-                    _checkpoint(learner, run, callbacks)
-                how = {"state": state, "step": learner.step, "error": str(error or "") or None}
-                run.finish(how)
+            if run and state != "failed" and saved < learner.step:
+                _checkpoint(learner, run, callbacks)
+        except BaseException as caught:
+            state, error = "failed", caught
+            raise
         finally:
-            if run:
-                run.unlock()
-            release_freed_memory()
-            _tell(callbacks, "on_end", state, error)
+            try:
+                if run:
+                    _finish(run, state, learner.step, error)
+            finally:
+                release_freed_memory()
+                _tell(callbacks, "on_end", state, error)
+
+
+def _finish(run: Run, state: State, step: int, error: BaseException | None) -> None:
+    """Note how a run ended, and give its folder back."""
+    try:
+        run.finish({"state": state, "step": step, "error": str(error or "") or None})
+    except OSError:
+        if error is None:
+            raise
+        # A disk that took no checkpoint takes no note either; what is raised already says so.
+    finally:
+        run.unlock()
 
 
 def _restore(learner: Learner, run: Run) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from dpo_lab.data.batching import PairOrder, token_budget_batches
 from dpo_lab.data.tokenization import TokenizedPair
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.objective.preference import preference_nll
+from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.threads import threads_for
 
 
@@ -22,7 +25,7 @@ class RewardTraining:
 
     Attributes:
         epochs: Passes over the pairs.
-        batch_pairs: Pairs in a step.
+        batch_pairs: Pairs in a step; the last one takes what is left.
         learning_rate: Peak for the trunk; rises over a tenth of the steps, falls along a cosine.
         head_learning_rate: Peak for the new head, which begins from nothing.
         weight_decay: AdamW's.
@@ -47,7 +50,7 @@ class RewardTraining:
 
     def steps(self, pairs: int) -> int:
         """Optimiser steps of the whole training."""
-        return max(1, self.epochs * pairs // self.batch_pairs)
+        return math.ceil(self.epochs * pairs / self.batch_pairs)
 
 
 def train_reward_model(
@@ -76,8 +79,10 @@ def train_reward_model(
         ],
         weight_decay=training.weight_decay,
     )
-    schedule = get_scheduler("cosine", optimizer, round(0.1 * steps), steps)
-    order = PairOrder(len(pairs), training.batch_pairs, training.seed)
+    course = partial(schedule_factor, "cosine", warmup=round(0.1 * steps), total=steps)
+    schedule = LambdaLR(optimizer, course)
+    total = training.epochs * len(pairs)
+    order = PairOrder(len(pairs), training.batch_pairs, training.seed, total)
     for step in range(steps):
         picked = [pairs[index] for index in order.batch(step)]
         with threads_for(model):

@@ -139,7 +139,7 @@ def prepare(
         ValueError: If data, model or configuration do not fit together.
     """
     train, held_out = load_data(config, data)
-    PairOrder(len(train), config.batch_pairs, config.seed)  # refuses a batch that is too large
+    pair_order(config, len(train))  # refuses a batch that is too large
     policy = model or load_model(
         config.model,
         device=config.device,
@@ -245,6 +245,11 @@ def tokenize(
     )
 
 
+def pair_order(config: TrainConfig, pairs: int) -> PairOrder:
+    """Which of so many training pairs make each step of a run."""
+    return PairOrder(pairs, config.batch_pairs, config.seed, config.total_pairs(pairs))
+
+
 def _prompts(
     config: TrainConfig, policy: LanguageModel, held_out: Preferences, tokens: TokenizedPairs
 ) -> list[Text]:
@@ -290,8 +295,8 @@ def _score_reference(
 
 def _trained_on(config: TrainConfig, pairs: int) -> list[int]:
     """Indices of the training pairs that some step of the run uses."""
-    steps = config.total_steps(pairs)
-    if steps * config.batch_pairs >= pairs:
+    if config.total_pairs(pairs) >= pairs:
         return list(range(pairs))
-    order = PairOrder(pairs, config.batch_pairs, config.seed)
-    return sorted(index for step in range(steps) for index in order.batch(step))
+    order = pair_order(config, pairs)
+    steps = range(config.total_steps(pairs))
+    return sorted(index for step in steps for index in order.batch(step))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from dpo_lab.data.batching import PairOrder, collate
 from dpo_lab.data.preferences import Text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.scoring import Scorer
+from dpo_lab.training.schedule import schedule_factor
 
 
 def supervised_finetune(
@@ -46,7 +48,8 @@ def supervised_finetune(
     order = PairOrder(len(sequences), batch_size, seed)
     scorer = Scorer(language_model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    schedule = get_scheduler("cosine", optimizer, warmup_steps, steps)
+    course = partial(schedule_factor, "cosine", warmup=warmup_steps, total=steps)
+    schedule = LambdaLR(optimizer, course)
     for step in range(steps):
         batch = collate([sequences[index] for index in order.batch(step)], encoder.pad_id)
         loss = -scorer.token_logps(batch.to(language_model.device)).mean()
