@@ -1,7 +1,7 @@
-"""Likelihood displacement: who gets the probability that chosen and rejected answers lose?
+"""Likelihood displacement: where does the probability of the pairs' answers go?
 
-The DPO loss asks that the chosen answer fall less than the rejected one. Where both fall, other
-answers rise, and no pair says whether those are any good.
+The DPO loss asks that the chosen answer fall less than the rejected one. Where the pair's answers
+lose probability, others gain it, and no pair says whether those are any good.
 
 Source:
     Razin et al. 2024, "Unintentional Unalignment: Likelihood Displacement in Direct Preference
@@ -100,6 +100,44 @@ class Displacement:
             Share(self.responses[i], self.before[i].item(), self.after[i].item(), self.kinds[i])
             for i in places.tolist()
         ]
+
+
+@dataclass(frozen=True)
+class PairMass:
+    """The probability of a pair's own answers, of those of other pairs, and of all others.
+
+    Means over pairs, each at its own prompt; together one.
+
+    Attributes:
+        own: Of the pair's two answers.
+        others: Of answers that some other pair shows, to whatever prompt.
+        none: Of answers that no pair shows.
+    """
+
+    own: float
+    others: float
+    none: float
+
+
+@dataclass(frozen=True, eq=False)
+class ListedPairs:
+    """Pairs among the listed responses of a world.
+
+    Attributes:
+        places: `(pairs, 3)`: the prompt of each, its chosen and its rejected response.
+        shown: `(responses,)`, true where some pair shows the response.
+    """
+
+    places: Tensor
+    shown: Tensor
+
+    def mass(self, logps: Tensor) -> PairMass:
+        """Who has the probability, given `(prompts, responses)` log-probabilities, nats."""
+        shares = logps.exp()
+        prompt, chosen, rejected = self.places.T
+        own = (shares[prompt, chosen] + shares[prompt, rejected]).mean().item()
+        shown = (shares * self.shown).sum(dim=-1)[prompt].mean().item()
+        return PairMass(own, shown - own, shares.sum(dim=-1)[prompt].mean().item() - shown)
 
 
 def exact_displacement(

@@ -40,7 +40,7 @@ class Recovered:
     correlation: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Listed:
     """A policy over the listed responses; a longer answer counts as its first words.
 
@@ -49,11 +49,13 @@ class Listed:
         reward: Mean reward, exact.
         beyond: Share of the policy's answers that go on after the most words: at least this, since
             only the likeliest are looked at.
+        logps: `(prompts, responses)`, nats.
     """
 
     kl: float
     reward: float
     beyond: float
+    logps: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,7 @@ class World:
         logps = _logps(found)
         kl = exact_kl(logps, self.reference_logps).mean().item()
         reward = expected_reward(logps, self.rewards).mean().item()
-        return Listed(max(kl, 0.0), reward, self._beyond(policy, found))
+        return Listed(max(kl, 0.0), reward, self._beyond(policy, found), logps)
 
     def _beyond(self, policy: LanguageModel, found: list[Enumeration]) -> float:
         """The least share of answers that go on after the most words, mean over the prompts."""

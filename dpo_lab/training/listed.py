@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import cache
 
+import torch
+
+from dpo_lab.data.encoding import Ids
+from dpo_lab.models.displacement import ListedPairs
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
-from dpo_lab.models.world import World
+from dpo_lab.models.world import MAX_WORDS, World
 from dpo_lab.training.setup import Job
 
 MOST_PROMPTS = 10
@@ -49,17 +54,47 @@ def world_of(job: Job) -> World | None:
 
 
 def listed_values(job: Job) -> dict[str, float]:
-    """`listed/kl`, `listed/score`, `listed/beyond` of a job's policy, or nothing.
+    """What is known of a job's policy over all listed answers, or nothing where there are none.
 
-    Over the listed answers alone, an answer that is longer counts as its first words: what the
-    exact frontier is about. `listed/beyond` is the share of such answers, at least.
+    An answer that is longer counts as its first words: that is what the exact frontier is about.
+
+    Returns:
+        `listed/kl`, `listed/score`; `listed/beyond`, the least share of answers that go on after
+        the most words; and who has the probability, means over the held-out pairs:
+        `listed/own_pair`, `listed/other_pairs`, `listed/no_pair`; `listed/pairs_n` of them.
     """
     world = world_of(job)
     if world is None:
         return {}
     found = world.listed(job.policy)
-    return {
-        "listed/kl": found.kl,
-        "listed/score": found.reward,
-        "listed/beyond": found.beyond,
-    }
+    values = {"kl": found.kl, "score": found.reward, "beyond": found.beyond}
+    if job.listed_pairs is None:
+        job.listed_pairs = _listed_pairs(job, world)
+    if len(job.listed_pairs.places):
+        mass = job.listed_pairs.mass(found.logps)
+        values |= {"own_pair": mass.own, "other_pairs": mass.others, "no_pair": mass.none}
+        values["pairs_n"] = len(job.listed_pairs.places)
+    return {f"listed/{name}": value for name, value in values.items()}
+
+
+def _listed_pairs(job: Job, world: World) -> ListedPairs:
+    """The held-out pairs at the world's prompts; the training pairs show their answers too."""
+    index = {text: place for place, text in enumerate(world.responses)}
+    rows = {ids: row for row, ids in enumerate(job.policy.encoder.prompts(world.prompts))}
+
+    @cache
+    def place(ids: Ids) -> int | None:
+        words = job.policy.tokenizer.decode(ids, skip_special_tokens=True).split()
+        return index.get(" ".join(words[:MAX_WORDS]))
+
+    shown = torch.zeros(len(world.responses), dtype=torch.bool)
+    held_out = job.held_out.tokens if job.held_out is not None else ()
+    places = []
+    for pair in (*held_out, *job.train.tokens):
+        sides = place(pair.chosen), place(pair.rejected)
+        shown[[side for side in sides if side is not None]] = True
+    for pair in held_out:
+        sides = place(pair.chosen), place(pair.rejected)
+        if pair.prompt in rows and None not in sides and sides[0] != sides[1]:
+            places.append((rows[pair.prompt], *sides))
+    return ListedPairs(torch.tensor(places, dtype=torch.long).view(-1, 3), shown)

@@ -23,6 +23,7 @@ from dpo_lab.data.preferences import (
 )
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.candidates import as_prompts
+from dpo_lab.models.displacement import ListedPairs
 from dpo_lab.models.dropout import disable_dropout, evaluation_mode
 from dpo_lab.models.loading import (
     LanguageModel,
@@ -92,7 +93,8 @@ class Job:
         load_reports: What was read and skipped.
         data_fingerprint: Hash of the training pairs' text.
         cache_use: Reference values computed and read.
-    reference_answers: Greedy answers of the reference, once an evaluation has needed them.
+        reference_answers: Greedy answers of the reference, once an evaluation has needed them.
+        listed_pairs: The held-out pairs among all answers, once an evaluation has listed these.
     """
 
     config: TrainConfig
@@ -108,6 +110,7 @@ class Job:
     data_fingerprint: str
     cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
+    listed_pairs: ListedPairs | None = None
 
 
 def prepare(

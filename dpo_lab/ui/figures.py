@@ -48,7 +48,7 @@ class _Panel:
     note: str
 
 
-_FELL = "grey where both are below 0: both fell"
+_FELL = "mean over pairs; grey where both are below 0"
 _PANELS = {
     1: _Panel(_LEFT, 0, "Loss", "loss", "mean over pairs"),
     2: _Panel(_MIDDLE, 0, "Rewards", "reward (nats)", "β × log-ratio, mean over pairs"),

@@ -20,6 +20,10 @@ from dpo_lab.ui.theory import Theory, beyond, distance
 if TYPE_CHECKING:
     from dpo_lab.ui.workbench import Workbench
 
+FELL = 0.05
+"""Nats by which a mean log-ratio must be below zero before something is said of it."""
+MOVED = 0.01
+"""Probability that must have moved before it is told where: sums err by a millionth."""
 RECENT = 20
 """Steps over which speed is averaged."""
 
@@ -54,19 +58,38 @@ def notice(records: History, theory: Theory | None, aims_at_optimum: bool = True
 
 
 def _displacement(records: History) -> str:
-    chosen, rejected = records.last("drift/chosen"), records.last("drift/rejected")
-    if chosen is None or rejected is None:
+    """What was measured of the pairs' answers, and no more than that."""
+    said = [_log_ratios(records), _mass(records)]
+    return " ".join(words for words in said if words)
+
+
+def _log_ratios(records: History) -> str:
+    held_out = records.columns("eval/drift/chosen", "eval/drift/rejected")
+    trained = records.columns("drift/chosen", "drift/rejected")
+    of, found = ("held-out", held_out) if len(held_out) else ("the last batch's", trained)
+    if not len(found) or found[-1, 1] > -FELL:
         return ""
-    if chosen < 0 and rejected < 0:
-        return (
-            f"<b>Both log-ratios are below zero</b> (chosen {chosen:.2f}, rejected {rejected:.2f} "
-            "nats): the policy gives the chosen answers, too, less probability than the reference "
-            "does. DPO asks only that the rejected ones lose more; what both lose goes to answers "
-            "outside the pairs (likelihood displacement). A larger β keeps it smaller."
-        )
-    if chosen < 0:
-        return f"The chosen answers' log-ratio is below zero ({chosen:.2f} nats)."
-    return ""
+    chosen, rejected = found[-1, 1:]
+    which = "Both log-ratios are" if rejected < -FELL else "The chosen answers' log-ratio is"
+    return (
+        f"<b>{which} below zero</b> in the mean over {of} pairs (chosen {chosen:.2f}, rejected "
+        f"{rejected:.2f} nats). DPO asks only that the rejected ones lose more. That probability "
+        "left the pairs it does not show: over answers like the reference's own the mean is "
+        "−KL(reference ‖ policy), never above 0."
+    )
+
+
+def _mass(records: History) -> str:
+    """Who has the probability, where all answers are listed."""
+    shares = records.columns("listed/own_pair", "listed/other_pairs", "listed/no_pair")[:, 1:]
+    if len(shares) < 2 or abs(shares[-1] - shares[0]).max() < MOVED:
+        return ""
+    own, others, none = (f"from {a:.1%} to {b:.1%}" for a, b in zip(*shares[[0, -1]], strict=True))
+    return (
+        f"Summed over all answers, probability went {own} for a pair's own two, {others} for those "
+        f"of other pairs, and <b>{none} for answers in no pair</b> (means over "
+        f"{records.last('listed/pairs_n'):.0f} held-out pairs)."
+    )
 
 
 class Bar:

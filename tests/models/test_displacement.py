@@ -10,6 +10,7 @@ from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.reviews import score
 from dpo_lab.models.displacement import (
     GROUPS,
+    ListedPairs,
     exact_displacement,
     sampled_displacement,
     token_displacement,
@@ -130,3 +131,23 @@ def test_shares_of_sampled_answers_by_hand() -> None:
     ]
     with pytest.raises(ValueError, match="at least one of each"):
         sampled_displacement([], _answers("a"))
+
+
+def test_who_has_the_probability_by_hand() -> None:
+    """Pairs a-b and c-d of prompt one, a-c of prompt two; e is shown for neither, f by nobody.
+
+    | | a | b | c | d | e | f |
+    |---|---|---|---|---|---|---|
+    | one | .1 | .2 | .05 | .15 | .3 | .2 |
+    | two | .4 | .1 | .1 | .1 | .1 | .2 |
+
+    Own: (.3 + .2 + .5) / 3. In some pair, e being shown to a prompt elsewhere: .8, .8 and .8.
+    """
+    shares = torch.tensor(
+        [[0.1, 0.2, 0.05, 0.15, 0.3, 0.2], [0.4, 0.1, 0.1, 0.1, 0.1, 0.2]], dtype=torch.float64
+    )
+    places = torch.tensor([[0, 0, 1], [0, 2, 3], [1, 0, 2]])
+    shown = torch.tensor([True, True, True, True, True, False])
+    mass = ListedPairs(places, shown).mass(shares.log())
+    assert mass.own == pytest.approx(1 / 3)
+    assert mass.others == pytest.approx(0.8 - 1 / 3) and mass.none == pytest.approx(0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from babble import let_it_babble
 
+from dpo_lab.data.preferences import load_train_and_held_out
 from dpo_lab.data.reviews import score
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.models.sampling import sample
@@ -109,3 +110,48 @@ def test_nothing_is_listed_where_it_would_take_long_or_cannot_be() -> None:
     for score_fn in (None, new_reward_model(job.policy)):
         job.score = score_fn
         assert world_of(job) is None and listed_values(job) == {}
+
+
+def test_where_the_probability_went_is_counted_answer_by_answer() -> None:
+    """Against every held-out pair's answers scored by themselves, and all pairs' texts in a set."""
+    job = _job(3.0)
+    values, world = listed_values(job), world_of(job)
+    train, held_out = load_train_and_held_out("reviews")
+    shown = {side for pair in (*train, *held_out[:8]) for side in (pair.chosen, pair.rejected)}
+    shares = world.logps(job.policy).exp()
+    own = none = 0.0
+    for pair in held_out[:8]:
+        row = shares[world.prompts.index(pair.prompt)].tolist()
+        by_text = dict(zip(world.responses, row, strict=True))
+        own += (by_text[pair.chosen] + by_text[pair.rejected]) / 8
+        none += sum(share for text, share in by_text.items() if text not in shown) / 8
+    assert values["listed/pairs_n"] == 8
+    assert values["listed/own_pair"] == pytest.approx(own, rel=1e-5)
+    assert values["listed/no_pair"] == pytest.approx(none, rel=1e-5) and none > 0.01
+    assert values["listed/other_pairs"] == pytest.approx(1 - own - none, rel=1e-5)
+
+
+def test_a_run_that_says_the_pairs_own_answers_more_is_not_told_that_probability_left_them() -> (
+    None
+):
+    """Supervised on what pairs show, rare answers rise: log-ratios fall, nothing leaves the pairs.
+
+    Over answers drawn from the reference the mean log-ratio is -KL(reference, policy), below 0 for
+    any policy that moved at all.
+    """
+    chosen, shares = -3.2, {"own_pair": 0.03, "other_pairs": 0.96, "no_pair": 0.01}
+    values = {f"listed/{name}": share for name, share in shares.items()} | {"listed/pairs_n": 9}
+    values |= {"eval/drift/chosen": chosen, "eval/drift/rejected": -4.0}
+    start = values | {"eval/drift/chosen": 0.0, "eval/drift/rejected": 0.0}
+    moved = values | {"listed/other_pairs": 0.56, "listed/no_pair": 0.41}
+
+    def words(*several: dict[str, float]) -> str:
+        steps = enumerate(several)
+        return notice(History([StepRecord(n, 0, n, 0.3, 1e-3, one) for n, one in steps]), None)
+
+    stayed, left = words(start, values), words(start, moved)
+    for said in (stayed, left):
+        assert "chosen -3.20, rejected -4.00 nats" in said and "does not show" in said
+    assert "no pair" not in stayed
+    assert "from 1.0% to 41.0% for answers in no pair" in left and "9 held-out pairs" in left
+    assert words(start) == words(start, start) == ""
