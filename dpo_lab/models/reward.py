@@ -105,7 +105,9 @@ class RewardModel(_Score):
 
 @dataclass
 class RewardEnsemble(_Score):
-    """Several reward models that differ by seed; their mean errs less than each of them.
+    """Several reward models that differ by seed, and their mean.
+
+    Its squared error is at most the members' average (Jensen); a single member may err less.
 
     Source:
         Coste et al. 2023, "Reward model ensembles help mitigate overoptimization", section 3.3.

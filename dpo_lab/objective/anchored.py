@@ -55,7 +55,9 @@ def bco_loss(pairs: PairLogps, beta: float) -> Tensor:
         Jung et al. 2024 (BCO, arXiv 2404.04656).
 
     Note:
-        Without the paper's shift of the rewards by their running mean, as in TRL.
+        Without the paper's shift delta of the rewards, their running mean, as in TRL: a response's
+        reward is its log-odds of being a chosen one only as far as probabilities that sum to one
+        allow.
     """
     check_beta(beta)
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios

@@ -30,7 +30,7 @@ LOSSES: dict[str, Loss] = {
         margins.dpo_loss, "DPO", "-log sigmoid(beta * margin)",
         "Rafailov et al. 2023, Eq. 7", "2305.18290", DPO_REWARD,
         SMOOTHING, divergences=True, bradley_terry=True, trl="sigmoid",
-        status=TESTED + "; reaches the exact optimum on micro",
+        status=TESTED + "; reaches the exact optimum on micro, in answers of at most three words",
     ),
     "sigmoid_norm": Loss(
         margins.dpo_norm_loss, "Length-normalised DPO", "-log sigmoid(beta * mean margin)",
@@ -64,7 +64,8 @@ LOSSES: dict[str, Loss] = {
     ),
     "exo_pair": Loss(
         margins.exo_loss, "EXO", "KL(sigmoid(+-beta * margin) || (1 - e, e))",
-        "Ji et al. 2024, Eq. 16", "2402.00856", DPO_REWARD,
+        "Ji et al. 2024, Eq. 16", "2402.00856",
+        NOT_A_REWARD + ": it ends at (2p - 1) log((1 - e) / e), p the label's probability",
         {"label_smoothing": 1e-3}, divergences=True, trl="exo_pair",
     ),
     "discopop": Loss(
@@ -78,20 +79,21 @@ LOSSES: dict[str, Loss] = {
         margins.dpop_loss, "DPO-positive",
         "-log sigmoid(beta * (margin - lambda * max(0, -chosen log-ratio)))",
         "Pal et al. 2024 (Smaug)", "2402.13228",
-        "implicit reward of DPO, but chosen responses are kept from falling",
+        NOT_A_REWARD + ", since chosen responses are kept from falling",
         {"dpop_lambda": 50.0},
     ),
     "nca_pair": Loss(
         anchored.nca_loss, "NCA",
         "-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2, r = beta * log-ratio",
         "Chen et al. 2024", "2402.05369",
-        "implicit reward with a zero of its own: ln(2 x share of times chosen), at most ln 2",
+        "ln(2 x share of times chosen), at most ln 2; as far as probabilities sum to one",
         trl="nca_pair",
     ),
     "bco_pair": Loss(
         anchored.bco_loss, "BCO", "-log sigmoid(r_w) - log sigmoid(-r_l), r = beta * log-ratio",
         "Jung et al. 2024", "2404.04656",
-        "log-odds that a response is a chosen one", trl="bco_pair",
+        "log-odds that a response is a chosen one; as far as probabilities sum to one",
+        trl="bco_pair", status=TESTED + "; without the paper's shift delta, as in TRL",
     ),
     "sppo_hard": Loss(
         anchored.sppo_loss, "SPPO",

@@ -1,4 +1,4 @@
-"""DPO and the losses that, like it, are functions of the margin alone."""
+"""DPO and its relatives: functions of the margin; DPO-positive looks at the chosen side too."""
 
 from __future__ import annotations
 
@@ -93,6 +93,10 @@ def exo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 1e-3) -> Te
     With `q = (sigmoid(beta * margin), sigmoid(-beta * margin))` and `p = (1 - epsilon, epsilon)` it
     is `KL(q || p)`; conservative DPO is the other direction, up to a constant. Reverse KL seeks one
     mode: it would rather miss some of `p` than cover what `p` hardly has.
+
+    Over labels that come with probability p its least mean lies at the reward margin
+    `(2p - 1) log((1 - epsilon) / epsilon)`, where a Bradley-Terry reward has `log(p / (1 - p))`:
+    beta x log-ratio is not such a reward, and pi* not its optimum.
 
     Args:
         pairs: Log-probabilities, each `(pairs,)`.
@@ -223,8 +227,9 @@ def discopop_loss(pairs: PairLogps, beta: float, discopop_tau: float = 0.05) -> 
 def dpop_loss(pairs: PairLogps, beta: float, dpop_lambda: float = 50.0) -> Tensor:
     """DPO-positive: DPO with a penalty on chosen responses that lose probability.
 
-    `-log sigmoid(beta * (margin - lambda * max(0, log pi_ref(y_w|x) - log pi(y_w|x))))`: a remedy
-    for likelihood displacement.
+    `-log sigmoid(beta * (margin - lambda * max(0, log pi_ref(y_w|x) - log pi(y_w|x))))`: meant as a
+    remedy for likelihood displacement. Where the penalty is at work, beta x log-ratio is no
+    Bradley-Terry reward, and pi* not the optimum.
 
     Args:
         pairs: Log-probabilities, each `(pairs,)`.

@@ -1,7 +1,8 @@
 """The optimum of RLHF in closed form: Z(x), pi*, the objective, and the reward-KL frontier.
 
-Where every response can be listed, all of it is exact. Arrays are `(..., responses)`: the last
-axis runs over all responses to a prompt, those before it over prompts, which weigh the same.
+Where every response can be listed, all of it is exact, and best of all policies over these: of
+`micro`, those of at most three words. Arrays are `(..., responses)`: the last axis runs over all
+responses to a prompt, those before it over prompts, which weigh the same.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class FrontierPoint:
     Attributes:
         beta: Weight of the KL; 0 for the policy that takes the best response always.
         kl: Mean KL(pi* || pi_ref), nats.
-        reward: Mean expected reward: the most that any policy of this KL has.
+        reward: Mean expected reward: the most that any policy over the responses has at this KL.
     """
 
     beta: float
@@ -116,7 +117,7 @@ class PolicyPoint:
     Attributes:
         kl: Mean KL(pi || pi_ref), nats.
         reward: Mean expected reward.
-        best_reward: The most that any policy of this KL has.
+        best_reward: The most that any policy over the responses has at this KL.
         gained: Share of the reward that can be gained over the reference at this KL.
     """
 

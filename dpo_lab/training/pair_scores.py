@@ -73,9 +73,9 @@ class PairScores:
         """`sigmoid(reward_margins)`, `(pairs,)`; small where model and label disagree.
 
         It is the Bradley-Terry probability of the label where beta x log-ratio is the implicit
-        reward: under `sigmoid`, `robust`, `exo_pair` and `dpop`, with the reverse KL as divergence.
-        Under any other loss it only sorts and squeezes the margins; `reward_meaning` in `LOSSES`
-        says what they are.
+        reward: where the run's configuration `aims_at_optimum`, so under `sigmoid` and `robust`
+        without smoothing, divergence or `ld_alpha`. Under any other loss it only sorts and squeezes
+        the margins; `reward_meaning` in `LOSSES` says what they are.
         """
         return torch.sigmoid(self.reward_margins)
 

@@ -1,4 +1,4 @@
-"""Figures of displaced probability: what the pairs' answers lost, and who gained it."""
+"""Figures of probability that changed hands: who lost it, and who gained it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mass_figure(found: Displacement, prompt: str, rows: int = ROWS) -> go.Figure
     groups = list(reversed(found.groups()))
     moving = [*found.losing(rows), *reversed(found.gaining(rows))]
     most = (
-        f"{found.moved:.0%} changed hands; {found.to_unseen:.0%} of it went to answers in no pair"
+        f"{found.moved:.0%} changed hands; {found.to_unseen:.0%} of it to answers in no such pair"
     )
     heads = (
         (_LEFT, f"All answers to “{escaped(prompt)}”", "by what the pairs of this prompt say"),

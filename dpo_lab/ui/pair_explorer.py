@@ -91,6 +91,7 @@ class PairExplorer:
         look = widgets.HTML(f"<style>{style()}</style>").add_class("dpo-style")
         look.layout.display = "none"
         bar = widgets.HBox([self._order, self._back, self._next, self._where]).add_class("dpo-bar")
+        self._has_probabilities = job.config.aims_at_optimum
         self._note = f"<p class='note'>{' '.join([NOTE, *map(escaped, caveats(job.config))])}</p>"
         note = widgets.HTML(f"<div class='dpo-inspect'>{self._note}</div>")
         parts = [look, bar, self.table, note, self._credit]
@@ -194,7 +195,9 @@ class PairExplorer:
         share = scores.label_probability[index].item()
         flag = "planted" if self._planted is not None and self._planted[index] else ""
         flag = flag or ("doubted" if share < 0.5 else "")
-        return [str(place + 1), *texts, *numbers, f"{share:.0%}" if share >= 0.01 else "< 1%", flag]
+        right = f"{share:.0%}" if share >= 0.01 else "< 1%"
+        right = right if self._has_probabilities else "–"
+        return [str(place + 1), *texts, *numbers, right, flag]
 
     def _repr_mimebundle_(self, **options):
         words = "A table of pairs, sorted and picked by hand: run this cell to use it."
@@ -216,14 +219,16 @@ def caveats(config: TrainConfig) -> list[str]:
         said.append(f"Trained with {loss.title}, whose rewards are {loss.reward_meaning}.")
     divergence = config.loss_options.get("f_divergence_type", "reverse_kl")
     if divergence != "reverse_kl":
-        said.append(
-            f"The loss saw scores of {divergence} in place of log-ratios, so σ(reward margin) is "
-            "not its probability of the label."
-        )
+        said.append(f"The loss saw scores of {divergence} in place of log-ratios.")
     if config.ld_alpha is not None:
         said.append(
             f"As in the loss, what the longer answer has more counts {config.ld_alpha:g} here; the "
             "credit below counts every token in full."
+        )
+    if not config.aims_at_optimum:
+        said.append(
+            "σ(reward margin) is not this loss's probability of the label: it is left out, and the "
+            "margins only sort."
         )
     return said
 

@@ -40,7 +40,7 @@ def test_bars_are_the_shares_and_the_words_are_the_sums(found) -> None:
     assert list(before.x)[-1] == pytest.approx(0.1)
     text = figure.layout.annotations[1].text
     # 0.4 + 0.05 gained, all of it by answers in no pair.
-    assert "45% changed hands; 100% of it" in text
+    assert "45% changed hands; 100% of it to answers in no such pair" in text
     assert "(empty)" in figure.layout.yaxis2.ticktext[2]
 
 

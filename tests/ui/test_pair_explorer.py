@@ -135,6 +135,9 @@ def test_a_pair_is_looked_into_once_when_the_order_changes(explorer, monkeypatch
         ({"loss": "ipo"}, "Trained with IPO, whose rewards are beta x log-ratio"),
         ({"loss": "sigmoid + 0.2 sft"}, "; and: beta x log-ratio to where the policy began"),
         ({"f_divergence_type": "forward_kl"}, "scores of forward_kl in place of log-ratios"),
+        ({"loss": "exo_pair"}, "not a Bradley-Terry reward: it ends at"),
+        ({"loss": "dpop"}, "not a Bradley-Terry reward, since chosen responses are kept"),
+        ({"label_smoothing": 0.1}, "not this loss's probability of the label"),
         ({"ld_alpha": 0.0}, "what the longer answer has more counts 0 here"),
     ],
 )
@@ -144,6 +147,8 @@ def test_the_note_says_what_the_numbers_are_of_other_losses(run, settings, said:
     notes = [explorer.view.children[3].value, explorer._repr_mimebundle_()["text/html"]]
     assert all(escaped(said) in note and NOTE in note for note in notes)
     assert bool(caveats(config)) == bool(said)
+    rights = {row[7] for row in explorer.table.rows}
+    assert (rights == {"–"}) == ("–" in rights) == bool(said)
 
 
 def test_wrong_arguments_are_refused(run, explorer) -> None:
