@@ -20,7 +20,10 @@ MAY_IMPORT = {
 }
 OUTSIDE = {
     "objective": {"torch"},
-    "data": {"torch", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow"},
+    "data": {
+        *("torch", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow"),
+        "jinja2",
+    },
 }
 SCREEN = {"plotly", "ipywidgets", "traitlets", "IPython", "anywidget"}
 STANDARD = set(sys.stdlib_module_names)

@@ -122,15 +122,19 @@ class Sample:
         if empty or not self.prompt:
             raise ValueError("--prompt: empty. Give the text that the model is to answer.")
         names, prompt_format = {"answer": self.model or "micro"}, self.prompt_format
+        template = None, None
         if self.run is not None:
             run = Run.open(self.run)
             if run.checkpoint is None:
                 raise FileNotFoundError(f"{self.run}: this run has no checkpoint yet.")
             names = {"reference": self.model or run.config.model, "policy": str(run.checkpoint)}
-            prompt_format = prompt_format or run.config.prompt_format
+            config = run.config
+            prompt_format = prompt_format or config.prompt_format
+            template = config.chat_template, config.template_date
         rows = [{"prompt": prompt} for prompt in self.prompt]
         for who, name in names.items():
             model = load_model(name, device=self.device)
+            model.use_template(*template)
             answers = sample(
                 model,
                 model.encoder.prompts(as_prompts(model, self.prompt, prompt_format or "auto")),

@@ -11,6 +11,7 @@ import tyro
 
 from dpo_lab.cli.output import new_console, say
 from dpo_lab.cli.settings import SAID, command, given
+from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
 
 OUT = "Folder of the run; by default a new one under runs/."
@@ -86,6 +87,8 @@ def resumed_train(arguments: list[str]) -> type:
 
     def resumed(made: Any) -> None:
         for name, asked in given(made).items():
+            if name == "chat_template" and asked:  # a run keeps the text, which is compared
+                asked = template_text(asked)
             # Whether a model's code may run is no setting of the run, but of who types it.
             if asked != saved[name] and name != "trust_remote_code":
                 raise ValueError(

@@ -27,6 +27,7 @@ class TokenizedPair:
         rejected: Ids of the rejected response.
         row: Row number in the source.
         notes: What was done to the pair, in words that can be counted.
+        rendered: Whether the chat template has written it.
     """
 
     prompt: Ids
@@ -34,6 +35,7 @@ class TokenizedPair:
     rejected: Ids
     row: int
     notes: tuple[str, ...] = field(default=(), compare=False)
+    rendered: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         """Length of the longer of the two sequences, in tokens."""
@@ -98,7 +100,8 @@ def _sampled(
         return [], [RowProblem(pair.row, "prompt", error.reason, error.detail)]
     prompt = prompts[pair.prompt_key]
     if all(own.values()):  # their text is not read, and nothing that is wrong with it matters
-        return [TokenizedPair(prompt, **own, row=pair.row, notes=notes)], []
+        rendered = not isinstance(shaped.prompt, str)
+        return [TokenizedPair(prompt, **own, row=pair.row, notes=notes, rendered=rendered)], []
     found, refused = _of_text(encoder, [pair], prompt_format)
     for place, one in enumerate(found):
         between = prompt[len(one.prompt) :]  # where text has moved the boundary into the prompt
@@ -130,7 +133,8 @@ def _of_text(encoder: Encoder, pairs: Sequence[Pair], prompt_format: PromptForma
         prompt = min((side.prompt for side in sides), key=len)
         ids = [(side.prompt + side.response)[len(prompt) :] for side in sides]
         notes += tuple(dict.fromkeys(sides[0].notes + sides[1].notes))
-        found.append(TokenizedPair(prompt, *ids, pair.row, notes))
+        rendered = not isinstance(pair.prompt, str)
+        found.append(TokenizedPair(prompt, *ids, pair.row, notes, rendered))
     return found, []
 
 

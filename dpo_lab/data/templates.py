@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from functools import cached_property
 
+from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.rows import Message
+
+_DATE = "dpo_lab_template_date"
+
+
+def use_template(
+    tokenizer: PreTrainedTokenizerBase, template: str | None = None, day: str | None = None
+) -> None:
+    """Give a tokenizer a template, and its templates a day that is not today.
+
+    Args:
+        tokenizer: It is changed.
+        template: The template's text; by default it keeps its own.
+        day: The date that `strftime_now` writes, as 2026-01-31; by default the day of the call.
+
+    Raises:
+        ValueError: If the template is no Jinja, or the day no date.
+    """
+    if template is not None:
+        question = [{"role": "user", "content": "a"}]
+        try:
+            tokenizer.apply_chat_template(question, chat_template=template, tokenize=False)
+        except TemplateSyntaxError as error:
+            raise ValueError(
+                f"chat_template: line {error.lineno} is no Jinja ({error.message}). Mend it there."
+            ) from None
+        except Exception:  # it may refuse this question, and take others
+            pass
+        tokenizer.chat_template = template
+    setattr(tokenizer, _DATE, day and date.fromisoformat(day).isoformat())
+
+
+def _clock(day: str) -> str:
+    """Jinja that comes before a template, and by which `strftime_now` writes the day given.
+
+    `transformers` hands no function to a template but its own, so this one is written out. Its line
+    break is not part of what the template writes.
+    """
+    known = "aAbBcdDeFGhHIjmMnpRSTuUVwWxXyYZz"
+    steps = [f"%-{letter}" for letter in "dmHIMSjy"] + [f"%{letter}" for letter in known]
+    written = {step: date.fromisoformat(day).strftime(step) for step in steps}
+    replaced = "".join(f"|replace({step!r}, {text!r})" for step, text in written.items())
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"
 
 
 class CannotEncode(ValueError):
@@ -49,6 +93,17 @@ class ChatTemplate:
         """Whether there is one."""
         return bool(self.tokenizer.chat_template)
 
+    @property
+    def text(self) -> str | None:
+        """The template itself; the one of several that is used by default."""
+        given = self.tokenizer.chat_template
+        return given.get("default") if isinstance(given, dict) else given
+
+    @property
+    def writes_date(self) -> bool:
+        """Whether it writes the day on which it is used."""
+        return "strftime_now" in (self.text or "")
+
     def render(self, messages: list[Message], answered: bool = False) -> str:
         """A conversation as text.
 
@@ -66,9 +121,11 @@ class ChatTemplate:
                 f"tokenizer of {name!r}: has no chat template, and the data is conversational. "
                 "Use plain-text rows, or a model with a chat template."
             )
+        day = getattr(self.tokenizer, _DATE, None)
+        dated = {"chat_template": _clock(day) + self.text} if day and self.writes_date else {}
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not answered
+                messages, tokenize=False, add_generation_prompt=not answered, **dated
             )
         except Exception as error:  # a template is a program, and may fail in any way
             raise TemplateProblem(name, "refused by the chat template", str(error)) from None

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.data.encoding import Encoder
+from dpo_lab.data.templates import use_template
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import builtin_model
@@ -47,6 +48,19 @@ class LanguageModel:
     merged: bool = False
 
     def __post_init__(self) -> None:
+        self.encoder = Encoder(self.tokenizer)
+
+    def use_template(self, template: str | None = None, day: str | None = None) -> None:
+        """Write conversations by a template, and on a day, other than its own and today.
+
+        Args:
+            template: The template's text; by default it keeps its own.
+            day: The date that a template writes which asks for it, as 2026-01-31.
+
+        Raises:
+            ValueError: If the template is no Jinja, or the day no date.
+        """
+        use_template(self.tokenizer, template, day)
         self.encoder = Encoder(self.tokenizer)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
@@ -11,6 +12,7 @@ import tyro
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.rows import PromptFormat
+from dpo_lab.data.template_files import template_text
 from dpo_lab.models.choices import Precision
 from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
@@ -97,6 +99,11 @@ class TrainConfig:
     prompt_format: PromptFormat = "auto"
     """How a prompt that is text is given to the model. auto: as a user's message where the model
     has a chat template, unless turns are written out in it; chat: as a message; plain: as it is."""
+    chat_template: str | None = None
+    """A file of Jinja to write conversations by, instead of the model's own chat template."""
+    template_date: str | None = None
+    """The date, such as 2026-01-31, for a chat template that writes one; by default the day on
+    which the run begins."""
     on_bad_rows: OnBadRows = "skip"
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -142,6 +149,8 @@ class TrainConfig:
         self._check_loss()
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")
+        if self.template_date is not None:
+            check_date("template_date", self.template_date)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -205,14 +214,23 @@ class TrainConfig:
         return loss_words(self.as_dict())
 
     def resolved(self) -> TrainConfig:
-        """The same with a value for every default that depends on the model."""
+        """The same with a value for every default that depends on the model.
+
+        A template's file becomes its text, so that it is not needed again.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it holds no template.
+        """
+        template = self.chat_template and template_text(self.chat_template)
         defaults = self._model_defaults.items()
-        return replace(self, **{name: v for name, v in defaults if getattr(self, name) is None})
+        left_open = {name: v for name, v in defaults if getattr(self, name) is None}
+        return replace(self, chat_template=template, **left_open)
 
     def unresolved(self) -> TrainConfig:
         """The same with those values left open, for another model, that are this model's own."""
-        defaults = self._model_defaults.items()
-        return replace(self, **{name: None for name, v in defaults if getattr(self, name) == v})
+        own = [name for name, v in self._model_defaults.items() if getattr(self, name) == v]
+        return replace(self, **dict.fromkeys([*own, "template_date"]))
 
     @property
     def _model_defaults(self) -> dict[str, float]:
@@ -280,6 +298,18 @@ _CHOICES = {
     "on_bad_rows": get_args(OnBadRows),
     "precision": get_args(Precision),
 }
+
+
+def check_date(name: str, value: str) -> None:
+    """Refuse what is no date.
+
+    Raises:
+        ValueError: If it is not written as 2026-01-31, or there is no such day.
+    """
+    try:
+        date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"{name}={value!r}: no date ({error}). Write it as 2026-01-31.") from None
 
 
 def check_range(name: str, value: float | None, low: float, strict: bool) -> None:

@@ -21,6 +21,7 @@ from dpo_lab.models.loading import LanguageModel, resolve_device
 from dpo_lab.objective.head import TILE
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
+from dpo_lab.training.text_record import with_template
 from dpo_lab.training.threads import is_small
 
 FLOAT = 4
@@ -94,6 +95,7 @@ def estimate(config: TrainConfig) -> CostEstimate:
     model = _on_meta(path, config)
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     language_model = LanguageModel(model, tokenizer, path, origin)
+    config = with_template(language_model, config)
     tokens = tokenize(config, load_data(config)[0], language_model.tokenizer)
     budget = micro_batch_tokens(config, resolve_device(config.device))
     batches = _first_batches(config, tokens, budget)

@@ -1,7 +1,8 @@
 """A run is a folder: what it was asked, what it measured, and a checkpoint that survives a kill.
 
 config.json       the configuration
-environment.json  versions, origin and hash of the weights, what became of the data's rows
+environment.json  versions, origin and hash of the weights, what became of the data's rows, hashes
+                  of tokenizer and chat template, and whether that was used
 metrics.jsonl     one line a step, flushed; the same bytes whenever the run is repeated
 timing.jsonl      seconds, rates and memory of each step, which are never the same twice
 samples.jsonl     answers to held-out prompts
@@ -237,7 +238,7 @@ def open_or_create(run: Run, job: Job) -> Run:
     """The run of a job: begun, or found as it was left.
 
     Raises:
-        ValueError: If the weights or the data are not those it began with.
+        ValueError: If the weights, the data or what makes ids of it are not those it began with.
     """
     if not run.exists:
         return Run.create(
@@ -248,6 +249,7 @@ def open_or_create(run: Run, job: Job) -> Run:
                 weights_origin=job.policy.origin,
                 weights_fingerprint=job.fingerprint,
                 data_fingerprint=job.data_fingerprint,
+                text=job.text.as_dict(),
                 **data_facts(job),
                 reference=asdict(job.cache_use),
                 total_steps=job.config.total_steps(len(job.train)),
@@ -270,6 +272,11 @@ def open_or_create(run: Run, job: Job) -> Run:
                 f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
                 "it cannot go on as the same run. Restore them, or begin another run."
             )
+    if changed := job.text.changed_since(run.environment.get("text", {})):
+        raise ValueError(
+            f"{run.path}: {changed} changed since this run began, so the same text has other ids, "
+            "and it cannot go on as the same run. Restore it, or begin another run."
+        )
     return run
 
 

@@ -37,6 +37,7 @@ from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.models.tails import Tails
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.text_record import TextRecord, with_template
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Job:
         score: Ground-truth score of `(prompt, response)`, where there is one.
         load_reports: What was read and skipped.
         data_fingerprint: Hash of the training pairs' text.
+        text: What made ids of it.
         cache_use: Reference values computed and read.
         reference_answers: Greedy answers of the reference, once an evaluation has needed them.
         listed_pairs: The held-out pairs among all answers, once an evaluation has listed these.
@@ -108,6 +110,7 @@ class Job:
     score: Score | None
     load_reports: list[LoadReport]
     data_fingerprint: str
+    text: TextRecord
     cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None
@@ -151,7 +154,7 @@ def prepare(
     )
     _make_ready(policy, config)
     config = replace(
-        config.resolved(),
+        with_template(policy, config),
         precision=resolve_precision(config.precision, policy.device),
         micro_batch_tokens=micro_batch_tokens(config, policy.device),
     )
@@ -185,6 +188,7 @@ def prepare(
         score=score or train.score,
         load_reports=[some.report for some in (train, held_out) if len(some)],
         data_fingerprint=train.fingerprint(),
+        text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
     )
 

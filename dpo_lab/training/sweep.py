@@ -200,7 +200,8 @@ def _score_references(configs: Sequence[TrainConfig]) -> None:
                 name: getattr(config, name)
                 for name in (
                     "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "seed",
-                    "max_length", "max_prompt_length", "prompt_format", "on_bad_rows", "columns",
+                    "max_length", "max_prompt_length", "prompt_format", "chat_template",
+                    "template_date", "on_bad_rows", "columns",
                     "limit", "max_gz_gb", "eval_pairs", "ld_alpha", "device", "precision",
                     "revision",
                     "trust_remote_code",
@@ -231,7 +232,9 @@ def _check_same(run: Run, config: TrainConfig) -> None:
     for name, value in asked.items():
         # What was resolved when the run was prepared is not known here, and what is no setting of
         # the run but a person's word is in no file.
-        left_open = (name, value) in (("micro_batch_tokens", None), ("precision", "auto"))
+        left_open = (name, value) in (
+            ("micro_batch_tokens", None), ("precision", "auto"), ("template_date", None)
+        )  # fmt: skip
         left_open |= name == "trust_remote_code"
         if not left_open and kept[name] != value:
             raise ValueError(

@@ -1,11 +1,14 @@
 """Text and messages for one model: in one format, said in one line."""
 
+import datetime
+import re
+
 import pytest
 from tiny_tokenizers import TEMPLATES, tokenizer_of
 
 from dpo_lab.data.encoding import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoder
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.templates import TemplateProblem
+from dpo_lab.data.templates import TemplateProblem, use_template
 from dpo_lab.data.tokenization import tokenize_pairs
 
 QUESTION = "Is the Elbe a river?"
@@ -85,3 +88,22 @@ def test_messages_can_be_plain_and_a_talk_of_several_turns_cannot():
     talk = [*ASKED, {"role": "assistant", "content": "yes"}, *ASKED]
     with pytest.raises(ValueError, match="row 1, 'prompt': no plain form .*user assistant user"):
         tokenize_pairs(rows(talk, *answers), tokenizer, prompt_format="plain")
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}|", "05 Mar 1996|"),
+        ("  {% set a = strftime_now('%A, %-d %B %y') %}\n {{ a }}", " Tuesday, 5 March 96"),
+        ("\n{% macro a() %}{{ strftime_now('%H:%M') }}{% endmacro %}{{ a() }}", "\n00:00"),
+    ],
+)
+def test_a_template_writes_the_day_that_it_is_given_and_nothing_else(written, right):
+    """As it does with the day written into it, white space at its beginning and all."""
+    tokenizer, day = tokenizer_of("byte-level", written), datetime.datetime(1996, 3, 5)
+    literal = re.sub(r"strftime_now\('(.*?)'\)", lambda m: repr(day.strftime(m[1])), written)
+    assert tokenizer.apply_chat_template(ASKED, chat_template=literal, tokenize=False) == right
+    use_template(tokenizer, day="1996-03-05")
+    assert Encoder(tokenizer).template.render(ASKED) == right
+    use_template(tokenizer)  # today again
+    assert Encoder(tokenizer).template.render(ASKED) != right or "%H" in written
