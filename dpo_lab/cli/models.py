@@ -113,6 +113,7 @@ class Sample:
 
     def __call__(self) -> None:
         """Print one line a prompt."""
+        from dpo_lab.data.sampled import shown
         from dpo_lab.models.candidates import as_prompts
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.sampling import sample
@@ -143,7 +144,9 @@ class Sample:
                 seed=self.seed,
             )
             for row, answer in zip(rows, answers, strict=True):
-                row[who] = answer.text
+                row[who] = answer.text if self.json else shown(answer.text, not answer.ended)
+                if self.json:
+                    row[f"{who}_cut"] = not answer.ended
         print_rows(rows, self.json)
 
 

@@ -141,7 +141,7 @@ def print_outcome(
     if samples:
         table = Table("prompt", "reference", "policy", title="Answers before and after, greedy")
         for sample in samples:
-            table.add_row(*map(escape, (sample.prompt, sample.reference, sample.policy)))
+            table.add_row(*map(escape, (sample.prompt, *sample.shown)))
         console.print(table)
     if summary.get("outcome"):
         console.print(f"[bold]Score[/bold], {summary['outcome']['what']}:")
@@ -165,4 +165,5 @@ def _bar() -> Progress:
 
 def _cell(record: StepRecord, key: str, form: str) -> str:
     value = record.get(key)
-    return "" if value is None else format(value, form)
+    at_least = "≥" if key == "kl/policy" and record.get("kl/cut") else ""
+    return "" if value is None else at_least + format(value, form)

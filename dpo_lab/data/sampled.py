@@ -32,6 +32,11 @@ class Sampled:
     ended: bool
     tokenizer: str
 
+    @property
+    def cut(self) -> bool:
+        """Whether the limit of new tokens cut it."""
+        return not self.ended
+
     def as_dict(self) -> dict[str, Any]:
         """As in a row of pairs: `{"ids": [...], "ended": ..., "tokenizer": ...}`."""
         return asdict(self) | {"ids": list(self.ids)}
@@ -67,3 +72,8 @@ def sampled_of_row(number: int, row: Mapping[str, Any], side: str) -> Sampled | 
         return Sampled.from_dict(value)
     except ValueError as error:
         raise RowProblem(number, column, "not the ids of a sampled response", str(error)) from None
+
+
+def shown(text: str, cut: bool) -> str:
+    """An answer for people: where it was cut at its length limit, that is said."""
+    return f"{text} …(cut)" if cut else text

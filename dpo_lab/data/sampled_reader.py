@@ -40,7 +40,7 @@ class SampledReader:
             return None
         what = self._what_becomes_of(sampled, text)
         self.found[what] += 1
-        if not sampled.ended:
+        if sampled.cut:
             self.found[CUT] += 1
         return sampled.ids if what == AS_SAMPLED else None
 
@@ -53,5 +53,5 @@ class SampledReader:
 
     def without_end(self, sampled: Sampled | None, ids: Ids) -> Ids:
         """Ids of a response that was read as text, less an end token that it never had."""
-        cut = sampled is not None and not sampled.ended
+        cut = sampled is not None and sampled.cut
         return ids[:-1] if cut and ids[-1] in self.encoder.end_ids else ids

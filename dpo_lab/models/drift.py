@@ -9,7 +9,7 @@ import torch
 
 from dpo_lab.data.batching import Batch
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.sampling import Completion
+from dpo_lab.models.sampling import Completion, share_cut
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.objective.kl import Estimate, compare_tokens, k3
 
@@ -23,12 +23,15 @@ class MeasuredKL:
         log_ratio: Plain log-ratio of the samples.
         k3: Schulman's k3 of the same log-ratios.
         entropy: The policy's entropy over the next token, nats, mean over all tokens.
+        cut: Share of the answers that were cut at their length limit. Above 0 the KL of whole
+            answers is at least what is estimated: what a policy says after the limit adds to it.
     """
 
     exact: Estimate
     log_ratio: Estimate
     k3: Estimate
     entropy: float
+    cut: float = 0.0
 
 
 @torch.no_grad()
@@ -41,7 +44,8 @@ def measure_kl(
     """Estimate KL(policy || reference) from samples of the policy at temperature 1, without top-p.
 
     Answers that reached the length limit count up to the limit: the KL is that of the answers as
-    they are drawn.
+    they are drawn, a lower bound of that of whole answers (by the chain rule, each further token's
+    KL is never negative).
 
     Args:
         policy: Scores with the policy.
@@ -50,7 +54,8 @@ def measure_kl(
         token_budget: Most padded tokens in a forward pass.
 
     Returns:
-        The estimates, n being the number of answers; and the entropy.
+        The estimates, n being the number of answers, with errors over prompts; the entropy; and the
+        share of answers that were cut.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
     exact, log_ratio, entropy = torch.zeros(3, len(sequences))
@@ -58,9 +63,9 @@ def measure_kl(
         batch = policy.batch([sequences[index] for index in group])
         exact[group], log_ratio[group], entropy[group] = _compare(policy, reference, batch)
     tokens = sum(len(ids) for _, ids in sequences)
-    return MeasuredKL(
-        *map(Estimate.of, (exact, log_ratio, k3(log_ratio))), entropy.sum().item() / max(1, tokens)
-    )
+    prompts = [completion.prompt for completion in completions]
+    estimates = [Estimate.of(values, prompts) for values in (exact, log_ratio, k3(log_ratio))]
+    return MeasuredKL(*estimates, entropy.sum().item() / max(1, tokens), share_cut(completions))
 
 
 def _compare(policy: Scorer, reference: Reference, batch: Batch):

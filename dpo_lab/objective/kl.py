@@ -7,7 +7,7 @@ top-p or top-k. The same arithmetic on the data set's responses is drift, and is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,33 +18,65 @@ from dpo_lab.objective.head import CHUNK_ELEMENTS
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over independent samples.
+    """A mean over samples, with its errors.
+
+    Samples of one prompt are no independent draws when prompts vary. So there are two questions,
+    and an error for each: how far the mean may be off for *prompts like these* (other prompts could
+    have been drawn, and other samples), and for *these prompts* (other samples alone).
 
     Attributes:
         mean: The estimate, nats for a KL.
-        stderr: Its standard error, `std / sqrt(n)`; NaN when n is 1.
+        stderr: Standard error for prompts like these, robust to samples of one prompt being alike:
+            `sqrt(G / (G - 1) * sum_g (sum_{i in g} (x_i - mean))^2) / n` over G prompts; with one
+            sample each it is `std / sqrt(n)`. NaN of a single prompt.
         n: Number of samples.
+            Of few prompts it is uncertain itself: Student's t with G - 1 degrees of freedom.
+        stderr_samples: Standard error for these prompts, `sqrt(sum_g n_g s_g^2) / n` with `s_g` the
+            standard deviation within a prompt. NaN unless each has two samples.
+        prompts: G, the number of prompts.
+
+    Source:
+        Liang and Zeger 1986; for evaluations Miller 2024, "Adding Error Bars to Evals"
+        (arXiv 2411.00640), section 2.2.
     """
 
     mean: float
     stderr: float
     n: int
+    stderr_samples: float = math.nan
+    prompts: int = 0
+
+    @property
+    def stderr_between(self) -> float:
+        """The part of `stderr` that comes from prompts being different; NaN where not known."""
+        return math.sqrt(max(self.stderr**2 - self.stderr_samples**2, 0.0))  # NaN stays
 
     @classmethod
-    def of(cls, values: Tensor) -> Estimate:
-        """Estimate from one value per independent sample.
+    def of(cls, values: Tensor, prompts: Sequence[Hashable] | None = None) -> Estimate:
+        """Estimate from one value per sample.
 
         Args:
             values: `(n,)`, n at least 1.
+            prompts: What each sample is an answer to; by default all are independent.
 
         Raises:
             ValueError: If there is no sample.
         """
-        values = values.detach().double()
-        if values.numel() == 0:
+        values = values.detach().double().flatten()
+        n = len(values)
+        if n == 0:
             raise ValueError("no samples: a mean needs at least one. Raise the number of samples.")
-        spread = values.std().item() if len(values) > 1 else math.nan
-        return cls(values.mean().item(), spread / math.sqrt(len(values)), len(values))
+        mean = values.mean()
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts or range(n)))}
+        group = torch.tensor([places[prompt] for prompt in prompts or range(n)])
+        zeros, count = torch.zeros(len(places), dtype=torch.float64), len(places)
+        sums = zeros.index_add(0, group, values - mean)
+        over_prompts = count / (count - 1) * sums.square().sum() if count > 1 else math.nan
+        sizes = zeros.index_add(0, group, torch.ones_like(values))
+        own = values - mean - (sums / sizes)[group]
+        spread = zeros.index_add(0, group, own.square()) / (sizes - 1)  # 0 / 0 of a lone sample
+        errors = [math.sqrt(total) / n for total in (over_prompts, (sizes * spread).sum())]
+        return cls(mean.item(), errors[0], n, errors[1], count)
 
 
 def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:

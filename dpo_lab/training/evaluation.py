@@ -41,9 +41,12 @@ def evaluate(
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs, with `eval/pairs`, how many they are, and
         `eval/rewards/margins_stderr`; `kl/policy` (the sum of exact per-token
-        KLs) and `kl/log_ratio`, each with `_stderr`, and `kl/policy_n`; `entropy/policy`, nats per
-        token; `score/policy` and its `_stderr`: the ground truth of the same samples, where there
-        is one; and `listed/...` of `listed_values`, exact, where all answers can be listed.
+        KLs) and `kl/log_ratio`, with `kl/policy_n` answers to `kl/prompts` prompts, of which the
+        share `kl/cut` was cut at the length limit (then the KL is at least that); `entropy/policy`,
+        nats per token; `score/policy`: the ground truth of the same samples, where there is one;
+        and `listed/...` of `listed_values`, exact, where all answers can be listed. Means over
+        samples have `_stderr`, for prompts like these, and where each prompt has several samples
+        `_stderr_samples`, for these prompts alone (see `Estimate`).
     """
     config, values = job.config, {}
     if job.held_out is not None:
@@ -63,9 +66,9 @@ def evaluate(
         answering = naming(progress, "answers for KL")
         completions = draw(job.policy, prompts, config.max_new_tokens, seed, answering)
         kl = measure_kl(job.scorer, job.reference, completions, config.micro_batch_tokens)
-        values |= {"kl/policy": kl.exact.mean, "kl/policy_stderr": kl.exact.stderr}
-        values |= {"kl/log_ratio": kl.log_ratio.mean, "kl/log_ratio_stderr": kl.log_ratio.stderr}
-        values |= {"kl/policy_n": kl.exact.n, "entropy/policy": kl.entropy}
+        values |= _with_errors("kl/policy", kl.exact) | _with_errors("kl/log_ratio", kl.log_ratio)
+        values |= {"kl/policy_n": kl.exact.n, "kl/prompts": kl.exact.prompts, "kl/cut": kl.cut}
+        values |= {"entropy/policy": kl.entropy}
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)
         values |= listed_values(job)
@@ -142,9 +145,22 @@ def answers(job: Job, step: int) -> list[SampleRecord]:
             after.text,
             job.score and job.score(prompt_text(prompt), before.text),
             job.score and job.score(prompt_text(prompt), after.text),
+            not before.ended,
+            not after.ended,
         )
         for prompt, before, after in zip(prompts, job.reference_answers, policy, strict=True)
     ]
+
+
+def samples_cut(samples: Sequence[SampleRecord]) -> dict[str, float]:
+    """`samples/cut`: share of the policy's shown answers that were cut at the length limit."""
+    cut = [sample.policy_cut for sample in samples]
+    return {"samples/cut": sum(cut) / len(cut)} if cut else {}
+
+
+def _with_errors(name: str, estimate: Estimate) -> dict[str, float]:
+    errors = {"_stderr": estimate.stderr, "_stderr_samples": estimate.stderr_samples}
+    return {name: estimate.mean} | {name + end: error for end, error in errors.items()}
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
@@ -157,5 +173,4 @@ def _score_values(name, score: Score, prompts, completions) -> dict[str, float]:
         score(prompt_text(prompt), completion.text)
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    estimate = Estimate.of(torch.tensor(values))
-    return {name: estimate.mean, f"{name}_stderr": estimate.stderr}
+    return _with_errors(name, Estimate.of(torch.tensor(values), [c.prompt for c in completions]))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.control import RunControl
-from dpo_lab.training.evaluation import answers, evaluate, reference_score
+from dpo_lab.training.evaluation import answers, evaluate, reference_score, samples_cut
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.memory import release_freed_memory
 from dpo_lab.training.records import StepRecord
@@ -135,6 +135,7 @@ def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepReco
     if record.step == 0:
         values |= reference_score(job, seed)
     samples = answers(job, record.step)
+    values |= samples_cut(samples)
     if samples:
         if run:
             run.append_samples(samples)

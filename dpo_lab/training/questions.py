@@ -45,7 +45,7 @@ class Question:
     @property
     def cut(self) -> int:
         """How many of its two answers were cut at their length limit."""
-        return sum(one is not None and not one.ended for one in (self.a_sampled, self.b_sampled))
+        return sum(one is not None and one.cut for one in (self.a_sampled, self.b_sampled))
 
     def swapped(self, number: int) -> Question:
         """The same question asked again under another number, its sides swapped."""

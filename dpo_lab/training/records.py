@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from dpo_lab.data.sampled import shown
+
 STEP_FIELDS = ("step", "epoch", "pairs_seen", "beta", "learning_rate")
 
 
@@ -65,6 +67,8 @@ class SampleRecord:
         policy: The policy's greedy answer.
         reference_score: Ground-truth score of the reference's answer, where there is one.
         policy_score: The same of the policy's.
+        reference_cut: Whether the reference's answer was cut at the length limit.
+        policy_cut: The same of the policy's.
     """
 
     step: int
@@ -73,6 +77,13 @@ class SampleRecord:
     policy: str
     reference_score: float | None = None
     policy_score: float | None = None
+    reference_cut: bool = False
+    policy_cut: bool = False
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Both answers for people, the reference's first: one that was cut says so."""
+        return shown(self.reference, self.reference_cut), shown(self.policy, self.policy_cut)
 
     def as_dict(self) -> dict:
         """The line of `samples.jsonl`."""

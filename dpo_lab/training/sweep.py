@@ -25,7 +25,7 @@ from dpo_lab.training.setup import prepare
 from dpo_lab.training.workers import run_all
 
 MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
-MEASURED += ("kl/policy", "kl/policy_stderr", "score/policy", "score/policy_stderr")
+MEASURED += ("kl/policy", "kl/policy_stderr", "kl/cut", "score/policy", "score/policy_stderr")
 MEASURED += ("listed/kl", "listed/score", "listed/beyond")
 """What the table has of each run, beside its settings: the last values."""
 

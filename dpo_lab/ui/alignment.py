@@ -204,7 +204,9 @@ class Alignment:
         pairs = len(run.job.train)
         words += f"{step:,} on {pairs} pair{'' if pairs == 1 else 's'}."
         if (kl := run.records.last("kl/policy")) is not None:
-            words += f" KL(policy ‖ reference) {number(kl)} nats."
+            cut = run.records.last("kl/cut")
+            words += f" KL(policy ‖ reference) {'at least ' * bool(cut)}{number(kl)} nats"
+            words += f" ({cut:.0%} of the answers cut)." if cut else "."
         before, after = (run.records.last(f"score/{who}") for who in ("reference", "policy"))
         if before is not None and after is not None:
             words += f" Mean score of sampled answers {number(before)} → {number(after)}."

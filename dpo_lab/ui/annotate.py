@@ -13,6 +13,7 @@ import ipywidgets as widgets
 from dpo_lab.data.preferences import Score, answer_to, prompt_text
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.rows import COLUMNS, Text, row_to_pair
+from dpo_lab.data.sampled import Sampled, shown
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.training.annotations import UNDO, Answer, Choice, Question, Session
 from dpo_lab.training.background import BackgroundRun
@@ -219,8 +220,8 @@ class Annotator:
                 "asked": asked,
                 "open": not self._closed,
                 "prompt": prompt_words(question.prompt) if asked else "",
-                "a": question.a if asked else "",
-                "b": question.b if asked else "",
+                "a": shown(question.a, _cut(question.a_sampled)) if asked else "",
+                "b": shown(question.b, _cut(question.b_sampled)) if asked else "",
                 "waiting": self._closed or self.interview.waiting_for,
                 "progress": self._progress(),
                 "place": self._place(),
@@ -232,6 +233,8 @@ class Annotator:
         count = self.session.count
         words = f"{count('A', 'B', 'tie')} answered, {count('tie')} of them ties"
         words += f" · {count('skip')} skipped"
+        if cut := sum(answer.question.cut for answer in self.session.answers):
+            words += f" · {cut} of {2 * len(self.session.answers)} shown were cut at their limit"
         if agreement := self.agreement:
             same = round(agreement.mean * agreement.n)
             low, high = (f"{100 * end:.0f}" for end in (agreement.low, agreement.high))
@@ -251,6 +254,10 @@ class Annotator:
         if self.interview.error:
             parts.append(f"No more questions: {self.interview.error}")
         return "\n".join(part for part in parts if part)
+
+
+def _cut(sampled: Sampled | None) -> bool:
+    return sampled is not None and sampled.cut
 
 
 _open: weakref.WeakValueDictionary[Path, Annotator] = weakref.WeakValueDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -30,19 +31,23 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
 
     Args:
         measured: Of the same policy, each from another number of its samples.
-        exact: The KL itself, nats.
+        exact: The KL itself on the same prompts, nats: errors are those for these prompts, where
+            each has several samples.
     """
     figure = blank(420)
     for shift, (field, (name, colour)) in enumerate(_ESTIMATORS.items(), start=-1):
         found = [getattr(one, field) for one in measured]
+        errors = [
+            one.stderr if math.isnan(one.stderr_samples) else one.stderr_samples for one in found
+        ]
         figure.add_scatter(
             x=[one.n * _SIDE**shift for one in found],
             y=[one.mean for one in found],
-            error_y={"array": [one.stderr for one in found], "width": 0, "thickness": 1.5},
+            error_y={"array": errors, "width": 0, "thickness": 1.5},
             mode="markers",
             marker={"size": 8, "color": colour},
             name=name,
-            customdata=[(one.n, one.stderr) for one in found],
+            customdata=[(one.n, error) for one, error in zip(found, errors, strict=True)],
             hovertemplate="%{y:.3f} ± %{customdata[1]:.3f} nats of %{customdata[0]} samples",
         )
     sizes = [one.exact.n for one in measured]
@@ -60,7 +65,9 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
         tickvals=sizes,
         ticktext=list(map(str, sizes)),
     )
-    figure.update_yaxes(title_text="KL(policy ‖ reference) (nats), ± 1 s.e.")
+    cut = max(one.cut for one in measured)
+    at_least = f", at least: up to {cut:.0%} of answers cut" if cut else ""
+    figure.update_yaxes(title_text=f"KL(policy ‖ reference) (nats), ± 1 s.e.{at_least}")
     return figure
 
 

@@ -161,6 +161,13 @@ def _panels(
     if len(sizes):
         count = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else sizes[0]
         panels[4] = replace(panels[4], note=f"n = {count} of the policy's own samples, ±1 s.e.")
+        prompts, cut = (records.columns(key)[:, 1] for key in ("kl/prompts", "kl/cut"))
+        if len(prompts):
+            note = f"n = {count}, {int(prompts[-1])} prompts; ±1 s.e. over prompts"
+            panels[4] = replace(panels[4], note=note)
+        if cut.any():
+            note = f"n = {count}, up to {cut.max():.0%} cut at their limit; ±1 s.e."
+            panels[4] = replace(panels[4], title=f"{panels[4].title}, at least", note=note)
     return panels
 
 

@@ -48,6 +48,8 @@ def samples_panel(samples: Sequence[SampleRecord]) -> str:
     if not samples:
         return "<h3>Samples</h3><p class='note'>Answers to held-out prompts, once a run begins.</p>"
     note = f"Greedy answers to {len(samples)} held-out prompts after step {samples[0].step:,}."
+    if cut := sum(sample.policy_cut for sample in samples):
+        note += f" {cut} of the policy's were cut at their length limit."
     return f"<h3>Samples</h3><p class='note'>{note}</p>{samples_table(samples)}"
 
 

@@ -23,7 +23,7 @@ def samples_table(samples: Iterable[SampleRecord]) -> str:
     )
     rows = []
     for sample in samples:
-        texts = (sample.prompt, sample.reference, sample.policy)
+        texts = sample.prompt, *sample.shown
         cells = "".join(f"<td dir='auto'>{_answer(text)}</td>" for text in texts)
         if scored:
             before, after = number(sample.reference_score), number(sample.policy_score)
@@ -64,9 +64,10 @@ def compared_answers(runs: Mapping[str, Sequence[SampleRecord]]) -> str:
     rows = []
     for prompt in prompts:
         found = [next((s for s in some if s.prompt == prompt), None) for some in runs.values()]
-        references = {sample.reference for sample in found if sample}
+        answers = [sample.shown if sample else (None, None) for sample in found]
+        references = {before for before, _ in answers if before is not None}
         reference = references.pop() if len(references) == 1 else None
-        texts = [prompt, reference, *(sample.policy if sample else None for sample in found)]
+        texts = [prompt, reference, *(after for _, after in answers)]
         cells = "".join(
             f"<td dir='auto'>{'–' if text is None else _answer(text)}</td>" for text in texts
         )

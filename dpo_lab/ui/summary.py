@@ -56,7 +56,7 @@ def row_of(
         "beta": settings["beta"],
         "step": records[-1].step if records else 0,
         "margin": _shown(records.last("rewards/margins")),
-        "KL": _shown(records.last("kl/policy")),
+        "KL": "≥ " * bool(records.last("kl/cut")) + _shown(records.last("kl/policy")),
         "score": _shown(records.last("score/policy")),
     }
 
@@ -111,6 +111,10 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
         tiles[KL_TILE]["text"] = (
             f"nats, ± {error:.3f} (1 s.e.), on {records.last('kl/policy_n'):.0f} samples"
         )
+        if prompts := records.last("kl/prompts"):
+            tiles[KL_TILE]["text"] += f" of {prompts:.0f} prompts (error for prompts like these)"
+    if cut := records.last("kl/cut"):
+        tiles[KL_TILE]["text"] += f"; at least: {cut:.0%} of the answers were cut at their limit"
     if outcome:
         after = outcome["after"]
         tiles["Score"] = {

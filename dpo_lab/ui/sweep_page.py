@@ -44,6 +44,8 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
         axis += f"; both exact, in answers of at most {MAX_WORDS} words"
         if long := sum(bool(_goes_on(row)) for row in rows):
             axis += f" ({long} of {len(rows)} points go on in more than {LEFT_OUT:.0%} of theirs)"
+    elif cut := max((row.get("kl/cut") or 0.0 for row in rows), default=0.0):
+        axis += f", at least: up to {cut:.0%} of answers cut"
     figure.update_xaxes(title_text=axis, rangemode="tozero")
     if theory is not None and rows and scored:
         reach = 1.1 * max(row[kl] for row in rows)
