@@ -109,7 +109,8 @@ def test_logps_prints_one_json_line_a_pair(capsys):
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [row["index"] for row in rows] == [0, 1, 2]
-    keys = {"index", "chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"}
+    assert [row["row"] for row in rows] == [1, 2, 3]
+    keys = {"index", "row", "chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"}
     assert all(set(row) == keys and row["chosen_logp"] < 0 for row in rows)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dpo_lab.cli.output import print_rows, say
-from dpo_lab.data.problems import OnBadRows
+from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.rows import PromptFormat
 
@@ -35,8 +35,8 @@ class Logps:
     """Most tokens of prompt and response together."""
     prompt_format: PromptFormat = "auto"
     """How prompts of text are given to the model, as for train: auto, chat or plain."""
-    on_bad_rows: OnBadRows = "raise"
-    """raise stops at rows that cannot be used and lists them; skip leaves them out."""
+    on_bad_rows: OnBadRows = ON_BAD_ROWS
+    """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -77,6 +77,7 @@ class Logps:
         rows = [
             {
                 "index": index,
+                "row": pair.row,
                 "chosen_logp": values[index],
                 "rejected_logp": values[len(tokens) + index],
                 "chosen_tokens": len(pair.chosen),

@@ -16,9 +16,17 @@ from typing import Any
 
 from dpo_lab.data.builtin import BUILTIN, Score, builtin_path
 from dpo_lab.data.collect import collect_pairs
-from dpo_lab.data.problems import NAMED, LoadReport, OnBadRows, RowProblem, check_bad_rows_options
+from dpo_lab.data.problems import (
+    NAMED,
+    ON_BAD_ROWS,
+    LoadReport,
+    OnBadRows,
+    RowProblem,
+    check_bad_rows_options,
+    warn_of_skipped,
+)
 from dpo_lab.data.readers import MAX_GZ_GB
-from dpo_lab.data.rows import COLUMNS, Pair, Text
+from dpo_lab.data.rows import COLUMNS, Pair, Text, same_prompt
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sources import find_split, read_rows
 
@@ -69,7 +77,7 @@ def load_preferences(
     split: str = "train",
     *,
     columns: Mapping[str, str] | None = None,
-    on_bad_rows: OnBadRows = "raise",
+    on_bad_rows: OnBadRows | None = None,
     max_problems: int = NAMED,
     limit: int | None = None,
     max_gz_gb: float = MAX_GZ_GB,
@@ -83,8 +91,8 @@ def load_preferences(
             (`train-00000-of-00003`) or the file whose name begins so. A single file is its own
             only split and any name is accepted.
         columns: Names in the source of `prompt`, `chosen`, `rejected`, where they differ.
-        on_bad_rows: `raise` stops with every bad row listed; `skip` leaves them out and counts
-            them.
+        on_bad_rows: `skip` leaves bad rows out and counts them in the report; `raise` stops with
+            every one listed. By default they are skipped with a warning (`SkippedRows`).
         max_problems: How many bad rows are named; all are counted.
         limit: Keep the first so many pairs.
         max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
@@ -110,11 +118,13 @@ def load_preferences(
         f"{name} ({split})",
         rows,
         columns,
-        on_bad_rows=on_bad_rows,
+        on_bad_rows=on_bad_rows or ON_BAD_ROWS,
         max_problems=max_problems,
         limit=limit,
         ignored=BUILTIN[name].facts if name in BUILTIN else (),
     )
+    if on_bad_rows is None:
+        warn_of_skipped(report.skipped, report)
     return Preferences(pairs, report, score)
 
 
@@ -122,7 +132,7 @@ def preferences_from_rows(
     rows: Iterable[Mapping[str, Any]],
     *,
     columns: Mapping[str, str] | None = None,
-    on_bad_rows: OnBadRows = "raise",
+    on_bad_rows: OnBadRows | None = None,
     max_problems: int = NAMED,
     score: Score | None = None,
     name: str = "rows",
@@ -145,8 +155,10 @@ def preferences_from_rows(
     check_bad_rows_options(on_bad_rows, max_problems)
     numbered = enumerate(rows, start=1)
     pairs, report = collect_pairs(
-        name, numbered, columns, on_bad_rows=on_bad_rows, max_problems=max_problems
+        name, numbered, columns, on_bad_rows=on_bad_rows or ON_BAD_ROWS, max_problems=max_problems
     )
+    if on_bad_rows is None:
+        warn_of_skipped(report.skipped, report)
     return Preferences(pairs, report, score)
 
 
@@ -174,7 +186,11 @@ def load_train_and_held_out(
         Training pairs, held-out pairs; the latter may be empty if `held_out` is 0.
     """
     _check_held_out(held_out)
+    asked = options.get("on_bad_rows")
+    options["on_bad_rows"] = ON_BAD_ROWS if asked is None else asked
     train = load_preferences(source, split, **options)
+    if asked is None:
+        warn_of_skipped(train.report.skipped, train.report)
     if held_out == 0:
         return split_by_prompt(train, 0)
     name = str(source)
@@ -182,6 +198,8 @@ def load_train_and_held_out(
     if other is None:
         return split_by_prompt(train, held_out, seed)
     rest = load_preferences(source, other, **{**options, "limit": None})
+    if asked is None:
+        warn_of_skipped(rest.report.skipped, rest.report)
     return train, _without_prompts(rest, {same_prompt(pair.prompt) for pair in train})
 
 
@@ -241,18 +259,6 @@ def split_by_prompt(
     inside = tuple(pair for pair in preferences if same_prompt(pair.prompt) in held)
     outside = tuple(pair for pair in preferences if same_prompt(pair.prompt) not in held)
     return replace(preferences, pairs=outside), replace(preferences, pairs=inside)
-
-
-def same_prompt(prompt: Text) -> str:
-    """A key that two prompts share if a person would call them the same.
-
-    White space does not tell prompts apart, nor does the order of a message's fields; and one
-    message of the user is its text. Roles, and what comes before, do.
-    """
-    if isinstance(prompt, str):
-        return " ".join(prompt.split())
-    turns = [(message["role"], " ".join(message["content"].split())) for message in prompt]
-    return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
 
 
 def prompt_text(prompt: Text) -> str:

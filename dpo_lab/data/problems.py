@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 OnBadRows = Literal["raise", "skip"]
+ON_BAD_ROWS: OnBadRows = "skip"
+"""The default everywhere, so that a file that one command takes is taken by all: rows that cannot
+be used are left out and said to be so, since a large data set nearly always has some."""
 NAMED = 10
 """How many rows of a kind are named by number; all are counted."""
 
@@ -65,6 +69,10 @@ class BadRows(ValueError):
         )
 
 
+class SkippedRows(UserWarning):
+    """Rows were left out by a caller who did not say what to do with bad rows."""
+
+
 @dataclass(frozen=True)
 class Repeats:
     """Rows that say again what an earlier row said.
@@ -116,9 +124,9 @@ class LoadReport:
             rows = [problem.row for problem in self.problems]
             parts[0] += f", skipped: {reasons} ({_listed(rows, sum(self.skipped.values()))})"
         if self.duplicates.count:
-            parts.append(f"{_counted(self.duplicates)} an earlier one whole")
+            parts.append(_counted(self.duplicates, "an earlier one whole"))
         if self.alike.count:
-            parts.append(f"{_counted(self.alike)} an earlier one but for what is unused")
+            parts.append(_counted(self.alike, "an earlier one but for what is unused"))
         if self.unused_columns:
             parts.append(f"unused: {_with_rows(self.unused_columns)}")
         if any(self.unused_columns.values()):
@@ -135,9 +143,11 @@ class LoadReport:
         }
 
 
-def _counted(repeats: Repeats) -> str:
+def _counted(repeats: Repeats, what: str) -> str:
     rows = _listed(repeats.rows, repeats.count)
-    return f"{repeats.count} {'rows repeat' if repeats.count > 1 else 'row repeats'} ({rows})"
+    return (
+        f"{repeats.count} {'rows repeat' if repeats.count > 1 else 'row repeats'} {what} ({rows})"
+    )
 
 
 def _listed(rows: Sequence[int], count: int) -> str:
@@ -155,13 +165,20 @@ def _rows(count: int) -> str:
     return f"{count} row{'s' * (count > 1)}" if count else "empty"
 
 
-def check_bad_rows_options(on_bad_rows: str, max_problems: int) -> None:
+def warn_of_skipped(skipped: Mapping[str, int], words: object) -> None:
+    """Warn the caller's caller of rows that it did not ask to have left out."""
+    if skipped:
+        advice = "Say on_bad_rows='skip' if that is right, or 'raise' to stop there"
+        warnings.warn(f"{words}. {advice}.", SkippedRows, stacklevel=3)
+
+
+def check_bad_rows_options(on_bad_rows: str | None, max_problems: int) -> None:
     """Refuse a misspelt `on_bad_rows`, or a limit that would name no row.
 
     Raises:
         ValueError: If either is out of range.
     """
-    if on_bad_rows not in get_args(OnBadRows):
+    if on_bad_rows is not None and on_bad_rows not in get_args(OnBadRows):
         raise ValueError(
             f"on_bad_rows={on_bad_rows!r}: must be 'raise' or 'skip'. "
             "'skip' leaves bad rows out and counts them."

@@ -79,6 +79,18 @@ class Pair:
         )
 
 
+def same_prompt(prompt: Text) -> str:
+    """A key that two prompts share if a person would call them the same.
+
+    White space does not tell prompts apart, nor does the order of a message's fields; and one
+    message of the user is its text. Roles, and what comes before, do.
+    """
+    if isinstance(prompt, str):
+        return " ".join(prompt.split())
+    turns = [(message["role"], " ".join(message["content"].split())) for message in prompt]
+    return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
+
+
 def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
     """One row in the lab's shape.
 

@@ -11,7 +11,15 @@ from transformers import PreTrainedTokenizerBase
 from dpo_lab.data.encoding import Encoder, Ids
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
 from dpo_lab.data.preferences import Preferences
-from dpo_lab.data.problems import BadRows, OnBadRows, RowProblem, check_bad_rows_options
+from dpo_lab.data.problems import (
+    NAMED,
+    ON_BAD_ROWS,
+    BadRows,
+    OnBadRows,
+    RowProblem,
+    check_bad_rows_options,
+    warn_of_skipped,
+)
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.sampled_reader import SampledReader
 
@@ -70,8 +78,8 @@ def tokenize_pairs(
     max_length: int = 512,
     max_prompt_length: int | None = None,
     prompt_format: PromptFormat = "auto",
-    on_bad_rows: OnBadRows = "raise",
-    max_problems: int = 10,
+    on_bad_rows: OnBadRows | None = None,
+    max_problems: int = NAMED,
 ) -> TokenizedPairs:
     """Token ids of every pair, as `Encoder` parts prompt and response.
 
@@ -88,7 +96,8 @@ def tokenize_pairs(
         prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
         on_bad_rows: What to do with pairs that cannot be used (refused by the chat template, a
             response with nothing left after the cut, responses that became equal, an end token
-            inside a response): `raise` or `skip`.
+            inside a response): `skip` leaves them out and counts them, `raise` stops. By default
+            they are skipped with a warning (`SkippedRows`).
         max_problems: How many such pairs are named.
 
     Returns:
@@ -117,7 +126,7 @@ def tokenize_pairs(
     problems.sort(key=lambda problem: problem.row)
     named = problems[:max_problems]
     source = preferences.report.source
-    if problems and on_bad_rows == "raise":
+    if problems and (on_bad_rows or ON_BAD_ROWS) == "raise":
         raise BadRows(source, len(preferences), len(problems), named)
     if not kept:
         raise ValueError(
@@ -127,7 +136,10 @@ def tokenize_pairs(
         )
     dropped = dict(Counter(problem.reason for problem in problems))
     cuts = cut["prompts"], cut["responses"]
-    return TokenizedPairs(tuple(kept), *cuts, dropped, tuple(named), dict(reader.found))
+    tokens = TokenizedPairs(tuple(kept), *cuts, dropped, tuple(named), dict(reader.found))
+    if on_bad_rows is None:
+        warn_of_skipped(dropped, f"{source}: {tokens}")
+    return tokens
 
 
 def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from dpo_lab.data.problems import OnBadRows
+from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.template_files import template_text
@@ -104,7 +104,7 @@ class TrainConfig:
     template_date: str | None = None
     """The date, such as 2026-01-31, for a chat template that writes one; by default the day on
     which the run begins."""
-    on_bad_rows: OnBadRows = "skip"
+    on_bad_rows: OnBadRows = ON_BAD_ROWS
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     columns: dict[str, str] = field(default_factory=dict)
     """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question

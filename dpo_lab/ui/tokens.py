@@ -190,7 +190,7 @@ def _as_trained(
     """The ids that a run would train on, or why it would not."""
     alone = Preferences((pair,), LoadReport(f"row {pair.row}", 1, 1))
     try:
-        return tokenize_pairs(alone, tokenizer, **options)[0], None
+        return tokenize_pairs(alone, tokenizer, on_bad_rows="raise", **options)[0], None
     except BadRows as error:
         (problem,) = error.problems
         return None, problem.reason + (f" ({problem.detail})" if problem.detail else "")

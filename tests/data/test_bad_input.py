@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import warnings
 
 import pyarrow
 import pyarrow.parquet
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dpo_lab.cli.commands import main
+from dpo_lab.cli.models import Logps
 from dpo_lab.data.batching import PairOrder
 from dpo_lab.data.preferences import (
     load_preferences,
@@ -19,8 +22,9 @@ from dpo_lab.data.preferences import (
     preferences_from_rows,
     split_by_prompt,
 )
-from dpo_lab.data.problems import BadRows
+from dpo_lab.data.problems import BadRows, SkippedRows
 from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.training.config import TrainConfig
 
 GOOD = {"prompt": "Where is it?", "chosen": "Here.", "rejected": "There."}
 USER = [{"role": "user", "content": "hi"}]
@@ -52,7 +56,7 @@ def load(name: str, content: str | bytes, **options):
     def case(folder):
         data = content.encode() if isinstance(content, str) else content
         (folder / name).write_bytes(data)
-        return load_preferences(folder / name, **options)
+        return load_preferences(folder / name, **{"on_bad_rows": "raise"} | options)
 
     return case
 
@@ -69,7 +73,9 @@ def talk(**changes):
 
 def tokenize(rows, tokenizer=None, **options):
     return lambda folder: tokenize_pairs(
-        preferences_from_rows(rows), tokenizer or letter_tokenizer(), **options
+        preferences_from_rows(rows),
+        tokenizer or letter_tokenizer(),
+        **{"on_bad_rows": "raise"} | options,
     )
 
 
@@ -86,7 +92,7 @@ def parquet(chosen: pyarrow.Array):
     def case(folder):
         table = pyarrow.table({"prompt": ["q"], "chosen": chosen, "rejected": ["b"]})
         pyarrow.parquet.write_table(table, folder / "rows.parquet")
-        return load_preferences(folder / "rows.parquet")
+        return load_preferences(folder / "rows.parquet", on_bad_rows="raise")
 
     return case
 
@@ -406,3 +412,38 @@ def test_skipping_loses_nothing_silently(rows):
     assert len(kept) == kept.report.kept == good
     assert kept.report.kept + sum(kept.report.skipped.values()) == kept.report.rows == len(rows)
     assert [pair.row for pair in kept] == [n for n, row in enumerate(rows, 1) if row == GOOD]
+
+
+def test_a_file_that_one_command_takes_is_taken_by_all(tmp_path):
+    """Bad rows are skipped by default everywhere, and a caller who did not say so is warned."""
+    assert TrainConfig().on_bad_rows == Logps().on_bad_rows == "skip"
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines(GOOD, {**GOOD, "chosen": ""}, {**GOOD, "prompt": "Who?"}))
+    said = "2 pairs from 3 rows, skipped: 1 empty .row 2.. Say on_bad_rows='skip' if that is right"
+    with pytest.warns(SkippedRows, match=said) as caught:
+        pairs = load_preferences(path)
+    assert caught[0].filename == __file__
+    with pytest.warns(SkippedRows, match=said):
+        assert len(preferences_from_rows([GOOD, {**GOOD, "chosen": ""}, ABC])) == 2
+    with pytest.warns(SkippedRows, match=said):
+        load_train_and_held_out(path, held_out=0.5)
+    rows = [{"prompt": "Q", "chosen": "a", "rejected": side} for side in ("b", "?", "c")]
+    said = "2 pairs tokenised, 1 dropped .no token in the response.. Say on_bad_rows='skip'"
+    with pytest.warns(SkippedRows, match=said) as caught:
+        tokenize_pairs(preferences_from_rows(rows), letter_tokenizer())
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_preferences(path, on_bad_rows="skip").pairs == pairs.pairs
+        load_train_and_held_out(path, held_out=0.5, on_bad_rows="skip")
+        tokenize_pairs(preferences_from_rows(rows), letter_tokenizer(), on_bad_rows="skip")
+        load_preferences("reviews", limit=5)
+
+
+def test_logps_names_the_rows_of_what_it_scored(tmp_path, capsys):
+    rows = [{"prompt": "the plot was", "chosen": side, "rejected": "bad"} for side in ("", "good")]
+    (tmp_path / "a.jsonl").write_text(lines(*rows))
+    main(["logps", "--data", str(tmp_path / "a.jsonl"), "--json"])
+    printed = capsys.readouterr()
+    assert [json.loads(line)["row"] for line in printed.out.splitlines()] == [2]
+    assert "1 pairs from 2 rows, skipped: 1 empty (row 1)" in printed.err

@@ -95,11 +95,14 @@ def test_repeated_rows_are_counted_and_named():
     told = report(*rows)
     assert told.duplicates == Repeats(2, (3, 5))
     assert told.alike == Repeats(2, (2, 6))
-    assert "; 2 rows repeat (rows 3, 5) an earlier one whole" in str(told)
-    assert "; 2 rows repeat (rows 2, 6) an earlier one but for what is unused" in str(told)
+    assert "; 2 rows repeat an earlier one whole (rows 3, 5)" in str(told)
+    assert "; 2 rows repeat an earlier one but for what is unused (rows 2, 6)" in str(told)
     many = report(*[ROW] * 13)
     assert many.duplicates == Repeats(12, tuple(range(2, 12)))
-    assert "; 12 rows repeat (rows 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more)" in str(many)
+    assert (
+        "; 12 rows repeat an earlier one whole (rows 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more)"
+        in str(many)
+    )
     thoughts = [{**assistant("a"), "reasoning_content": text} for text in ("x", "y", "x")]
     told = report(*({**TALK, "chosen": [one]} for one in thoughts))
     assert (told.duplicates, told.alike) == (Repeats(1, (3,)), Repeats(1, (2,)))

@@ -179,7 +179,7 @@ def test_columns_are_mapped(tmp_path):
     assert [pair.prompt for pair in mapped] == ["Où est-ce ?", "And you?"]
     assert [pair.chosen for pair in mapped] == ["Ici, là.", "Fine"]
     with pytest.raises(BadRows, match="row 1, 'good': empty"):
-        preferences_from_rows([{**rows[0], "good": ""}], columns=columns)
+        preferences_from_rows([{**rows[0], "good": ""}], columns=columns, on_bad_rows="raise")
 
 
 def test_limit_counts_good_pairs(tmp_path):
@@ -203,7 +203,7 @@ def test_rows_are_named_in_their_order():
     """A missing prompt shows only when another row has one, and is still told in its place."""
     implicit = {"chosen": "So a", "rejected": "So b"}
     with pytest.raises(BadRows) as caught:
-        preferences_from_rows([implicit, {}, EXPLICIT[0], implicit])
+        preferences_from_rows([implicit, {}, EXPLICIT[0], implicit], on_bad_rows="raise")
     assert [problem.row for problem in caught.value.problems] == [1, 2, 4]
 
 
@@ -528,4 +528,4 @@ def test_hh_harmless():
     with pytest.raises(
         BadRows, match="20 of 1156 rows cannot be used: row 30, 'chosen': several turns"
     ):
-        load_preferences(path)
+        load_preferences(path, on_bad_rows="raise")

@@ -188,7 +188,7 @@ WRONG = {
 def test_what_is_no_sampled_response_is_named_by_row_and_column(value):
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "rejected_sampled": value}]
     with pytest.raises(BadRows, match="row 1, 'rejected_sampled': not the ids of a sampled"):
-        preferences_from_rows(rows)
+        preferences_from_rows(rows, on_bad_rows="raise")
 
 
 def test_the_fingerprint_of_a_data_set_sees_the_ids_and_only_where_there_are_some():
