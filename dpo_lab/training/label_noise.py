@@ -7,7 +7,6 @@ from dpo_lab.models.world import Recovered, World
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.setup import prepare
-from dpo_lab.training.threads import threads_for
 
 CONTENDERS = {"plain": "sigmoid", "conservative": "sigmoid", "robust": "robust"}
 """Losses by what they are called here; but for the plain one they are told how many are wrong."""
@@ -21,9 +20,8 @@ def trained_on(rows: list[dict[str, str]], config: TrainConfig) -> LanguageModel
         config: Of the run.
     """
     job = prepare(config, data=rows)
-    with threads_for(job.policy.model):
-        for _ in train(job):
-            pass
+    for _ in train(job):
+        pass
     return job.policy
 
 

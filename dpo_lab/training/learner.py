@@ -97,7 +97,7 @@ class Learner:
             NotTheReference: In step 1, if a log-ratio is not zero.
             NonFiniteLoss: Before the weights are touched.
         """
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         beta, learning_rate = self.beta, self.learning_rate
         indices = self.order.batch(self.step)
         losses, pairs, weights, tokens = self.accumulate(indices)
@@ -117,6 +117,7 @@ class Learner:
         seconds = time.perf_counter() - started
         timing = {
             "seconds": seconds,
+            "processor_seconds": time.process_time() - processor,
             "pairs_per_second": len(indices) / seconds,
             "tokens_per_second": tokens / seconds,
             "peak_memory_gb": peak_memory(self.job.policy.device),

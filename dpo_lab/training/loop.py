@@ -14,6 +14,7 @@ from dpo_lab.training.memory import release_freed_memory
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
+from dpo_lab.training.threads import KEY, RunThreads, threads_worth
 
 
 def train(
@@ -43,6 +44,8 @@ def train(
     """
     control = control or RunControl()
     learner = Learner(job)
+    kept = run.environment.get("threads") if run else None
+    threads = RunThreads(kept or threads_worth(job.policy.model))
     saved, error = -1, None
     state: State = "failed"
     if run:
@@ -53,6 +56,7 @@ def train(
         job.reference.policy_moves()
         if run:
             saved = _restore(learner, run)
+        threads.take(job.policy.device, _last_threads(run))
         _tell(callbacks, "on_start", job, learner.step, learner.total_steps)
         # One that was stopped before its first step has that record already.
         begun = saved == 0 and run.records()
@@ -62,7 +66,7 @@ def train(
             learner.change(control.wait_for_turn())
             if control.stopped:
                 break
-            record = learner.take_step()
+            record = threads.watched(learner.take_step())
             last = record.step == learner.total_steps
             evaluated = _due(record.step, job.config.eval_every) or last and job.config.eval_every
             if evaluated or last:
@@ -98,6 +102,7 @@ def train(
                     _finish(run, state, learner.step, error)
             finally:
                 release_freed_memory()
+                threads.put_back()
                 _tell(callbacks, "on_end", state, error)
 
 
@@ -121,6 +126,12 @@ def _restore(learner: Learner, run: Run) -> int:
     learner.load(checkpoint)
     run.rewind(learner.step)
     return learner.step
+
+
+def _last_threads(run: Run | None) -> int | None:
+    """What a run that goes on has changed the number of its threads to."""
+    changes = [record[KEY] for record in run.records() if KEY in record.values] if run else []
+    return int(changes[-1]) if changes else None
 
 
 def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepRecord:

@@ -3,7 +3,8 @@
 config.json       the configuration
 environment.json  versions, origin and hash of the weights, what became of the data's rows, hashes
                   of tokenizer and chat template, and whether that was used
-metrics.jsonl     one line a step, flushed; the same bytes whenever the run is repeated
+metrics.jsonl     one line a step, flushed; on the CPU the same bytes whenever the run is repeated
+                  with as many threads
 timing.jsonl      seconds, rates and memory of each step, which are never the same twice
 samples.jsonl     answers to held-out prompts
 checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it) and trainer.pt
@@ -241,6 +242,8 @@ def open_or_create(run: Run, job: Job) -> Run:
         ValueError: If the weights, the data or what makes ids of it are not those it began with.
     """
     if not run.exists:
+        from dpo_lab.training.threads import threads_worth
+
         return Run.create(
             run.path,
             job.config,
@@ -253,6 +256,7 @@ def open_or_create(run: Run, job: Job) -> Run:
                 **data_facts(job),
                 reference=asdict(job.cache_use),
                 total_steps=job.config.total_steps(len(job.train)),
+                threads=threads_worth(job.policy.model),
             ),
         )
     if read_json(run.path / "config.json").get("trust_remote_code") and not (

@@ -1,23 +1,49 @@
-"""How many threads a model is worth."""
+"""How many threads a run computes with: what its model is worth, what it began with, what is free.
+
+The number decides in which order sums are taken, hence the last bits of a record: it is part of
+what a run writes down, and a run that goes on takes it from there.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import nn
 
+from dpo_lab.training.records import StepRecord
+
+logger = logging.getLogger(__name__)
+
 SMALL = 2_000_000
 """Weights of a model whose step is no faster on several threads than on one."""
+TAKEN = 0.65
+"""Processor time that each thread gets, over the step's, below which the cores are taken."""
+WATCHED = 3
+"""Steps over which that is measured."""
+SHORT = 0.2
+"""Seconds of a step that is too short to tell: calls take its time."""
+KEY = "change/threads"
+"""Logged on the first step with another number of threads."""
+
+
+def threads_worth(model: nn.Module) -> int:
+    """Threads that a model is trained with here: one if it is small, else as many as torch has."""
+    return 1 if is_small(model) else torch.get_num_threads()
 
 
 @contextmanager
 def threads_for(model: nn.Module) -> Iterator[None]:
     """One thread for a small model: no slower, and the other cores are free to draw."""
     before = torch.get_num_threads()
-    if is_small(model):
-        torch.set_num_threads(1)
+    torch.set_num_threads(threads_worth(model))
     try:
         yield
     finally:
@@ -27,3 +53,85 @@ def threads_for(model: nn.Module) -> Iterator[None]:
 def is_small(model: nn.Module) -> bool:
     """Whether calls, not arithmetic, take a model's time."""
     return sum(parameter.numel() for parameter in model.parameters()) < SMALL
+
+
+class RunThreads:
+    """The threads of one run: set where it begins, watched at every step, put back at its end.
+
+    Args:
+        at_most: How many it begins with, and has again when the cores are free.
+    """
+
+    def __init__(self, at_most: int):
+        self.at_most = self.number = at_most
+        self._before = torch.get_num_threads()
+        self._seen: deque[tuple[float, float]] = deque(maxlen=WATCHED)
+        self._changed = False
+
+    def take(self, device: torch.device, number: int | None = None) -> None:
+        """Set them.
+
+        Args:
+            device: Where the model is.
+            number: What a run that goes on had last.
+        """
+        self.number = number or self.number
+        torch.set_num_threads(self.number)
+        if device.type == "cpu" and self.number > 1 and not waits_passively():
+            _say_that_threads_spin()
+
+    def watched(self, record: StepRecord) -> StepRecord:
+        """Note a step's times, and change the number for the next one if the cores are taken.
+
+        Args:
+            record: Of the step, with `seconds` and `processor_seconds` in its timing.
+
+        Returns:
+            The record; with the number in it if this was the first step with it.
+        """
+        if self._changed:
+            self._changed = False
+            record = replace(record, values={**record.values, KEY: self.number})
+        wall, processor = record.timing["seconds"], record.timing["processor_seconds"]
+        if wall >= SHORT:
+            self._seen.append((wall, processor))
+        if len(self._seen) == WATCHED:
+            wall, processor = map(sum, zip(*self._seen, strict=True))
+            self._fit(processor / wall)
+        return record
+
+    def put_back(self) -> None:
+        """Leave the process with as many threads as it had."""
+        torch.set_num_threads(self._before)
+
+    def _fit(self, cores: float) -> None:
+        """As many threads as cores were had; all of them again once the machine has room."""
+        if self.number > 1 and cores < TAKEN * self.number:
+            self._set(max(1, min(self.number - 1, round(cores))), "other processes take the cores")
+        elif self.number < self.at_most and _room_for(self.at_most - self.number):
+            self._set(self.at_most, "the cores are free again")
+
+    def _set(self, number: int, why: str) -> None:
+        logger.warning("%s: %d threads instead of %d.", why, number, self.number)
+        self.number, self._changed = number, True
+        self._seen.clear()
+        torch.set_num_threads(number)
+
+
+def waits_passively() -> bool:
+    """Whether threads sleep while they wait, and do not spin; decided when torch is loaded."""
+    return sys.platform != "linux" or os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+
+
+@cache
+def _say_that_threads_spin() -> None:
+    logger.warning(
+        "OMP_WAIT_POLICY was not PASSIVE when torch was loaded, so its threads spin while they "
+        "wait: on a busy machine a step can take several times as long. Begin the process with "
+        "OMP_WAIT_POLICY=PASSIVE ('make lab' and 'dpo-lab' do), or call torch.set_num_threads(1)."
+    )
+
+
+def _room_for(more: int) -> bool:
+    """Whether the machine's load of the last minute leaves room for some threads more."""
+    return os.getloadavg()[0] + more <= (os.cpu_count() or 1) + 0.25

@@ -1,0 +1,133 @@
+"""The threads of a run: the same records whatever the process had, and fewer on taken cores."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dpo_lab.training import TrainConfig, prepare, threads, train
+from dpo_lab.training.records import StepRecord
+from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.threads import KEY, RunThreads
+
+BATCH = TrainConfig(steps=40, batch_pairs=64, eval_every=0, eval_pairs=0)
+
+
+@pytest.fixture(autouse=True)
+def as_many_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(config: TrainConfig, number: int) -> list[dict]:
+    torch.set_num_threads(number)
+    records = [record.as_dict() for record in train(prepare(config))]
+    assert torch.get_num_threads() == number, "put back"
+    return records
+
+
+def test_micro_gives_the_same_bits_whatever_threads_the_process_has():
+    """Before, two threads parted from one at step 3, and from themselves later on."""
+    assert trained(BATCH, 1) == trained(BATCH, 2)
+
+
+@pytest.mark.slow
+def test_a_larger_models_records_repeat_with_as_many_threads(monkeypatch):
+    """Rows that several answers need get their gradients added in one order."""
+    monkeypatch.setattr(threads, "SMALL", 0)
+    first = trained(replace(BATCH, steps=25), 2)
+    assert all(trained(replace(BATCH, steps=25), 2) == first for _ in range(2))
+
+
+def test_a_run_has_the_threads_that_its_record_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "SMALL", 0)
+    torch.set_num_threads(2)
+    job = prepare(replace(BATCH, steps=2, limit=128))
+    run = open_or_create(Run(tmp_path / "run"), job)
+    assert run.environment["threads"] == 2
+    torch.set_num_threads(1)
+    seen = [torch.get_num_threads() for _ in train(job, run=run)]
+    assert seen == [2, 2] and torch.get_num_threads() == 1
+
+
+def step(number: int, seconds: float, cores: float) -> StepRecord:
+    timing = {"seconds": seconds, "processor_seconds": seconds * cores}
+    return StepRecord(number, 0.0, 0, 0.1, 1e-3, {"loss": 0.5}, timing)
+
+
+def watched(at_most: int, *steps: tuple[float, float]) -> list[int]:
+    """Threads after each step of so many seconds with so many cores; every change is logged."""
+    run_threads, after = RunThreads(at_most), []
+    run_threads.take(torch.device("cpu"))
+    for number, (seconds, cores) in enumerate(steps):
+        record = run_threads.watched(step(number, seconds, cores))
+        changed = len(after) > 1 and after[-1] != after[-2]
+        assert record.values.get(KEY) == (after[-1] if changed else None)
+        after.append(torch.get_num_threads())
+    return after
+
+
+def test_fewer_threads_where_three_steps_got_little_of_the_cores(monkeypatch):
+    """4 threads that get 1.5 cores of processor time become 2; of 2 with 1.1, one is left."""
+    monkeypatch.setattr(threads, "_room_for", lambda more: False)
+    assert watched(4, *[(1.0, 1.5)] * 4) == [4, 4, 2, 2]
+    assert watched(2, *[(1.0, 1.1)] * 4) == [2, 2, 1, 1]
+    assert watched(2, *[(1.0, 1.8)] * 5) == [2] * 5
+    assert watched(2, (1.0, 1.9), (1.0, 0.9), (1.0, 1.9), (1.0, 1.9)) == [2] * 4  # a moment
+    assert watched(2, *[(0.1, 1.0)] * 5) == [2] * 5  # too short to tell
+
+
+def test_all_threads_again_once_the_machine_has_room(monkeypatch):
+    room = iter([False, False, True])
+    monkeypatch.setattr(threads, "_room_for", lambda more: next(room))
+    assert watched(2, *[(1.0, 1.0)] * 8) == [2, 2, 1, 1, 1, 1, 1, 2]
+
+
+def test_a_run_that_goes_on_has_the_threads_that_it_had_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "SMALL", 0)
+    torch.set_num_threads(4)
+    config = replace(BATCH, steps=3, limit=128, checkpoint_every=1)
+    run = open_or_create(Run(tmp_path / "run"), prepare(config))
+    changing = train(prepare(config), run=run)
+    monkeypatch.setattr(RunThreads, "watched", lambda self, record: replace(record, values={**record.values, KEY: 3}))  # noqa: E501  # fmt: skip
+    next(changing)
+    changing.close()
+    monkeypatch.undo()
+    monkeypatch.setattr(threads, "SMALL", 0)
+    seen = [torch.get_num_threads() for _ in train(prepare(config), run=run)]
+    assert seen == [3, 3]
+
+
+def test_threads_that_spin_are_said_once(caplog, monkeypatch):
+    monkeypatch.setattr(threads.sys, "platform", "linux")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    threads._say_that_threads_spin.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        RunThreads(1).take(torch.device("cpu"))
+        assert not caplog.records, "one thread waits for none"
+        for _ in range(2):
+            RunThreads(2).take(torch.device("cpu"))
+    assert len(caplog.records) == 1 and "OMP_WAIT_POLICY=PASSIVE" in caplog.text
+    caplog.clear()
+    threads._say_that_threads_spin.cache_clear()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    RunThreads(2).take(torch.device("cpu"))
+    assert not caplog.records
+
+
+def test_the_command_line_chooses_the_policy_before_torch_is_loaded():
+    code = (
+        "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None)\n"
+        "import dpo_lab.cli.commands as c\n"
+        "assert 'torch' not in sys.modules\n"
+        "try: c.main(['--version'])\nexcept SystemExit: pass\n"
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "PASSIVE False"
