@@ -140,6 +140,17 @@ def test_demo_trains_reports_and_can_be_looked_at(capsys, here):
     assert code == 2 and "--batch-pairs 8: this run has 16" in err
 
 
+def test_a_sampled_answer_that_was_cut_says_so(capsys):
+    ask = ("sample", "--prompt", "the plot was", "--max-new-tokens", "1")
+    _, out, _ = run_cli(capsys, *ask, "--json")
+    found = json.loads(out)
+    assert found["answer_cut"] is True and "cut" not in found["answer"]
+    _, out, _ = run_cli(capsys, *ask)
+    assert f"{found['answer']} …(cut)" in out
+    _, out, _ = run_cli(capsys, "sample", "--prompt", "the plot was")
+    assert "(cut)" not in out
+
+
 def test_before_is_the_reference_without_evaluations_too(capsys, here):
     for every in ("0", "10"):
         arguments = ["--steps", "10", "--eval-every", every, "--out", every]

@@ -15,7 +15,7 @@ def two_answers(
     prompts: Sequence[Text],
     *,
     seed: str,
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
 ) -> list[tuple[Completion, Completion] | None]:
     """Two different answers to each prompt, drawn at temperature 1, in random order.
 
@@ -23,7 +23,7 @@ def two_answers(
         language_model: Who answers, to all prompts at once.
         prompts: Texts, or lists of messages.
         seed: With the same prompts, equal seeds give equal answers in the same order.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
 
     Returns:
         For each prompt both answers; none where their texts differ in outer white space alone, or

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 
 from dpo_lab.data.preferences import Score, Text, pair_row, prompt_text
+from dpo_lab.data.rows import PromptFormat
+from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.preference import sample_preferences
@@ -21,7 +23,8 @@ def completion_pairs(
     *,
     completions: int = 4,
     labels: Literal["sampled", "better"] = "sampled",
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
+    prompt_format: PromptFormat = "auto",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -37,17 +40,20 @@ def completion_pairs(
         labels: `sampled` from Bradley-Terry with the score, so that the optimum is finite; or
             `better`, the higher score wins always and pairs of equal scores are left out, as in
             the paper.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
+        prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
         seed: Of answers and labels.
         progress: Called with `(done, total)` answers.
 
     Returns:
-        Rows with `prompt`, `chosen`, `rejected`, messages where the prompt is made of messages; and
-        with the ids of both answers, so that training scores what was sampled.
+        Rows with `prompt`, as the model got it, `chosen` and `rejected`, messages where the prompt
+        is made of messages; and with the ids of both answers, so that training scores what was
+        sampled.
 
     Source:
         Rafailov et al. 2023, section 6 and appendix C.1: controlled sentiment generation.
     """
+    prompts = as_prompts(language_model, prompts, prompt_format)
     repeated = [prompt for prompt in prompts for _ in range(completions)]
     answers = sample(
         language_model,

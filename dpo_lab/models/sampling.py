@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.models.adapters import seeded
+from dpo_lab.models.choices import new_tokens
 from dpo_lab.models.loading import LanguageModel
 
 
@@ -52,7 +53,7 @@ def sample(
     language_model: LanguageModel,
     prompts: Sequence[Ids],
     *,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 64,
@@ -66,7 +67,8 @@ def sample(
     Args:
         language_model: The model that answers.
         prompts: Ids of the prompts.
-        max_new_tokens: Most tokens of an answer, end token included.
+        max_new_tokens: Most tokens of an answer, end token included; by default `new_tokens` of the
+            model, within which most answers end.
         temperature: 1 samples from the model; 0 is greedy.
         seed: Seed of the draw; two models that agree draw the same answers.
         batch_size: Prompts answered at a time.
@@ -82,6 +84,8 @@ def sample(
         raise ValueError(
             f"temperature={temperature}: must be a number >= 0. 0 is greedy, 1 the model itself."
         )
+    if max_new_tokens is None:
+        max_new_tokens = new_tokens(language_model.name)
     if max_new_tokens < 1:
         raise ValueError(
             f"max_new_tokens={max_new_tokens}: an answer holds at least its end token. "

@@ -123,14 +123,14 @@ def _mean(values: Sequence[float], errors: float = Z95) -> Score:
 
 
 def before_and_after(
-    job: Job, prompts: Sequence[Text], *, max_new_tokens: int = 48, seed: int = 0
+    job: Job, prompts: Sequence[Text], *, max_new_tokens: int | None = None, seed: int = 0
 ) -> tuple[list[Completion], list[Completion]]:
     """Answers of reference and policy to the same prompts, drawn at temperature 1.
 
     Args:
         job: A job whose policy has been trained.
         prompts: A prompt that comes twice is answered anew.
-        max_new_tokens: Most tokens of an answer, end token included.
+        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
         seed: Of both draws: where the models agree, so do the answers.
     """
     ids = job.policy.encoder.prompts(prompts)

@@ -13,7 +13,7 @@ from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.template_files import template_text
-from dpo_lab.models.choices import Precision
+from dpo_lab.models.choices import Precision, new_tokens
 from dpo_lab.objective.loss import Loss
 from dpo_lab.objective.losses import OPTIONS, find_loss
 from dpo_lab.objective.pairs import Divergence, PairLogps
@@ -124,8 +124,9 @@ class TrainConfig:
     else 32; 0 for none."""
     sample_prompts: int = 6
     """Held-out prompts whose answers are shown; 0 for none."""
-    max_new_tokens: int = 48
-    """Most tokens of an answer."""
+    max_new_tokens: int | None = None
+    """Most tokens of an answer that is drawn; by default 48 for micro, else 192, within which most
+    end. One that does not is cut: KL counts up to there, and records say what share was cut."""
     checkpoint_every: int = 50
     """Steps between checkpoints; 0 for one at the end alone."""
     device: str = "auto"
@@ -240,6 +241,7 @@ class TrainConfig:
             "learning_rate": rates[self.lora_rank is not None],
             "eval_pairs": 256 if micro else 64,
             "kl_samples": 128 if micro else 32,
+            "max_new_tokens": new_tokens(self.model),
         }
 
     def total_steps(self, pairs: int) -> int:

@@ -43,7 +43,7 @@ class Interview:
         seed: Of the answers, their order and what is repeated. A session that is opened again
             with the same prompts, model and seed asks what it would have asked without the break.
         repeat: Share of the questions that repeat an earlier one with its sides swapped.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
         changed: Called in the drawing thread when there is a new question or a problem.
 
     Attributes:
@@ -64,7 +64,7 @@ class Interview:
         *,
         seed: int = 0,
         repeat: float = 0.12,
-        max_new_tokens: int = 48,
+        max_new_tokens: int | None = None,
         changed: Callable[[], None] = lambda: None,
     ):
         check_repeat(repeat)

@@ -35,7 +35,7 @@ class Alignment:
         interview: Whose prompts and pairs; it draws nothing while a run is going on.
         model: What is trained: the name, or a model already loaded (a copy is trained).
         score: Ground-truth score of `(prompt, response)`, if there is one.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Most tokens of an answer; none is the model's default.
         ended: Called with how a run ended, in words.
 
     Attributes:
@@ -48,7 +48,7 @@ class Alignment:
         interview: Interview,
         model: str | LanguageModel,
         score: Score | None,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         ended: Callable[[str], None],
     ):
         self._interview, self._model, self._score = interview, model, score

@@ -42,7 +42,7 @@ class Annotator:
         score: Ground-truth score of `(prompt, response)`, shown before and after training.
         seed: Of the answers, their order and what is repeated.
         repeat: Share of the questions that ask an earlier one again with its sides swapped.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
 
     Attributes:
         session: The answers, and the files they are in.
@@ -64,7 +64,7 @@ class Annotator:
         score: Score | None = None,
         seed: int = 0,
         repeat: float = 0.12,
-        max_new_tokens: int = 48,
+        max_new_tokens: int | None = None,
     ):
         self._model, prompts = model, _checked(prompts)
         check_repeat(repeat)

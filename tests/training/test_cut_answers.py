@@ -9,8 +9,13 @@ import pytest
 import torch
 from tiny import make_language_model
 
+from dpo_lab.data.preferences import preferences_from_rows
+from dpo_lab.data.sampled_reader import AS_SAMPLED, CUT
+from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.models.choices import new_tokens
 from dpo_lab.models.drift import measure_kl
-from dpo_lab.models.loading import disable_dropout
+from dpo_lab.models.labelling import completion_pairs
+from dpo_lab.models.loading import LanguageModel, disable_dropout
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import Scorer
@@ -141,3 +146,28 @@ def test_figures_and_tables_say_at_least_where_answers_were_cut(cut) -> None:
     assert ("at least: 34% of the answers were cut" in text) == bool(cut)
     row = row_of("a", "done", TrainConfig().as_dict(), History(records))
     assert row["KL"] == ("≥ 1.500" if cut else "1.500")
+
+
+def test_the_default_length_is_the_models_everywhere_and_an_own_one_is_kept() -> None:
+    """Measured: most answers of `smollm2` end within 192 tokens, one in ten within 48."""
+    for model, tokens in (("micro", 48), ("smollm2", 192), ("owner/name", 192)):
+        assert new_tokens(model) == TrainConfig(model=model).resolved().max_new_tokens == tokens
+        assert TrainConfig(model=model, max_new_tokens=7).resolved().max_new_tokens == 7
+    endless = ending(1e-9)
+    (answer,) = sample(endless, endless.encoder.prompts(PROMPTS[:1]))
+    assert len(answer.ids) == 192 and not answer.ended
+
+
+def test_pairs_of_a_chat_model_are_sampled_in_the_form_that_trains_them() -> None:
+    model = make_language_model()
+    model.tokenizer.chat_template = "{% for m in messages %}is {{ m.content }}<eos>{% endfor %}no "
+    model = LanguageModel(model.model, model.tokenizer, "tiny", "test")
+    options = {"max_new_tokens": 4, "seed": 1, "completions": 3}
+    rows = completion_pairs(model, PROMPTS[:2], lambda _, text: float(len(text)), **options)
+    assert all(row["prompt"][0]["role"] == "user" for row in rows)
+    tokens = tokenize_pairs(preferences_from_rows(rows), model.tokenizer)
+    asked = {model.encoder.prompts([row["prompt"]])[0] for row in rows}
+    assert {pair.prompt for pair in tokens} == asked and len(asked) == 2
+    assert set(tokens.sampled) <= {AS_SAMPLED, CUT} and len(tokens) == len(rows)
+    plain = completion_pairs(model, ["it"], lambda *_: 0.0, prompt_format="plain", **options)
+    assert {row["prompt"] for row in plain} == {"it"}

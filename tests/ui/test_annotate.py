@@ -63,6 +63,18 @@ def test_clicks_from_code_and_from_the_page_do_the_same(open_one) -> None:
     assert one.pairs == [json.loads(line) for line in one.session.file.read_text().splitlines()]
 
 
+def test_an_answer_that_was_cut_is_marked_on_the_page_and_counted(open_one) -> None:
+    """One token is one word of micro: whatever is shown was cut."""
+    one = open_one(repeat=0, max_new_tokens=1)
+    first = one.question
+    one.answer("A")
+    question, page = one.question, _page(one)
+    assert page["a"] == f"{question.a} …(cut)" and page["b"] == f"{question.b} …(cut)"
+    assert "2 of 2 shown were cut at their limit" in page["progress"]
+    (row,) = one.pairs
+    assert row["chosen"] == first.a and not row["chosen_sampled"]["ended"]
+
+
 def test_a_stale_click_answers_nothing(open_one) -> None:
     one = open_one()
     _shown(one)
