@@ -30,7 +30,7 @@ from dpo_lab.ui.curves import (
     traces_of,
 )
 from dpo_lab.ui.style import LEGEND, STYLE
-from dpo_lab.ui.theory import Theory
+from dpo_lab.ui.theory import LISTED, Theory, on_frontier
 
 _MARGIN, _ROW, _GAP = {"l": 60, "r": 14, "t": 92, "b": 46}, 288, 126
 """Pixels around the panels, of a row of them, and between two rows."""
@@ -138,7 +138,9 @@ def training_spec(
     layout["yaxis4"]["rangemode"] = "tozero"
     layout["yaxis6"] |= {"range": [-0.06, 1.06], "tickformat": ".0%", "tickvals": [0, 0.5, 1]}
     if FRONTIER in panels:
-        against = {"title.text": "KL(policy ‖ reference) (nats)", "rangemode": "tozero"}
+        kl = "KL(policy ‖ reference) (nats)"
+        kl += f", up to word {MAX_WORDS}" if on_frontier(records) is LISTED else ""
+        against = {"title.text": kl, "rangemode": "tozero"}
         layout[f"xaxis{FRONTIER}"].pop("matches")
         layout[f"xaxis{FRONTIER}"] |= against | {"unifiedhovertitle": {"text": "KL %{x}"}}
     _mark_changes(layout, records, panels.keys() - {FRONTIER})
@@ -153,10 +155,10 @@ def _panels(
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     sizes = np.unique(records.columns("kl/policy_n")[:, 1]).astype(int)
     if theory is not None and FRONTIER in panels:
-        note = f"pink: the most that any policy scores, exactly, in at most {MAX_WORDS} words"
+        note = f"pink: the most that any policy scores in up to {MAX_WORDS} words, exactly"
         share = records.last("listed/beyond") or 0.0
         if share > LEFT_OUT:
-            note += f"; at least {share:.0%} go on, and count up to there"
+            note += f"; {share:.0%} or more go on"
         panels[FRONTIER] = replace(panels[FRONTIER], note=note)
     if len(sizes):
         count = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else sizes[0]

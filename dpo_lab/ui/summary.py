@@ -115,6 +115,7 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
             tiles[KL_TILE]["text"] += f" of {prompts:.0f} prompts (error for prompts like these)"
     if cut := records.last("kl/cut"):
         tiles[KL_TILE]["text"] += f"; at least: {cut:.0%} of the answers were cut at their limit"
+    tiles |= _listed_tiles(records)
     if outcome:
         after = outcome["after"]
         tiles["Score"] = {
@@ -122,6 +123,21 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
             "after": after["mean"],
             "text": f"95 % interval {after['low']:.3f} to {after['high']:.3f}; {outcome['what']}",
         }
+    return tiles
+
+
+def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
+    """What was summed over all answers, where they are listed."""
+    from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
+
+    tiles = {}
+    for label, key, text in (
+        ("Answers in no pair", "listed/no_pair", "probability, exact, at the held-out prompts"),
+        (f"Over {MAX_WORDS} words", "listed/beyond", "share of the policy's answers, at least"),
+    ):
+        values = records.columns(key)[:, 1].tolist()
+        if values and (key != "listed/beyond" or values[-1] > LEFT_OUT):
+            tiles[label] = {"before": values[0], "after": values[-1], "text": text}
     return tiles
 
 

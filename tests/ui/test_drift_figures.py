@@ -62,3 +62,25 @@ def test_a_sweep_over_losses_tells_them_by_shape_and_what_has_no_beta_by_grey(th
         "SFT": grey.marker.symbol[0]
     }
     assert grey.marker.color != coloured.marker.color
+
+
+def test_a_sweep_stands_where_it_is_over_the_listed_answers_and_says_who_goes_on(theory) -> None:
+    """Sampled, a run that goes on had KL 400 and a score of 90; up to its third word 2 and 0.5."""
+    rows = [
+        {
+            "run": f"one {beyond}", "beta": 0.1, "loss": "sigmoid", "kl/policy": 400.0,
+            "kl/policy_stderr": 9.0, "score/policy": 90.0, "score/policy_stderr": 3.0,
+            "listed/kl": 2.0, "listed/score": 0.5, "listed/beyond": beyond,
+        }
+        for beyond in (0.0, 0.3)
+    ]  # fmt: skip
+    figure = sweep_figure(rows, theory)
+    points = next(trace for trace in figure.data if trace.name == "β 0.1")
+    assert list(points.x) == [2.0, 2.0] and list(points.y) == [0.5, 0.5]
+    assert [text.count("goes on after 3 words in 30%") for text in points.text] == [0, 1]
+    title = figure.layout.xaxis.title.text
+    assert "in answers of at most 3 words (1 of 2 points go on in more than 1% of theirs)" in title
+    # Rows of which one has no such values are all drawn as they were sampled, with their errors.
+    del rows[0]["listed/kl"]
+    points = next(t for t in sweep_figure(rows, theory).data if t.name == "β 0.1")
+    assert list(points.x) == [400.0, 400.0] and list(points.error_x.array) == [9.0, 9.0]

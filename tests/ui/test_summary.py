@@ -54,3 +54,15 @@ def test_a_report_is_small_beside_one_copy_of_plotly_or_one_file(kept: Run) -> N
     (library,) = kept.path.parent.glob("plotly-*.min.js")
     assert page.stat().st_size < 1_000_000 < library.stat().st_size
     assert report_of(kept, single_file=True).stat().st_size > library.stat().st_size
+
+
+@pytest.mark.parametrize(("beyond", "told"), [(0.005, False), (0.25, True)])
+def test_answers_outside_pairs_and_beyond_three_words_have_their_tiles(beyond, told) -> None:
+    start = {"listed/no_pair": 0.01, "listed/beyond": 0.0}
+    end = {"listed/no_pair": 0.5, "listed/beyond": beyond}
+    records = [StepRecord(n, 0.0, n, 0.1, 1e-3, one) for n, one in enumerate((start, end))]
+    found = tiles(records, None)
+    outside = found["Answers in no pair"]
+    assert (outside["before"], outside["after"]) == (0.01, 0.5)
+    assert ("Over 3 words" in found) == told
+    assert not told or found["Over 3 words"]["after"] == 0.25
