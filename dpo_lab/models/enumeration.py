@@ -35,6 +35,12 @@ class Enumeration:
         ids = [token for token in self.words[index].tolist() if token >= 0]
         return language_model.tokenizer.decode(ids)
 
+    def texts(self, language_model: LanguageModel) -> list[str]:
+        """All responses as text."""
+        counts = (self.words >= 0).sum(dim=-1).tolist()
+        rows = zip(self.words.tolist(), counts, strict=True)
+        return language_model.tokenizer.batch_decode([row[:count] for row, count in rows])
+
 
 def enumerable(language_model: LanguageModel, max_words: int = 3) -> bool:
     """Whether the responses of so many words are few enough to be listed."""

@@ -47,14 +47,11 @@ class Listed:
     Attributes:
         kl: KL to the reference, nats, exact: of whole answers it is at least this.
         reward: Mean reward, exact.
-        beyond: Share of the policy's answers that go on after the most words: at least this, since
-            only the likeliest are looked at.
         logps: `(prompts, responses)`, nats.
     """
 
     kl: float
     reward: float
-    beyond: float
     logps: Tensor
 
 
@@ -101,7 +98,7 @@ class World:
                     f"{reference.name}: goes on after {max_words} words, so that its responses "
                     "cannot all be listed. Use a model like 'micro', or sample."
                 )
-        texts = [found[0].text(reference, index) for index in range(len(found[0].logps))]
+        texts = found[0].texts(reference)
         rewards = [[score(prompt_text(prompt), text) for text in texts] for prompt in prompts]
         return cls(
             tuple(prompts),
@@ -133,12 +130,12 @@ class World:
         return _logps(found)
 
     def listed(self, policy: LanguageModel) -> Listed:
-        """KL and reward of a policy over the listed responses, and how much of it lies beyond."""
+        """KL and reward of a policy over the listed responses."""
         found = _listed(policy, self.prompts, self._max_words, keep_cache=True)
         logps = _logps(found)
         kl = exact_kl(logps, self.reference_logps).mean().item()
         reward = expected_reward(logps, self.rewards).mean().item()
-        return Listed(max(kl, 0.0), reward, self._beyond(policy, found), logps)
+        return Listed(max(kl, 0.0), reward, logps)
 
     def _beyond(self, policy: LanguageModel, found: list[Enumeration]) -> float:
         """The least share of answers that go on after the most words, mean over the prompts."""

@@ -27,7 +27,13 @@ from dpo_lab.training.start import at_start
 
 
 def evaluate(
-    job: Job, beta: float, seed: int, progress: Progress | None = None, *, moved: bool = True
+    job: Job,
+    beta: float,
+    seed: int,
+    progress: Progress | None = None,
+    *,
+    moved: bool = True,
+    listed: bool = True,
 ) -> dict[str, float]:
     """Metrics of an evaluation.
 
@@ -37,6 +43,7 @@ def evaluate(
         seed: Seed of the policy's samples.
         progress: Called with what is being done, how much is done and how much there is.
         moved: False before the first step, where held-out pairs are exact ties.
+        listed: Whether to sum over all answers, where they can be listed.
 
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs, with `eval/pairs`, how many they are, and
@@ -71,7 +78,7 @@ def evaluate(
         values |= {"entropy/policy": kl.entropy}
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)
-        values |= listed_values(job)
+        values |= listed_values(job, completions) if listed else {}
     return _finite(values)
 
 

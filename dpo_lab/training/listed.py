@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -12,11 +13,12 @@ from dpo_lab.data.encoding import Ids
 from dpo_lab.models.displacement import ListedPairs
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
+from dpo_lab.models.sampling import Completion
 from dpo_lab.models.world import MAX_WORDS, World
 from dpo_lab.training.setup import Job
 
 MOST_PROMPTS = 10
-"""Held-out prompts, the first, whose answers are listed: a hundredth of a second each."""
+"""Held-out prompts, the first, whose answers are listed; each takes a hundredth of a second."""
 _KEPT = 8
 _worlds: dict[tuple, World | None] = {}
 _lock = threading.Lock()
@@ -53,13 +55,17 @@ def world_of(job: Job) -> World | None:
     return _worlds[key]
 
 
-def listed_values(job: Job) -> dict[str, float]:
+def listed_values(job: Job, completions: Sequence[Completion] = ()) -> dict[str, float]:
     """What is known of a job's policy over all listed answers, or nothing where there are none.
 
     An answer that is longer counts as its first words: that is what the exact frontier is about.
 
+    Args:
+        job: The run's job.
+        completions: Answers of its policy, to see how many are longer.
+
     Returns:
-        `listed/kl`, `listed/score`; `listed/beyond`, the least share of answers that go on after
+        `listed/kl`, `listed/score`; `listed/beyond`, the share of the completions that go on after
         the most words; and who has the probability, means over the held-out pairs:
         `listed/own_pair`, `listed/other_pairs`, `listed/no_pair`; `listed/pairs_n` of them.
     """
@@ -67,7 +73,10 @@ def listed_values(job: Job) -> dict[str, float]:
     if world is None:
         return {}
     found = world.listed(job.policy)
-    values = {"kl": found.kl, "score": found.reward, "beyond": found.beyond}
+    values = {"kl": found.kl, "score": found.reward}
+    if completions:
+        longer = sum(len(one.ids) - one.ended > MAX_WORDS for one in completions)
+        values["beyond"] = longer / len(completions)
     if job.listed_pairs is None:
         job.listed_pairs = _listed_pairs(job, world)
     if len(job.listed_pairs.places):

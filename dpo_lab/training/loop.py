@@ -142,7 +142,9 @@ def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepReco
     def wait(what: str, done: int, total: int) -> None:
         _tell(callbacks, "on_wait", what, done, total)
 
-    values = evaluate(job, learner.beta, seed, wait, moved=record.step > 0)
+    # Summing over all answers takes as long as all else: at every other evaluation, and the last.
+    listed = _due(record.step, 2 * job.config.eval_every) or record.step == learner.total_steps
+    values = evaluate(job, learner.beta, seed, wait, moved=record.step > 0, listed=listed)
     if record.step == 0:
         values |= reference_score(job, seed)
     samples = answers(job, record.step)

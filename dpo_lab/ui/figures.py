@@ -158,7 +158,7 @@ def _panels(
         note = f"pink: the most that any policy scores in up to {MAX_WORDS} words, exactly"
         share = records.last("listed/beyond") or 0.0
         if share > LEFT_OUT:
-            note += f"; {share:.0%} or more go on"
+            note += f"; {share:.0%} go on"
         panels[FRONTIER] = replace(panels[FRONTIER], note=note)
     if len(sizes):
         count = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else sizes[0]

@@ -133,7 +133,7 @@ def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
     tiles = {}
     for label, key, text in (
         ("Answers in no pair", "listed/no_pair", "probability, exact, at the held-out prompts"),
-        (f"Over {MAX_WORDS} words", "listed/beyond", "share of the policy's answers, at least"),
+        (f"Over {MAX_WORDS} words", "listed/beyond", "share of the policy's own samples"),
     ):
         values = records.columns(key)[:, 1].tolist()
         if values and (key != "listed/beyond" or values[-1] > LEFT_OUT):

@@ -396,7 +396,7 @@ def test_the_exact_frontier_stands_behind_a_run_of_micro(bench: Workbench) -> No
     frontier, star = _curve(bench, "frontier"), _curve(bench, "optimum")
     assert len(frontier.x) > 20 and len(star.x) == 1
     assert list(_curve(bench, "path").x) == [
-        pytest.approx(r["listed/kl"]) for r in bench.run.records if r.get("kl/policy") is not None
+        pytest.approx(r["listed/kl"]) for r in bench.run.records if r.get("listed/kl") is not None
     ]
     assert "of the reward that can be gained" in bench.screen.notice.value
     plain = Workbench(folder=None, data=[
