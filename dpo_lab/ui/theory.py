@@ -151,7 +151,10 @@ def distance(records: History, theory: Theory | None, aims_at_optimum: bool = Tr
     gained, how = (score - start) / (best - start), "exactly"
     share = f"{gained:.0%}"
     if keys is SAMPLED:
-        errors = records.columns(*(f"{key}_stderr" for key in keys))
+        # For these prompts alone, where that is known: the frontier is theirs.
+        errors = records.columns(*(f"{key}_stderr_samples" for key in keys))
+        if not len(errors):
+            errors = records.columns(*(f"{key}_stderr" for key in keys))
         kl_error, score_error = errors[-1, 1:] if len(errors) else (math.nan, math.nan)
         error = math.hypot(score_error, gained * theory.slope_at(kl) * kl_error) / (best - start)
         share, how = f"{min(gained, 1.0):.0%} ± {error:.0%}", "on samples"
