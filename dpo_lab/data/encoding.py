@@ -89,7 +89,7 @@ class Encoder:
                 f"the model has embeddings for {vocabulary} ids, so no response could end. Use the "
                 "tokenizer that belongs to the model, or resize the model's embeddings."
             )
-        self.tokenizer = tokenizer
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
         self.template = ChatTemplate(tokenizer)
         known = pad is not None and (vocabulary is None or pad < vocabulary)
         self.pad_id = pad if known else eos
@@ -172,6 +172,7 @@ class Encoder:
 
         Raises:
             TemplateProblem: If the chat template refuses a conversation.
+            CannotEncode: If the model has no embedding for a token.
             ValueError: If there is no chat template for it.
         """
         plain = [isinstance(prompt, str) for prompt in prompts]
@@ -188,7 +189,8 @@ class Encoder:
         Raises:
             TemplateProblem: If the chat template refuses a conversation, or rewrites its prompt
                 once it is answered.
-            CannotEncode: If prompt and response join into one token.
+            CannotEncode: If prompt and response join into one token, or the model has no
+                embedding for one of theirs.
             ValueError: If there is no chat template for it.
         """
         written = [
@@ -271,7 +273,19 @@ class Encoder:
         distinct = list(dict.fromkeys(texts))
         rows = self.tokenizer(distinct, add_special_tokens=False).input_ids
         ids = dict(zip(distinct, map(tuple, rows), strict=True))
+        if self.vocabulary is not None:
+            largest = max(map(max, filter(None, rows)), default=0)
+            if largest >= self.vocabulary:
+                raise self._unknown(largest)
         return [ids[text] for text in texts]
+
+    def _unknown(self, token: int) -> CannotEncode:
+        return CannotEncode(
+            self.tokenizer.name_or_path,
+            "a token that the model has no embedding for",
+            f"{self.tokenizer.convert_ids_to_tokens(token)!r} has id {token} and the model "
+            f"{self.vocabulary} of them; use the tokenizer that belongs to it, or resize them",
+        )
 
     def _end_turn(self, ids: Ids) -> tuple[Ids, bool]:
         """Cut what a template writes after the end of turn: a newline, or one more end token."""

@@ -78,6 +78,7 @@ def tokenize_pairs(
     max_length: int = 512,
     max_prompt_length: int | None = None,
     prompt_format: PromptFormat = "auto",
+    vocabulary: int | None = None,
     on_bad_rows: OnBadRows | None = None,
     max_problems: int = NAMED,
 ) -> TokenizedPairs:
@@ -94,10 +95,11 @@ def tokenize_pairs(
         max_prompt_length: Most tokens of a prompt; by default, what the longer response leaves
             free, but half of `max_length` at the least.
         prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
+        vocabulary: How many ids the model has an embedding for; all, if not given.
         on_bad_rows: What to do with pairs that cannot be used (refused by the chat template, a
-            response with nothing left after the cut, responses that became equal, an end token
-            inside a response): `skip` leaves them out and counts them, `raise` stops. By default
-            they are skipped with a warning (`SkippedRows`).
+            token without an embedding, a response with nothing left after the cut, responses that
+            became equal, an end token inside a response): `skip` leaves them out and counts them,
+            `raise` stops. By default they are skipped with a warning (`SkippedRows`).
         max_problems: How many such pairs are named.
 
     Returns:
@@ -109,7 +111,7 @@ def tokenize_pairs(
     """
     check_bad_rows_options(on_bad_rows, max_problems)
     _check_lengths(max_length, max_prompt_length)
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(tokenizer, vocabulary)
     reader = SampledReader(encoder)
     encoded, problems = encode_pairs(encoder, preferences, prompt_format, reader)
     kept, cut = [], Counter()

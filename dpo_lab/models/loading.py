@@ -48,7 +48,7 @@ class LanguageModel:
     merged: bool = False
 
     def __post_init__(self) -> None:
-        self.encoder = Encoder(self.tokenizer)
+        self.encoder = Encoder(self.tokenizer, known_ids(self.base))
 
     def use_template(self, template: str | None = None, day: str | None = None) -> None:
         """Write conversations by a template, and on a day, other than its own and today.
@@ -61,7 +61,7 @@ class LanguageModel:
             ValueError: If the template is no Jinja, or the day no date.
         """
         use_template(self.tokenizer, template, day)
-        self.encoder = Encoder(self.tokenizer)
+        self.encoder = Encoder(self.tokenizer, known_ids(self.base))
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +119,12 @@ def load_model(
     disable_dropout(model)
     model.to(resolve_device(device))
     return LanguageModel(model, tokenizer, str(name), origin, merged=adapter)
+
+
+def known_ids(model: nn.Module) -> int | None:
+    """How many ids a `transformers` model has an embedding for, as far as it says."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return None if weight is None else weight.shape[0]
 
 
 def _load_plain(path: str, **options) -> nn.Module:

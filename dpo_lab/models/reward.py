@@ -18,7 +18,7 @@ from dpo_lab.data.preferences import Text, answer_to
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.dropout import disable_dropout
-from dpo_lab.models.loading import Device, LanguageModel, resolve_device
+from dpo_lab.models.loading import Device, LanguageModel, known_ids, resolve_device
 
 
 class _Score(ABC):
@@ -68,7 +68,7 @@ class RewardModel(_Score):
     tokenizer: PreTrainedTokenizerBase
 
     def __post_init__(self) -> None:
-        self.encoder = Encoder(self.tokenizer)
+        self.encoder = Encoder(self.tokenizer, known_ids(self.model))
 
     @property
     def head(self) -> nn.Module:

@@ -109,7 +109,9 @@ class MarginHistory(Callback):
         """Score with the reference, and with the policy where it begins."""
         self._forget(job, first_step)
         self._job = job
-        self._tokens = tokenize(job.config, self._preferences, job.policy.tokenizer)
+        self._tokens = tokenize(
+            job.config, self._preferences, job.policy.tokenizer, job.policy.encoder.vocabulary
+        )
         with job.reference.active() as scorer:
             self._reference = self._margins_of(scorer)
         if first_step in self._asked and first_step not in self.steps:

@@ -141,7 +141,7 @@ def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -
     beta = job.config.beta if beta is None else beta
     if not beta > 0:
         raise ValueError(f"beta={beta!r}: must be > 0. Take the beta that the run ended with.")
-    tokens = tokenize(job.config, preferences, job.policy.tokenizer)
+    tokens = tokenize(job.config, preferences, job.policy.tokenizer, job.policy.encoder.vocabulary)
     by_row = {pair.row: pair for pair in preferences}
     return PairScores(
         replace(preferences, pairs=tuple(by_row[pair.row] for pair in tokens)),

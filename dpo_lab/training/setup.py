@@ -158,7 +158,11 @@ def prepare(
         precision=resolve_precision(config.precision, policy.device),
         micro_batch_tokens=micro_batch_tokens(config, policy.device),
     )
-    tokens = [tokenize(config, some, policy.tokenizer) for some in (train, held_out) if len(some)]
+    tokens = [
+        tokenize(config, some, policy.tokenizer, policy.encoder.vocabulary)
+        for some in (train, held_out)
+        if len(some)
+    ]
     fingerprint = weights_fingerprint(policy.base)
     # The reference is scored before any adapter is added: by the very weights that are hashed.
     scored, use = _score_reference(
@@ -239,15 +243,19 @@ def load_data(
 
 
 def tokenize(
-    config: TrainConfig, pairs: Preferences, tokenizer: PreTrainedTokenizerBase
+    config: TrainConfig,
+    pairs: Preferences,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int | None = None,
 ) -> TokenizedPairs:
-    """Token ids of the pairs, cut as the configuration says."""
+    """Token ids of the pairs, cut as the configuration says, that are below `vocabulary`."""
     return tokenize_pairs(
         pairs,
         tokenizer,
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         prompt_format=config.prompt_format,
+        vocabulary=vocabulary,
         on_bad_rows=config.on_bad_rows,
     )
 
