@@ -14,7 +14,7 @@ from typing import Any
 from dpo_lab.data.messages import unread_fields
 from dpo_lab.data.problems import Repeats, RowProblem
 from dpo_lab.data.rows import Pair, prompt_column
-from dpo_lab.data.sampled import SAMPLED_COLUMNS
+from dpo_lab.data.sampled import SIDES, sampled_column
 
 # The likeliest first: the mapping that an error proposes is of the first that is there.
 PROMPT_LIKE = (
@@ -60,7 +60,8 @@ class ColumnUse:
         if not isinstance(row, Mapping):
             return
         prompt = prompt_column(row, self._columns)
-        used = {prompt, self._columns["chosen"], self._columns["rejected"], *SAMPLED_COLUMNS}
+        sides = [self._columns[side] for side in SIDES]
+        used = {prompt, *sides, *map(sampled_column, sides)}
         beside = {str(name): row[name] for name in row if name not in used | self._ignored}
         unread: dict[str, Any] = {}
         for name in used & set(row):

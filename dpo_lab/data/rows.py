@@ -52,7 +52,7 @@ class Pair:
         rejected: The same.
         row: Row number in the source, from 1 (in `.jsonl` files, the line).
         chosen_sampled: How a model sampled chosen, where the row says so (column
-            `chosen_sampled`): its ids are scored, rather than its text.
+            `chosen_sampled`, or so with the name that chosen has): its ids are scored.
         rejected_sampled: The same of rejected.
     """
 
@@ -123,7 +123,7 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
     if chosen == rejected:
         raise RowProblem(number, columns["rejected"], "equal to chosen")
     shape = _text_pair if isinstance(chosen, str) else _conversation_pair
-    sampled = [sampled_of_row(number, row, side) for side in SIDES]
+    sampled = [sampled_of_row(number, row, columns[side]) for side in SIDES]
     return Pair(*shape(number, prompt, chosen, rejected, columns), number, *sampled)
 
 

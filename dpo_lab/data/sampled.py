@@ -6,6 +6,7 @@ way), and says that the response ended, which one that was cut at its limit neve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 from dpo_lab.data.problems import RowProblem
 
 SIDES = ("chosen", "rejected")
-SAMPLED_COLUMNS = tuple(f"{side}_sampled" for side in SIDES)
 _LARGEST = 2**31
 """Tokenizers keep ids in 32 bits."""
 
@@ -58,18 +58,28 @@ class Sampled:
         return cls(tuple(ids), ended, tokenizer)
 
 
-def sampled_of_row(number: int, row: Mapping[str, Any], side: str) -> Sampled | None:
-    """What a row says of how `chosen` or `rejected` was sampled; none where it says nothing.
+def sampled_column(column: str) -> str:
+    """Name of the column that says how the responses of a column were sampled."""
+    return f"{column}_sampled"
+
+
+def sampled_of_row(number: int, row: Mapping[str, Any], column: str) -> Sampled | None:
+    """What a row says of how the response of a column was sampled; none where it says nothing.
+
+    Args:
+        number: Its row number.
+        row: The row; in a table of text the value is JSON.
+        column: The response's column.
 
     Raises:
         RowProblem: If it is not what `Sampled.as_dict` writes.
     """
-    column = f"{side}_sampled"
+    column = sampled_column(column)
     value = row.get(column)
-    if value is None:
-        return None
     try:
-        return Sampled.from_dict(value)
+        if isinstance(value, str):
+            value = json.loads(value) if value.strip() else None
+        return None if value is None or value != value else Sampled.from_dict(value)
     except ValueError as error:
         raise RowProblem(number, column, "not the ids of a sampled response", str(error)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 
@@ -173,6 +174,7 @@ def test_one_token_is_an_answer_and_an_end_token_alone_is_none():
 
 WRONG = {
     "no object": 7,
+    "text that is no JSON": "{'ids': [1]}",
     "no ids": {"ended": True, "tokenizer": "a"},
     "ids that are text": {"ids": "12", "ended": True, "tokenizer": "a"},
     "an empty list": {"ids": [], "ended": True, "tokenizer": "a"},
@@ -189,6 +191,36 @@ def test_what_is_no_sampled_response_is_named_by_row_and_column(value):
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "rejected_sampled": value}]
     with pytest.raises(BadRows, match="row 1, 'rejected_sampled': not the ids of a sampled"):
         preferences_from_rows(rows, on_bad_rows="raise")
+
+
+def test_the_ids_follow_the_columns_names_and_none_vanishes():
+    """Columns that change places take their ids along; those of no response are named as unused."""
+    some = tokenizer("byte-level")
+    rows = some_rows(some, "the plot", 4)
+    turned = {"chosen": "rejected", "rejected": "chosen"}
+    found = preferences_from_rows(rows, columns=turned)
+    assert tokenize_pairs(found, some).sampled == {AS_SAMPLED: 8, CUT: 4}
+    assert [list(p.chosen_sampled.ids) for p in found] == [
+        r["rejected_sampled"]["ids"] for r in rows
+    ]
+    assert not found.report.unused_columns
+    renamed = [{"good": one["chosen"], **one} for one in rows]
+    other = preferences_from_rows(renamed, columns={"chosen": "good"})
+    assert other.report.unused_columns == {"chosen": 4, "chosen_sampled": 4}
+
+
+def test_a_table_of_text_keeps_the_ids_as_json(tmp_path):
+    some = tokenizer("byte-level")
+    rows, file = some_rows(some, "the plot", 4), tmp_path / "pairs.csv"
+    rows.append({"prompt": "p", "chosen": "slow", "rejected": "it"})
+    with file.open("w", newline="") as out:
+        table = csv.DictWriter(out, rows[0])
+        table.writeheader()
+        for one in rows:
+            plain = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in one.items()}
+            table.writerow(plain)
+    tokens = tokenize_pairs(load_preferences(file), some)
+    assert tokens.sampled == {AS_SAMPLED: 8, CUT: 4} and len(tokens) == 5
 
 
 def test_the_fingerprint_of_a_data_set_sees_the_ids_and_only_where_there_are_some():
