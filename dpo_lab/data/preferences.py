@@ -1,8 +1,9 @@
 """Preference pairs: read from anywhere, checked row by row, brought to one shape.
 
 Rows may be explicit (`prompt`, `chosen`, `rejected`), implicit (`chosen` and `rejected` begin with
-the same prompt) or conversational (lists of `{"role", "content"}`). Whatever is wrong is reported
-with its row number, column and reason, all rows at once.
+the same prompt, up to a turn or a line) or conversational (lists of `{"role", "content"}`).
+Whatever is wrong is reported with its row number, column and reason, all rows at once; columns and
+message fields that nothing uses are named.
 """
 
 from __future__ import annotations

@@ -23,17 +23,19 @@ def find_held_out(split: str, names: Iterable[str]) -> str | None:
 
 
 def find_held_out_files(folder: Path, split: str) -> str | None:
-    """The same among the files of a folder.
+    """The same among the files of a folder, where those of the training split are.
 
     Raises:
         FileNotFoundError: If a shard of it is missing.
     """
-    exactly = (name for name in _candidates(split) if files_of_split(folder, name, loosely=False))
-    found = next(exactly, None)
-    if found or _siblings(split):
-        # Beside `train_prefs`, a file `test_sft` is no `test`.
-        return found
-    return next((name for name in _candidates(split) if files_of_split(folder, name)), None)
+    beside = {file.parent for file in files_of_split(folder, split)}
+    # Beside `train_prefs`, a file `test_sft` is no `test`.
+    for loosely in (False,) if _siblings(split) else (False, True):
+        for name in _candidates(split):
+            found = files_of_split(folder, name, loosely=loosely)
+            if found and (not beside or found[0].parent in beside):
+                return name
+    return None
 
 
 def _candidates(split: str) -> list[str]:
@@ -84,12 +86,20 @@ def require_files_of_split(folder: Path, split: str) -> list[Path]:
         found = files
     if len(found) == 1 or (found and _one_split(found)):
         return found
-    names = ", ".join(file.name for file in files) or "no data file"
+    names = ", ".join(file.name for file in files) or f"no data file{_inside(folder)}"
     raise FileNotFoundError(
         f"{folder}: {'more than one' if found else 'no'} file for the split {split!r} among: "
         f"{names}. Name one file {split}.jsonl (or another of {', '.join(EXTENSIONS[:4])}) or its "
         f"shards {split}-00000-of-00002 and so on, or give the file itself."
     )
+
+
+def _inside(folder: Path) -> str:
+    """Which folders of a folder could be given instead, as where a clone has several data sets."""
+    names = sorted(
+        place.name for place in folder.iterdir() if place.is_dir() and _data_files(place)
+    )
+    return f", but some in its folders {', '.join(names)}: give one of these" if names else ""
 
 
 def _whole(shards: list[Path]) -> list[Path]:

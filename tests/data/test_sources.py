@@ -96,6 +96,18 @@ def test_a_clone_of_the_hub_is_read(tmp_path):
     assert (prompts(train), prompts(held_out)) == (["p0", "p1"], ["q"])
 
 
+def test_what_lies_in_data_is_not_held_out_of_a_file_outside(tmp_path):
+    write(tmp_path, {"train.jsonl": lines(*"abcd"), "data/test.jsonl": lines("other")})
+    train, held_out = load_train_and_held_out(tmp_path, held_out=0.25)
+    assert sorted(prompts(train) + prompts(held_out)) == ["a", "b", "c", "d"]
+
+
+def test_a_folder_of_several_data_sets_is_said_to_be_one(tmp_path):
+    write(tmp_path, {"de/train.jsonl": lines("a"), "en/train.jsonl": lines("b"), "x/y.txt": ""})
+    with pytest.raises(FileNotFoundError, match="but some in its folders de, en: give one of the"):
+        load_preferences(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
