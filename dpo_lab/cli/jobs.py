@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +20,13 @@ from dpo_lab.ui.summary import report_of
 
 
 def train_and_report(
-    config: TrainConfig, out: Path, *, resume: bool, console: Console, say: Callable[[str], None]
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    changes: Mapping[str, float],
+    console: Console,
+    say: Callable[[str], None],
 ) -> None:
     """Prepare, train with a live table, measure what changed, write the report.
 
@@ -28,6 +34,7 @@ def train_and_report(
         config: What to run.
         out: Folder of the run.
         resume: Whether a run that is there goes on.
+        changes: Beta or peak learning rate of the steps to come, where they are to be others.
         console: Where the run is shown.
         say: Told what is being done before the run begins.
     """
@@ -35,6 +42,11 @@ def train_and_report(
     if run.exists and not resume:
         Run.create(out, config, {})  # refuses, in words
     if run.exists and run.summary["state"] == "done" and "outcome" in run.summary:
+        if changes:
+            raise ValueError(
+                f"{out}: this run is done, so no step is left for {', '.join(sorted(changes))} to "
+                "change. Begin another run."
+            )
         console.print(f"{out}: this run is done.", markup=False)
     else:
         display = TerminalDisplay(console)
@@ -48,6 +60,7 @@ def train_and_report(
         if job.score:
             job.reference.keep()  # its answers are scored at the end
         control, signals = RunControl(), []
+        control.set(**changes)
         # The first ends the run after its step, a second at once.
         with on_signals(lambda number: (signals.append(number), control.stop())):
             for _ in train(job, run=run, control=control, callbacks=[display]):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from dpo_lab.cli.output import new_console, print_rows
+from dpo_lab.cli.output import new_console, print_rows, say
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,17 @@ class RunsList:
     def __call__(self) -> None:
         """Print one line a run."""
         from dpo_lab.training.runs import list_runs
-        from dpo_lab.ui.summary import run_row
+        from dpo_lab.ui.summary import run_rows
 
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder. Train something first.")
         runs = list_runs(self.folder)
         if not runs:
             raise FileNotFoundError(f"{self.folder}: holds no runs. Train something first.")
-        print_rows([run_row(run) for run in runs])
+        rows, reasons = run_rows(runs)
+        print_rows(rows)
+        for reason in reasons:
+            say(reason)
 
 
 @dataclass(frozen=True)

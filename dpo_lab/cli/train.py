@@ -15,7 +15,10 @@ from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
 
 OUT = "Folder of the run; by default a new one under runs/."
-RESUME = "Go on with the run in --out, with its own settings; begin one if there is none."
+RESUME = (
+    "Go on with the run in --out, with its own settings, of which --beta and --lr may be changed; "
+    "begin one if there is none."
+)
 
 
 ABOUT = """Train a policy on preference pairs; every run is a folder that a kill leaves usable.
@@ -72,7 +75,10 @@ class Demo:
 
 
 def resumed_train(arguments: list[str]) -> type:
-    """`train` with the settings of the run in --out as its defaults; others are refused."""
+    """`train` with the settings of the run in --out as its defaults.
+
+    Beta and the learning rate may be others from here on, which the records say; no other setting.
+    """
     from dpo_lab.training.runs import Run
 
     positions = [i for i, a in enumerate(arguments) if a == "--out" or a.startswith("--out=")]
@@ -83,26 +89,35 @@ def resumed_train(arguments: list[str]) -> type:
     out = inline or (arguments[at + 1] if at + 1 < len(arguments) else "")
     if not out or not Run(out).exists:
         return Train
-    saved = Run(out).config.as_dict()
+    saved, levers = Run(out).config.as_dict(), Run(out).levers
+    now = saved | levers
 
     def resumed(made: Any) -> None:
-        for name, asked in given(made).items():
-            if name == "chat_template" and asked:  # a run keeps the text, which is compared
-                asked = template_text(asked)
-            # Whether a model's code may run is no setting of the run, but of who types it.
-            if asked != saved[name] and name != "trust_remote_code":
-                raise ValueError(
-                    f"--{name.replace('_', '-')} {asked}: this run has {saved[name]}, and a "
-                    "resumed run keeps its settings. Leave it out, or begin another run."
-                )
-        _train_given(made)
+        asked = given(made)
+        if asked["chat_template"]:  # a run keeps the text, which is compared
+            asked["chat_template"] = template_text(asked["chat_template"])
+        changed = {name: value for name, value in asked.items() if value != now[name]}
+        # Whether a model's code may run is no setting of the run, but of who types it.
+        for name in changed.keys() - levers.keys() - {"trust_remote_code"}:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {changed[name]}: this run has {now[name]}, and a "
+                "resumed run keeps its settings but beta and the learning rate. Leave it out, or "
+                "begin another run."
+            )
+        moved = {name: changed[name] for name in levers.keys() & changed.keys()}
+        begun_with = {name: saved[name] for name in levers}
+        _train(TrainConfig(**asked | begun_with), made.out, made.resume, moved)
 
-    return train_command(saved, resumed)
+    return train_command(now, resumed)
 
 
-def _train(config: TrainConfig, out: Path | None, resume: bool) -> None:
+def _train(
+    config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float] | None = None
+) -> None:
     from dpo_lab.cli.jobs import train_and_report
     from dpo_lab.training.runs import new_folder
 
     folder = out or new_folder(config)
-    train_and_report(config, folder, resume=resume, console=new_console(), say=say)
+    train_and_report(
+        config, folder, resume=resume, changes=changes or {}, console=new_console(), say=say
+    )

@@ -21,6 +21,8 @@ from dpo_lab.data.templates import use_template
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.checksums import NAME as CHECKSUMS
+from dpo_lab.models.checksums import check_files
 from dpo_lab.models.choices import Device, Precision
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
@@ -103,6 +105,13 @@ def load_model(
         ValueError: If it is no causal language model with all its weights in safetensors.
     """
     path, origin = builtin_model(str(name))
+    try:
+        check_files(Path(path), lambda file: file != "trainer.pt")
+    except ValueError as error:
+        raise ValueError(
+            f"model {str(name)!r}: {error}. Take a copy that is whole; or, if it was changed on "
+            f"purpose, remove {CHECKSUMS} there."
+        ) from None
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
 
     def load(base: str, revision: str | None) -> nn.Module:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dpo_lab.data.assets import cache_path
 from dpo_lab.data.encoding import Ids
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import Scorer, score_sequences
 from dpo_lab.models.tails import Tails
 
@@ -87,53 +85,6 @@ class CacheUse:
     computed: int
     cached: int
     probed: int
-
-
-class ReferenceCache:
-    """Sequence log-probabilities on disk, keyed by what they depend on and nothing else.
-
-    The key is a hash of the token ids, the split into prompt and response (the mask), the weights'
-    fingerprint, the precision and the sum rule. So a sweep over beta, loss, learning rate or seed
-    finds every value, and a changed model finds none. Several processes may use one cache.
-
-    Args:
-        path: The SQLite file; by default in the lab's cache folder.
-    """
-
-    def __init__(self, path: Path | None = None):
-        self.path = path or cache_path("reference.sqlite")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as database:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, logp REAL) WITHOUT ROWID"
-            )
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-                yield database
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"{self.path}: the reference cache cannot be used ({error}). Remove the file; its "
-                "values are computed again."
-            ) from None
-
-    def read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        """The values that are there, by key."""
-        with self._open() as database:
-            rows = {}
-            for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, logp FROM logps WHERE key IN ({marks})"
-                rows.update(database.execute(query, some))
-            return rows
-
-    def write(self, values: dict[bytes, float]) -> None:
-        """Add values; one that is there already stays as it is."""
-        with self._open() as database:
-            database.executemany("INSERT OR IGNORE INTO logps VALUES (?, ?)", values.items())
 
 
 def reference_logps(

@@ -278,7 +278,10 @@ class TrainConfig:
                 f"config: unknown field {unknown[0]!r}. Another version of the lab wrote it."
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**values | {"trust_remote_code": False})
+        try:
+            return cls(**values | {"trust_remote_code": False})
+        except TypeError as error:
+            raise ValueError(f"config: a value is of the wrong kind ({error}).") from None
 
 
 # (field, lowest value, whether it must be above it)

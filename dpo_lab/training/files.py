@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If it cannot be read as such.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__} in place of an object")
     except ValueError as error:
         raise ValueError(
             f"{path}: broken ({error}). It was changed by hand or by a fault."
         ) from None
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,8 +40,12 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a kill leaves the old file or the new one."""
     scratch = path.with_name(path.name + ".next")
-    scratch.write_bytes(data)
-    sync(scratch)
+    try:
+        scratch.write_bytes(data)
+        sync(scratch)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error.strerror}).") from error
     os.replace(scratch, path)
 
 
@@ -59,16 +66,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a file, one a line; a line that a kill cut short and what follows is left out."""
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return  # cut short by a kill; nothing after it is whole
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:

@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -206,7 +207,7 @@ class Learner:
             raise NonFiniteLoss(
                 f"step {self.step + 1}: {bad[0]} is {values[bad[0]]} at beta {self.beta:g} and "
                 f"learning rate {self.learning_rate:g}. The weights are those of step {self.step}; "
-                "go on from the last checkpoint with a lower learning rate."
+                "go on from the last checkpoint with a lower learning rate (--resume --lr)."
             )
 
     def check_weights(self) -> None:
@@ -228,7 +229,7 @@ class Learner:
             raise NonFiniteLoss(
                 f"step {self.step}: after it {what}, at beta {self.beta:g} and peak learning rate "
                 f"{self.peak:g}. The last checkpoint is from before; go on from it with a lower "
-                "learning rate."
+                "learning rate (--resume --lr)."
             )
 
     def save(self, folder: Path) -> None:
@@ -236,9 +237,9 @@ class Learner:
 
         Raises:
             NonFiniteLoss: If the weights are no numbers to go on from.
+            OSError: If the disk does not take them.
         """
         self.check_weights()
-        save_model(self.job.policy, folder)
         state = {
             "step": self.step,
             "beta": self.beta,
@@ -247,7 +248,15 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
-        torch.save(state, folder / "trainer.pt")
+        try:
+            save_model(self.job.policy, folder)
+            torch.save(state, folder / "trainer.pt")
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise OSError(
+                f"{folder.parent}: a checkpoint of step {self.step} cannot be written ({reason}). "
+                "The one before it is whole; make room, and go on from it with --resume."
+            ) from error
 
     def load(self, folder: Path) -> None:
         """Take up a checkpoint.

@@ -123,6 +123,7 @@ def _restore(learner: Learner, run: Run) -> int:
     if checkpoint is None:
         run.rewind(-1)
         return -1
+    run.check()
     learner.load(checkpoint)
     run.rewind(learner.step)
     return learner.step
@@ -166,7 +167,8 @@ def _emit(record: StepRecord, run: Run | None, callbacks: Sequence[Callback]) ->
 
 
 def _checkpoint(learner: Learner, run: Run, callbacks: Sequence[Callback]) -> int:
-    run.save_checkpoint(learner.save)
+    levers = {"beta": learner.beta, "learning_rate": learner.peak}
+    run.save_checkpoint(learner.save, step=learner.step, **levers)
     _tell(callbacks, "on_checkpoint", learner.step)
     return learner.step
 

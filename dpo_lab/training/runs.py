@@ -7,16 +7,15 @@ metrics.jsonl     one line a step, flushed; on the CPU the same bytes whenever t
                   with as many threads
 timing.jsonl      seconds, rates and memory of each step, which are never the same twice
 samples.jsonl     answers to held-out prompts
-checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it) and trainer.pt
+checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trainer.pt, and
+                  checksums.json: of these files, of the settings and of every line until then
 summary.json      how it ended; missing while it runs and after a kill
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from dpo_lab.training.files import (
-    as_file_name,
-    read_json,
-    read_lines,
-    sync,
-    write_json,
-    write_text,
+from dpo_lab.training.checkpoints import (
+    check_folder,
+    find_checkpoint,
+    noted_at_checkpoint,
+    replace_checkpoint,
 )
+from dpo_lab.training.files import as_file_name, read_json, write_json, write_text
 from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.training.run_lines import LINE_FILES, check_lines, check_steps, cut_back, read_rows
 
 if TYPE_CHECKING:
     from dpo_lab.training.config import TrainConfig
@@ -115,19 +114,59 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """How it ended; `{"state": "unfinished"}` while it runs and after a kill."""
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else {"state": "unfinished"}
+        summary = read_json(path) if path.exists() else {"state": "unfinished"}
+        if not isinstance(summary.get("state"), str):
+            raise ValueError(f"{path}: says no state. Remove it; --resume writes it again.")
+        return summary
+
+    @property
+    def levers(self) -> dict[str, float]:
+        """Beta and peak learning rate that a resumed run goes on with."""
+        settings, noted = self.settings, noted_at_checkpoint(self.path) or {}
+        return {name: noted.get(name, settings.get(name)) for name in ("beta", "learning_rate")}
 
     def records(self) -> list[StepRecord]:
-        """Every step so far; a line that a kill cut short is left out."""
-        timings = {line.pop("step"): line for line in read_lines(self.path / "timing.jsonl")}
-        return [
-            StepRecord.from_dict(line, timings.get(line["step"]))
-            for line in read_lines(self.path / "metrics.jsonl")
-        ]
+        """Every step so far; a last line that a kill cut short is left out.
+
+        Raises:
+            ValueError: If lines are not what was written, or not there.
+        """
+        path = self.path / "metrics.jsonl"
+        timings = {line.pop("step"): line for line in self._rows("timing.jsonl")}
+        rows = self._rows(path.name)
+        check_steps(path, rows)
+        try:
+            return [StepRecord.from_dict(line, timings.get(line["step"])) for line in rows]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: a line is no record of a step ({error}).") from None
 
     def samples(self) -> list[SampleRecord]:
-        """Every answer so far."""
-        return [SampleRecord(**line) for line in read_lines(self.path / "samples.jsonl")]
+        """Every answer so far.
+
+        Raises:
+            ValueError: If lines are not what was written, or not there.
+        """
+        try:
+            return [SampleRecord(**line) for line in self._rows("samples.jsonl")]
+        except TypeError as error:
+            path = self.path / "samples.jsonl"
+            raise ValueError(f"{path}: a line is no answer ({error}).") from None
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """Lines of a file, those of the checkpoint's time compared with what was written then."""
+        noted = noted_at_checkpoint(self.path)  # before the lines: while the run goes on, both grow
+        if noted:
+            check_lines(self.path / name, noted["lines"].get(name, ""))
+        return read_rows(self.path / name)
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that was touched since its checkpoint was written.
+
+        Raises:
+            ValueError: If settings, weights, optimiser or a line are not what was written.
+        """
+        if not check_folder(self.path):
+            self.records(), self.samples()  # what can be seen without checksums
 
     def last_samples(self) -> list[SampleRecord]:
         """The answers of the last evaluation."""
@@ -154,10 +193,14 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Forget what was recorded after a step (-1: everything), and how the run ended."""
-        for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
-            path = self.path / name
-            if path.exists():
-                kept = [line for line in read_lines(path) if line["step"] <= step]
+        noted = noted_at_checkpoint(self.path) if step >= 0 else None
+        for path in (self.path / name for name in LINE_FILES):
+            if not path.exists():
+                continue
+            if noted and noted.get("step") == step:
+                write_text(path, cut_back(path, noted["lines"][path.name]))
+            else:
+                kept = read_rows(path, step) if step >= 0 else []
                 write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         (self.path / "summary.json").unlink(missing_ok=True)
 
@@ -172,8 +215,15 @@ class Run:
         self._append("samples.jsonl", [sample.as_dict() for sample in samples])
 
     def _append(self, name: str, lines: Iterable[Mapping]) -> None:
-        with (self.path / name).open("a") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        path = self.path / name
+        try:
+            with path.open("a") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
+        except OSError as error:
+            raise OSError(
+                f"{path}: cannot be written ({error.strerror}). Make room; --resume goes on from "
+                "the last checkpoint."
+            ) from error
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write how it ended, or add to it."""
@@ -183,39 +233,16 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The newest whole checkpoint, if there is one; mends what a kill left half renamed."""
-        current = self.path / "checkpoint"
-        if not current.exists():
-            # A kill between the two renames: the new one was whole before the first of them.
-            for name in ("checkpoint.next", "checkpoint.previous"):
-                if (self.path / "checkpoint.previous").exists() and (self.path / name).exists():
-                    os.rename(self.path / name, current)
-                    break
-        return current if current.exists() else None
+        return find_checkpoint(self.path)
 
-    def save_checkpoint(self, write: Callable[[Path], None]) -> None:
+    def save_checkpoint(self, write: Callable[[Path], None], **facts: float) -> None:
         """Replace the checkpoint; at every moment one whole checkpoint is on disk.
 
         Args:
             write: Writes the files of a checkpoint into the folder it is given.
+            **facts: Noted beside its checksums: `step`, and the levers as they stand.
         """
-        current, fresh, previous = (
-            self.path / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
-        )
-        self.checkpoint  # noqa: B018  mends an interrupted replacement first
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
-        fresh.mkdir()
-        write(fresh)
-        for file in [*fresh.rglob("*"), fresh]:
-            sync(file)
-        for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
-            if (self.path / name).exists():
-                sync(self.path / name)
-        if current.exists():
-            os.rename(current, previous)
-        os.rename(fresh, current)
-        sync(self.path)
-        shutil.rmtree(previous, ignore_errors=True)
+        replace_checkpoint(self.path, write, **facts)
 
 
 def list_runs(folder: str | Path) -> list[Run]:

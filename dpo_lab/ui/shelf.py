@@ -15,7 +15,7 @@ from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.runs import Run, list_runs
 from dpo_lab.ui.curves import Former
 from dpo_lab.ui.report import write_report
-from dpo_lab.ui.summary import report_of, start_loss, tiles
+from dpo_lab.ui.summary import NOT_READABLE, report_of, start_loss, tiles
 
 EARLIER_RUNS = 30
 """Most runs of earlier sessions that are read, the newest."""
@@ -46,7 +46,7 @@ class ShelvedRun:
     @property
     def unfinished(self) -> bool:
         """Whether it can go on where it was."""
-        return self.state in ("stopped", "unfinished") and self.folder is not None
+        return self.state in ("stopped", "unfinished", "failed") and self.folder is not None
 
     @property
     def label(self) -> str:
@@ -71,7 +71,7 @@ class Shelf:
         for run in list_runs(folder)[-EARLIER_RUNS:] if folder else ():
             try:
                 self._put(_of_folder(run))
-            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            except NOT_READABLE as error:
                 self.unread.append(f"{run.path.name}: {error}")
 
     def add(self, run: BackgroundRun) -> ShelvedRun:

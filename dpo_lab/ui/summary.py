@@ -14,6 +14,9 @@ from dpo_lab.training.runs import Run
 if TYPE_CHECKING:
     from dpo_lab.training.config import TrainConfig
 
+COLUMNS = ("run", "state", "model", "data", "loss", "beta", "step", "margin", "KL", "score")
+"""Of a table of runs."""
+
 KL_TILE = "KL(policy ‖ reference)"
 
 
@@ -33,6 +36,22 @@ def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
 def run_row(run: Run) -> dict[str, Any]:
     """A run's folder in one row; read as files, without torch."""
     return row_of(run.path.name, run.summary["state"], run.settings, run.records())
+
+
+NOT_READABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
+"""What reading a run's folder raises that was touched."""
+
+
+def run_rows(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each run, and why those that cannot be read cannot."""
+    rows, reasons = [], []
+    for run in runs:
+        try:
+            rows.append(run_row(run))
+        except NOT_READABLE as error:
+            rows.append(dict.fromkeys(COLUMNS, "") | {"run": run.path.name, "state": "unreadable"})
+            reasons.append(f"{run.path.name} is not readable: {error}")
+    return rows, reasons
 
 
 def row_of(

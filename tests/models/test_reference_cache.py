@@ -1,5 +1,6 @@
 """What the cache of reference values may and may not give, on a tiny model of several groups."""
 
+import logging
 import math
 import sqlite3
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from tiny import make_language_model, shake, some_sequences
 
+from dpo_lab.models import reference_cache
 from dpo_lab.models.loading import weights_fingerprint
 from dpo_lab.models.reference import ReferenceCache, reference_logps
 from dpo_lab.models.scoring import Scorer, score_sequences
@@ -81,9 +83,87 @@ def test_values_that_are_not_the_live_model_s_are_refused(scorer, cache):
     shake(moved.model, 0.05, seed=1)
     with pytest.raises(ValueError, match="where the model gives"):
         ask(Scorer(moved), cache)  # other weights under one fingerprint
+    change(cache, "DELETE FROM checksums")  # as in a cache of an earlier version
     change(cache, "UPDATE logps SET logp = logp + 0.5")
     with pytest.raises(ValueError, match="where the model gives.*damaged; remove it"):
         ask(scorer, cache)
+
+
+@pytest.mark.parametrize("by", ["logp + 0.01", "logp - 1e-6", "-logp", "'word'", "NULL"])
+@pytest.mark.parametrize("which", range(12))
+def test_one_value_that_was_altered_is_found_whichever_it_is(scorer, cache, by, which):
+    """The four probes would see three of twelve, and none that is off by less than rounding."""
+    ask(scorer, cache)
+    with sqlite3.connect(cache.path) as database:
+        keys = [key for (key,) in database.execute("SELECT key FROM logps ORDER BY key")]
+        database.execute(f"UPDATE logps SET logp = {by} WHERE key = ?", (keys[which],))
+    database.close()
+    with pytest.raises(ValueError, match="1 of 12 values .* are not what was written.*remove the"):
+        ask(scorer, cache)
+    cache.path.unlink()
+    assert ask(scorer, ReferenceCache(cache.path))[1].computed == 12, "what it says to do works"
+
+
+def test_values_that_were_exchanged_are_found(scorer, cache):
+    ask(scorer, cache)
+    change(cache, "UPDATE logps SET logp = (SELECT max(logp) FROM logps)")
+    with pytest.raises(ValueError, match="11 of 12 values"):
+        ask(scorer, cache)
+
+
+def test_a_cache_of_an_earlier_version_is_read_and_added_to_and_it_reads_ours(scorer, cache):
+    whole, _ = ask(scorer, cache)
+    change(cache, "DROP TABLE checksums")
+    change(cache, "DELETE FROM logps WHERE substr(hex(key), 1, 1) < '8'")
+    values, use = ask(scorer, ReferenceCache(cache.path))
+    assert use.cached > 0 and use.computed > 0 and torch.equal(values, whole)
+    change(cache, "INSERT OR IGNORE INTO logps VALUES (x'00', 1.0)")  # two columns, as ever
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_cache_that_cannot_be_written_to_is_read(scorer, cache, monkeypatch, caplog, earlier):
+    whole, _ = ask(scorer, cache, SEQUENCES[:8])
+    if earlier:
+        change(cache, "DROP TABLE checksums")
+    before, connect = cache.path.read_bytes(), sqlite3.connect
+
+    def only_read(path, **options):
+        return connect(f"file:{path}?mode=ro", uri=True, **options)
+
+    monkeypatch.setattr(reference_cache.sqlite3, "connect", only_read)
+    with caplog.at_level(logging.WARNING):
+        values, use = ask(scorer, ReferenceCache(cache.path))
+    assert torch.equal(values[:8], whole) and use.cached == 8 and use.computed == 4
+    assert cache.path.read_bytes() == before
+    said = [r.getMessage() for r in caplog.records if "cannot be written to" in r.getMessage()]
+    assert len(said) == 1 and "are not kept" in said[0]
+
+
+def test_a_full_disk_keeps_no_value_and_stops_nothing(scorer, cache, caplog):
+    ask(scorer, cache, SEQUENCES[:2])
+    many = some_sequences(400, seed=5)
+    with sqlite3.connect(cache.path) as database:
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.close()
+    connect = sqlite3.connect
+
+    def full(path, **options):
+        database = connect(path, **options)
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        return database
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_cache.sqlite3, "connect", full)
+        values, use = ask(scorer, ReferenceCache(cache.path), many)
+    assert use.computed > 300 and "database or disk is full" in caplog.text
+    torch.testing.assert_close(values, score_sequences(scorer, many), rtol=0, atol=1e-5)
+
+
+def test_a_folder_that_cannot_be_made_is_no_obstacle(scorer, tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    cache = ReferenceCache(tmp_path / "file" / "reference.sqlite")
+    assert ask(scorer, cache)[1].computed == 12 == ask(scorer, cache)[1].computed
+    assert caplog.text.count("cannot be written to") == 1
 
 
 def test_what_cannot_be_a_cache_is_refused(tmp_path):
@@ -140,5 +220,6 @@ def test_what_is_no_number_is_refused_and_not_kept(cache):
     for _ in range(2):
         with pytest.raises(ValueError, match="nan: no loss can be computed.*float32"):
             ask(Scorer(lm), cache)
-    with cache._open() as database:
+    with sqlite3.connect(cache.path) as database:
         assert not database.execute("SELECT * FROM logps").fetchall()
+    database.close()

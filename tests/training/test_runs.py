@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from dpo_lab.training import runs
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run, list_runs
@@ -70,12 +69,12 @@ def disk_calls(monkeypatch, act, dies_at: int | None = None) -> int:
         return wrapper
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.os, "rename", counted(os.rename))
-        patch.setattr(runs.os, "replace", counted(os.replace))
-        patch.setattr(runs.shutil, "rmtree", counted(shutil.rmtree))
-        patch.setattr(runs.Path, "mkdir", counted(Path.mkdir))
-        patch.setattr(runs.Path, "write_text", counted(Path.write_text))
-        patch.setattr(runs.Path, "write_bytes", counted(Path.write_bytes))
+        patch.setattr(os, "rename", counted(os.rename))
+        patch.setattr(os, "replace", counted(os.replace))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        patch.setattr(Path, "mkdir", counted(Path.mkdir))
+        patch.setattr(Path, "write_text", counted(Path.write_text))
+        patch.setattr(Path, "write_bytes", counted(Path.write_bytes))
         act()
     return count
 

@@ -1,0 +1,129 @@
+"""Reference log-probabilities on disk, each with a checksum."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dpo_lab.data.assets import cache_path
+
+logger = logging.getLogger(__name__)
+
+# Checksums have a table of their own: versions without them still read and write the first one.
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, logp REAL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS checksums (key BLOB PRIMARY KEY, checksum INTEGER) WITHOUT ROWID",
+)
+NO_ROOM = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What SQLite says of a disk that takes nothing."""
+
+
+class ReferenceCache:
+    """Sequence log-probabilities on disk, keyed by what they depend on and nothing else.
+
+    The key is a hash of the token ids, the split into prompt and response (the mask), the weights'
+    fingerprint, the precision and the sum rule. So a sweep over beta, loss, learning rate or seed
+    finds every value, and a changed model finds none. Several processes may use one cache. Where
+    the disk takes nothing, what is there is read and nothing is added, which is said once.
+
+    Args:
+        path: The SQLite file; by default in the lab's cache folder.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path or cache_path("reference.sqlite")
+        self._writable = True
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._only_read(error)
+        self._write(lambda database: [database.execute(table) for table in TABLES])
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """The values that are there, by key; those of earlier versions have no checksum.
+
+        Raises:
+            ValueError: If some are not what was written.
+        """
+        if not self._writable and not self.path.exists():
+            return {}
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database:
+                values, checksums = (_read(database, name, keys) for name in ("logps", "checksums"))
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from None
+        off = [key for key in checksums if key in values]
+        off = [key for key in off if _checksum(key, values[key]) != checksums[key]]
+        if off:
+            raise ValueError(
+                f"{self.path}: {len(off)} of {len(values)} values of the reference cache are not "
+                f"what was written, such as {values[min(off)]!r} nats. It is damaged; remove the "
+                "file, and its values are computed again."
+            )
+        return values
+
+    def write(self, values: dict[bytes, float]) -> None:
+        """Add values; one that is there already stays as it is."""
+        rows = [(key, value, _checksum(key, value)) for key, value in values.items()]
+
+        def add(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT OR IGNORE INTO logps VALUES (?1, ?2)", values.items())
+            database.executemany(
+                "INSERT OR REPLACE INTO checksums SELECT ?1, ?3 "
+                "WHERE (SELECT logp FROM logps WHERE key = ?1) = ?2",
+                rows,
+            )
+
+        self._write(add)
+
+    def _write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
+        """Change the file in one go, if the disk takes it."""
+        if not self._writable:
+            return
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                change(database)
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            shut = not self.path.exists() and not os.access(self.path.parent, os.W_OK)
+            if code not in NO_ROOM and not shut:
+                raise self._unusable(error) from None
+            self._only_read(error)
+
+    def _only_read(self, error: Exception) -> None:
+        self._writable = False
+        logger.warning(
+            "%s: the reference cache cannot be written to (%s). Values that are there are used; "
+            "those that are computed now are not kept.",
+            self.path,
+            error,
+        )
+
+    def _unusable(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"{self.path}: the reference cache cannot be used ({error}). Remove the file; its "
+            "values are computed again."
+        )
+
+
+def _read(database: sqlite3.Connection, name: str, keys: Sequence[bytes]) -> dict[bytes, Any]:
+    rows: dict[bytes, Any] = {}
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
+        return rows
+    for start in range(0, len(keys), 500):
+        some = keys[start : start + 500]
+        marks = ",".join("?" * len(some))
+        rows.update(database.execute(f"SELECT * FROM {name} WHERE key IN ({marks})", some))
+    return rows
+
+
+def _checksum(key: bytes, value: Any) -> int:
+    """CRC-32 of a value together with its key; -1 of what is no number."""
+    return zlib.crc32(key + struct.pack("<d", value)) if isinstance(value, float) else -1

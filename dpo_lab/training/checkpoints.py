@@ -1,0 +1,111 @@
+"""The checkpoint of a run's folder: replaced so that a kill leaves a whole one, and checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dpo_lab.models.checksums import check_files, file_checksum, read_checksums, write_checksums
+from dpo_lab.training.files import sync
+from dpo_lab.training.run_lines import LINE_FILES, WAY_OUT, check_lines, line_checksums
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = ("config.json", "environment.json")
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, if there is one; mends what a kill left half renamed."""
+    current = folder / "checkpoint"
+    if not current.exists():
+        # A kill between the two renames: the new one was whole before the first of them.
+        for name in ("checkpoint.next", "checkpoint.previous"):
+            if (folder / "checkpoint.previous").exists() and (folder / name).exists():
+                os.rename(folder / name, current)
+                break
+    return current if current.exists() else None
+
+
+def replace_checkpoint(folder: Path, write: Callable[[Path], None], **facts: float) -> None:
+    """Replace the checkpoint; at every moment one whole checkpoint is on disk.
+
+    Args:
+        folder: The run's.
+        write: Writes the files of a checkpoint into the folder it is given.
+        **facts: Noted beside its checksums.
+    """
+    current, fresh, previous = (
+        folder / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
+    )
+    find_checkpoint(folder)  # mends an interrupted replacement first
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        write(fresh)
+        settings = {p.name: file_checksum(p) for p in map(folder.joinpath, SETTINGS) if p.exists()}
+        lines = {name: line_checksums(folder / name) for name in LINE_FILES}
+        write_checksums(fresh, settings=settings, lines=lines, **facts)
+    except Exception:
+        shutil.rmtree(fresh, ignore_errors=True)  # a full disk needs the room
+        raise
+    for file in [*fresh.rglob("*"), fresh]:
+        sync(file)
+    for name in LINE_FILES:
+        if (folder / name).exists():
+            sync(folder / name)
+    if current.exists():
+        os.rename(current, previous)
+    os.rename(fresh, current)
+    sync(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def noted_at_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Checksums of the checkpoint, or of the one that is just being replaced.
+
+    Raises:
+        ValueError: If they are not what was written.
+    """
+    for name in ("checkpoint", "checkpoint.previous"):
+        if (folder / name).exists():
+            try:
+                return read_checksums(folder / name)
+            except ValueError as error:
+                raise ValueError(f"{error}. {WAY_OUT}") from None
+    return None
+
+
+def check_folder(folder: Path) -> bool:
+    """Refuse to go on in a folder that was touched since its checkpoint was written.
+
+    Returns:
+        Whether it could be compared; the checkpoints of earlier versions carry no checksums, and
+        that is said.
+
+    Raises:
+        ValueError: If settings, weights, optimiser or a line are not what was written.
+    """
+    noted = noted_at_checkpoint(folder)
+    if noted is None:
+        logger.warning(
+            "%s: its checkpoint carries no checksums (an earlier version wrote it), so whether it "
+            "was touched is not known. The next one carries them.",
+            folder,
+        )
+        return False
+    try:
+        for name, checksum in noted["settings"].items():
+            path = folder / name
+            if not path.exists() or file_checksum(path) != checksum:
+                raise ValueError(f"{path}: is not what was written")
+        check_files(folder / "checkpoint", lambda name: name.endswith((".safetensors", ".pt")))
+    except ValueError as error:
+        raise ValueError(f"{error}. {WAY_OUT}") from None
+    for name in LINE_FILES:
+        check_lines(folder / name, noted["lines"][name])
+    return True
