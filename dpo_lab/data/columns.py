@@ -63,16 +63,15 @@ class ColumnUse:
         sides = [self._columns[side] for side in SIDES]
         used = {prompt, *sides, *map(sampled_column, sides)}
         beside = {str(name): row[name] for name in row if name not in used | self._ignored}
-        unread: dict[str, Any] = {}
-        for name in used & set(row):
-            unread |= unread_fields(row[name])
+        unread = [unread_fields(row.get(name)) for name in (prompt, *sides)]
         for name, value in beside.items():
             self.unused[name] += _has_value(value)
-        self.unread.update(name for name, value in unread.items() if _has_value(value))
+        filled = (name for some in unread for name, value in some.items() if _has_value(value))
+        self.unread.update(list(dict.fromkeys(filled)))
         if prompt is None:
             self._look_for_prompt(number, beside, made)
         if isinstance(made, Pair):
-            self._count_repeats(made, [beside, unread])
+            self._count_repeats(made, [beside, *unread])
 
     def _look_for_prompt(
         self, number: int, beside: Mapping[str, Any], made: Pair | RowProblem

@@ -84,7 +84,7 @@ def check_text(number: int, column: str, text: str) -> None:
         raise RowProblem(number, column, "undecodable bytes", "not UTF-8") from None
 
 
-def unread_fields(value: Any) -> dict[str, Any]:
+def unread_fields(value: Any) -> dict[str, list]:
     """Fields of messages that are not read, with their values: `tool_calls`, `name`, and so on.
 
     Args:
@@ -94,13 +94,14 @@ def unread_fields(value: Any) -> dict[str, Any]:
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         return {}
-    unread: dict[str, Any] = {}
+    unread: dict[str, list] = {}
     for message in filter(is_message, value):
         read = _fields_of(message)
         parts = message[read[1]]
         for part in parts if isinstance(parts, list) else ():
-            found = part if isinstance(part, Mapping) else {}
-            unread |= {f"content.{k}": v for k, v in found.items() if k not in ("type", "text")}
+            for name in part if isinstance(part, Mapping) else ():
+                if name not in ("type", "text"):
+                    unread.setdefault(f"content.{name}", []).append(part[name])
         for name, content in message.items():
             if name not in read:
                 unread.setdefault(name, []).append(content)

@@ -108,6 +108,16 @@ def test_repeated_rows_are_counted_and_named():
     assert (told.duplicates, told.alike) == (Repeats(1, (3,)), Repeats(1, (2,)))
 
 
+def test_rows_that_differ_in_one_of_two_like_fields_are_alike_and_no_duplicates():
+    def named(asks: str, answers: str) -> dict:
+        answer = {**assistant("a"), "name": answers}
+        return {**TALK, "prompt": [{**user("q"), "name": asks}], "chosen": [answer]}
+
+    told = report(named("x", "z"), named("y", "z"), named("x", "y"), named("x", "z"))
+    assert (told.duplicates, told.alike) == (Repeats(1, (4,)), Repeats(2, (2, 3)))
+    assert told.unused_fields == {"name": 4}
+
+
 @pytest.mark.parametrize("name", ["question", "Instruction", "user_query", "inputs", "context"])
 def test_a_column_that_looks_like_the_prompt_is_an_error(name):
     """Both answers begin with a line, so a prompt could be made of it, and the question lost."""
