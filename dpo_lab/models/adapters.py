@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,8 +11,11 @@ from pathlib import Path
 from types import MethodType
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -75,9 +79,38 @@ def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) 
         raise ValueError("adapter_model.safetensors is missing; a pickle is not read")
     config = PeftConfig.from_pretrained(folder)
     base = load_base(config.base_model_name_or_path, config.revision)
+    _resize(base, folder)
     model = PeftModel.from_pretrained(base, folder)
     _untie(model.get_base_model())
     return model.merge_and_unload()
+
+
+def _resize(base: nn.Module, folder: str) -> None:
+    """Give a base as many ids as the embedding has that is saved with its adapter, if one is.
+
+    Raises:
+        ValueError: If rows of the new ids are not saved with it, so that they would be random.
+    """
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    names = {module: name for name, module in base.named_modules() if module in ends}
+    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
+        saved = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+
+    def rows(module: nn.Module) -> int | None:
+        whole = (f".{names[module]}.weight", f".{names[module]}.base_layer.weight")
+        return next((shape[0] for key, shape in saved.items() if key.endswith(whole)), None)
+
+    known, ids = ends[0].weight.shape[0], rows(ends[0])
+    if ids in (None, known):
+        return
+    own_head = ends[1] is not None and ends[1].weight is not ends[0].weight
+    if ids > known and own_head and rows(ends[1]) != ids:
+        raise ValueError(
+            f"it was trained on {ids} ids, its base has {known}, and the head's rows for the new "
+            "ones are not saved with it"
+        )
+    logger.warning("%s: was trained on %d ids; its base of %d is resized.", folder, ids, known)
+    base.resize_token_embeddings(ids, mean_resizing=False)  # the new rows are the adapter's
 
 
 def load_adapter(model: nn.Module, folder: Path) -> set[str]:

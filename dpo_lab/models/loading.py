@@ -29,6 +29,8 @@ from dpo_lab.models.hub import hub_folder
 
 logger = logging.getLogger(__name__)
 
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
+
 
 @dataclass
 class LanguageModel:
@@ -92,7 +94,8 @@ def load_model(
 
     Args:
         name: `micro`, `smollm2`, a hub id, or a folder (a checkpoint of a run, plain or adapter,
-            too; an adapter is merged into its base).
+            too; an adapter is merged into its base, which is resized to the adapter's vocabulary,
+            and without a tokenizer of its own has its base's).
         device: `auto` takes CUDA, then MPS, then the CPU.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether code that comes with the model may run.
@@ -122,7 +125,10 @@ def load_model(
             folder = Path(path) if Path(path).is_dir() else hub_folder(path, revision)
             adapter = (folder / "adapter_config.json").exists()
             model = load_merged(str(folder), load) if adapter else load(path, revision)
-            tokenizer = _load_tokenizer(str(folder) if adapter else path, **options)
+            if adapter:
+                tokenizer = _tokenizer_of_adapter(folder, **options)
+            else:
+                tokenizer = _load_tokenizer(path, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _load_error(str(name), error) from error
     disable_dropout(model)
@@ -152,6 +158,16 @@ def _load_tokenizer(path: str, **options) -> PreTrainedTokenizerBase:
         # What transformers makes of a folder that has none.
         raise ValueError("the tokenizer knows special tokens only")
     return tokenizer
+
+
+def _tokenizer_of_adapter(folder: Path, **options) -> PreTrainedTokenizerBase:
+    """Its own, or the one of its base where it was saved without any, as PEFT does."""
+    if any((folder / name).exists() for name in _TOKENIZER_FILES):
+        return _load_tokenizer(str(folder), **options)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config["base_model_name_or_path"]
+    logger.warning("%s: comes without a tokenizer; that of its base %s is used.", folder, base)
+    return _load_tokenizer(base, **options | {"revision": config.get("revision")})
 
 
 def _load_error(name: str, error: Exception) -> Exception:
