@@ -48,12 +48,21 @@ class Score:
         estimate = Estimate.of(torch.tensor(values))
         mean, n = estimate.mean, estimate.n
         if set(values) <= {0.0, 1.0}:
-            scale = 1 + Z95**2 / n
-            centre = (mean + Z95**2 / (2 * n)) / scale
-            half = Z95 / scale * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n**2))
-            return cls(mean, centre - half, centre + half, n)
+            return cls.of_share(mean, n)
         half = Z95 * estimate.stderr
         return cls(mean, mean - half, mean + half, n)
+
+    @classmethod
+    def of_share(cls, share: float, n: int) -> Score:
+        """Wilson's interval of a share of `n`.
+
+        Source:
+            Wilson 1927; at shares near 0 and 1 it stays inside [0, 1].
+        """
+        scale = 1 + Z95**2 / n
+        centre = (share + Z95**2 / (2 * n)) / scale
+        half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+        return cls(share, centre - half, centre + half, n)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
 from dpo_lab.training.history import History
+from dpo_lab.training.outcome import Score
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import (
     FORMER_CURVES,
@@ -55,7 +56,7 @@ _PANELS = {
     3: _Panel(_RIGHT, 0, "Reward margin", "margin (nats)", "band: 10th to 90th percentile"),
     4: _Panel(_LEFT, 1, "KL(policy ‖ reference)", "KL (nats)", "on the policy's own samples"),
     5: _Panel(_MIDDLE, 1, "Log-ratio to the reference", "log-ratio (nats)", _FELL),
-    6: _Panel(_RIGHT, 1, "Pair accuracy", "share", "reward margin > 0: reads 0 at step 0"),
+    6: _Panel(_RIGHT, 1, "Pair accuracy", "share", "reward margin > 0; a tie at step 0 reads 0"),
     SCORE: _Panel(_LEFT, 2, "Score", "score", "ground truth, mean over own samples"),
     FRONTIER: _Panel(_WIDE, 2, "Score against KL", "score", "what the policy gained for its drift"),
 }
@@ -154,6 +155,11 @@ def _panels(
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     sizes = np.unique(records.columns("kl/policy_n")[:, 1]).astype(int)
+    share, pairs = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
+    if pairs and records[-1].step:
+        interval = Score.of_share(share, int(pairs))
+        note = f"held-out n = {pairs:.0f}: {interval.low:.0%} to {interval.high:.0%}"
+        panels[6] = replace(panels[6], note=f"{note} (95 % interval); a tie at step 0")
     if theory is not None and FRONTIER in panels:
         note = f"pink: the most that any policy scores in up to {MAX_WORDS} words, exactly"
         share = records.last("listed/beyond") or 0.0

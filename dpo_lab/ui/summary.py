@@ -168,8 +168,7 @@ def _accuracy_text(records: History) -> str:
     share, n = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
     if not n:
         return text
-    right = round(share * n)
-    interval = Score.of([1.0] * right + [0.0] * (int(n) - right))
+    interval = Score.of_share(share, int(n))
     return f"95 % interval {interval.low:.2f} to {interval.high:.2f}, n = {n:.0f} pairs; {text}"
 
 

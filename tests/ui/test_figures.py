@@ -284,3 +284,16 @@ def test_backgrounds_are_transparent_and_nothing_can_be_uploaded() -> None:
     style = training_figure(_run(5)).layout.template.layout
     assert style.paper_bgcolor == style.plot_bgcolor == "rgba(0, 0, 0, 0)"
     assert CONFIG["showSendToCloud"] is False and CONFIG["displaylogo"] is False
+
+
+def test_pair_accuracy_says_of_how_many_pairs_and_within_what() -> None:
+    """Two right of two: Wilson's interval begins at 2 / (2 + 1.96^2) = 0.34."""
+    values = {"eval/rewards/accuracies": 0.0, "eval/pairs": 2}
+    records = [StepRecord(0, 0.0, 0, 0.1, 1e-3, values)]
+    records.append(StepRecord(4, 1.0, 8, 0.1, 1e-3, values | {"eval/rewards/accuracies": 1.0}))
+    notes = [
+        next(n.text for n in training_figure(some).layout.annotations if "Pair accuracy" in n.text)
+        for some in (records[:1], records)
+    ]
+    assert notes[0].endswith("a tie at step 0 reads 0")
+    assert notes[1].endswith("held-out n = 2: 34% to 100% (95 % interval); a tie at step 0")
