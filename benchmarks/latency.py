@@ -71,7 +71,8 @@ def press(page: Page) -> tuple[str, float]:
 
 def retrained(page: Page) -> float:
     """Seconds from a key with nothing running to the last point of the new run."""
-    last = "document.querySelector('.dpo-figure').data.find(t => t.meta === 'loss')"
+    last = "document.querySelector('.dpo-figure .js-plotly-plot').data"
+    last += ".find(t => t.meta === 'loss')"
     before = page.page.evaluate(f"() => {last}.y.at(-1) ?? null")
     _, pressed = press(page)
     page.page.wait_for_function(

@@ -180,12 +180,11 @@ class OptimumExplorer:
         )
         self.beta.layout.width = "min(520px, 95%)"
         self.figure = LiveFigure(self._scene.spec(beta))
-        self.view = widgets.VBox([self.beta, self.figure])
+        self.view = widgets.VBox([self.beta, self.figure.view])
         self.beta.observe(self._draw, "value")
 
     def _draw(self, change: Mapping[str, Any]) -> None:
         self.figure.draw(self._scene.spec(change["new"]))
-        self.figure.settle()
 
     def _repr_mimebundle_(self, **options):
         return bundle(self.view, options, "A slider for β: run this cell to drag it.")

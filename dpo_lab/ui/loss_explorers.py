@@ -65,7 +65,7 @@ class LossExplorer:
         self.figure = LiveFigure(self._spec())
         controls = widgets.Box([self.loss, self.beta, self.smoothing, self.divergence])
         controls.layout = widgets.Layout(flex_flow="row wrap")
-        self.view = widgets.VBox([controls, self.note, self.figure])
+        self.view = widgets.VBox([controls, self.note, self.figure.view])
         self._explain()
         for control in (self.loss, self.beta, self.smoothing, self.divergence):
             control.observe(self._draw, "value")
@@ -88,7 +88,6 @@ class LossExplorer:
     def _draw(self, change: Mapping[str, Any]) -> None:
         self._explain()
         self.figure.draw(self._spec())
-        self.figure.settle()
 
     def _explain(self) -> None:
         loss = find_loss(self.loss.value)
@@ -128,7 +127,7 @@ class NoiseExplorer:
         )  # fmt: skip
         self.status = widgets.HTML("Let go of the slider to train three policies there.")
         self.figure = LiveFigure(self._spec())
-        self.view = widgets.VBox([widgets.HBox([self.share, self.status]), self.figure])
+        self.view = widgets.VBox([widgets.HBox([self.share, self.status]), self.figure.view])
         self.share.observe(lambda change: self._visit_by_hand(change["new"]), "value")
 
     def visit(self, share: float) -> dict[str, Recovered]:
@@ -142,7 +141,6 @@ class NoiseExplorer:
             found = under_noise(self._world, share, **self._size)
             self.found = {**self.found, share: found}
             self.figure.draw(self._spec())
-            self.figure.settle()
         return self.found[share]
 
     def picture(self) -> go.Figure:

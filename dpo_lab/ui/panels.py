@@ -142,8 +142,16 @@ class Bar:
         error: BaseException | None = None,
         *,
         ready: bool = True,
+        trouble: str = "",
     ) -> None:
-        """Progress, speed and state of a run, what it failed with, or how ready the kernel is."""
+        """Progress, speed and state of a run, what it failed with, or how ready the kernel is.
+
+        Args:
+            run: The run that is shown.
+            error: What it failed with.
+            ready: Whether the kernel is.
+            trouble: What keeps the page from showing the curves.
+        """
         running = isinstance(run, BackgroundRun) and run.running
         paused = running and run.control.paused
         resumable = isinstance(run, ShelvedRun) and run.unfinished
@@ -154,7 +162,8 @@ class Bar:
         self.step.disabled = running and not paused
         self.progress.value = share_done(run)
         self.numbers.value = escaped(numbers(run))
-        self.status.value = escaped(status(run, error, idle="idle" if ready else "getting ready"))
+        words = status(run, error, idle="idle" if ready else "getting ready")
+        self.status.value = escaped(f"{words} · {trouble}" if trouble else words)
 
     def say(self, words: str) -> None:
         """Something in the status line."""

@@ -55,7 +55,6 @@ class Screen:
         self.shelf = Shelf(folder)
         self.runs = RunsTable(self.shelf, redraw, show)
         self.figure = LiveFigure(self._spec())
-        self.figure.add_class("dpo-figure")
         self.notice = widgets.HTML().add_class("dpo-notice")
         self.samples = widgets.HTML(samples_panel([])).add_class("dpo-samples")
 
@@ -65,9 +64,8 @@ class Screen:
         return "idle" if self.shown is None else self.shown.state
 
     def begin(self, run: BackgroundRun) -> None:
-        """Show a run that begins, over the whole width that the page has now."""
+        """Show a run that begins."""
         self.shown, self.error = run, None
-        self.figure.fit()
 
     def show_again(self, run: ShelvedRun) -> None:
         """Show a run of the shelf, whose settings the controls have taken on."""
@@ -106,13 +104,10 @@ class Screen:
         """All of it as it stands; a page that is still busy with the last drawing is spared.
 
         Args:
-            at_rest: Whether the run has just paused or ended: then it is drawn in any case, and a
-                reloaded page gets it too.
+            at_rest: Whether the run has just paused or ended: then it is drawn in any case.
         """
         if at_rest or not isinstance(self.shown, BackgroundRun) or not self.figure.busy:
             self.figure.draw(self._spec())
-        if at_rest:
-            self.figure.settle()
         self.notice.value = notice(self._records(), self._theory, self._config.aims_at_optimum)
         samples = samples_panel(self.shown.samples if self.shown else [])
         if self.samples.value != samples:

@@ -100,11 +100,12 @@ class Workbench:
         self.bar = Bar(self)
         self.data = DataPanel(self.state, self._inputs["data"])
         screen = self.screen
-        below = self.data.view, screen.figure, screen.notice, screen.samples, screen.runs.view
+        below = self.data.view, screen.figure.view, screen.notice, screen.samples, screen.runs.view
         self.view = page(self.controls, self.bar.view, *below)
         self.parts = self.view.children
         self.state.observe(self._set, "config")
         self.state.observe(self._corrected, ["config", "problems"])
+        self.figure.on_trouble = self._draw
         _take_the_place_of_the_one_before(self)
         if self.run is None:
             self._warm_up = self._warmed_up()
@@ -218,7 +219,6 @@ class Workbench:
             self.run = None
             self.screen.clear()
             self._draw()
-            self.figure.settle()
 
     def show(self, run: ShelvedRun) -> None:
         """Show a run again, and take on its settings.
@@ -234,7 +234,6 @@ class Workbench:
             self.change(**run.config.unresolved().as_dict() | own)
             self.screen.show_again(run)
             self._draw()
-            self.figure.settle()
 
     def picture(self) -> go.Figure:
         """The curves as they stand, as a figure for pages without a kernel."""
@@ -347,7 +346,8 @@ class Workbench:
             screen.put_away()
             self.state.phase = screen.phase
             ready = not (self._warm_up and self._warm_up.running)
-            self.bar.show(screen.shown, screen.error, ready=ready)
+            trouble = self.figure.trouble
+            self.bar.show(screen.shown, screen.error, ready=ready, trouble=trouble)
             screen.draw(at_rest=screen.phase not in (before, "training"))
 
     def _hurry(self) -> None:
@@ -359,7 +359,6 @@ class Workbench:
         self._draw()
         if self.screen.theories.compute():
             self._draw()
-            self.figure.settle()
 
     def _take_over(self, before: Workbench) -> None:
         """Go on showing the run of the workbench before, which lets go of it."""

@@ -76,7 +76,8 @@ def _until_it_answers(address: str, server: subprocess.Popen, log: Path) -> None
                 continue
 
 
-_CURVE = "document.querySelector('.dpo-figure').data.find(trace => trace.meta === meta)"
+_CURVE = "document.querySelector('.dpo-figure .js-plotly-plot')?.data"
+_CURVE += ".find(trace => trace.meta === meta)"
 
 
 class Page:
@@ -115,6 +116,29 @@ class Page:
         """Run a command of JupyterLab without waiting for its end."""
         self.page.evaluate(
             "name => { window.jupyterapp.commands.execute(name); return true }", command
+        )
+
+    def execute(self, code: str) -> str:
+        """Run code in the kernel without a cell; what it printed."""
+        return self.page.evaluate(
+            """async code => {
+              const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+              const future = kernel.requestExecute({ code, store_history: false });
+              let printed = '';
+              future.onIOPub = ({ header, content }) => {
+                if (header.msg_type === 'stream') printed += content.text;
+              };
+              await future.done;
+              return printed;
+            }""",
+            code,
+        )
+
+    def save(self) -> None:
+        """Save the notebook and wait until that is done."""
+        self.run_command("docmanager:save")
+        self.page.wait_for_function(
+            "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=60_000
         )
 
     def status(self) -> str:

@@ -25,7 +25,9 @@ def test_a_person_tunes_trains_pauses_stops_and_reloads(page: Page, pictures) ->
     tab = page.page
     _run_all(page, "03_workbench.ipynb")
     page.wait_for_status("done", timeout=120_000)
-    tab.wait_for_function("() => document.querySelectorAll('.dpo-row').length >= 5")
+    tab.wait_for_function(
+        "() => document.querySelectorAll('.dpo-row').length >= 5", timeout=180_000
+    )
     page.idle()
     pictures(page, "workbench")
 
@@ -60,10 +62,7 @@ def test_a_person_tunes_trains_pauses_stops_and_reloads(page: Page, pictures) ->
 
     # What is on the page comes back after a reload, with the kernel's figure in it.
     points = page.wait_for_points("loss", more_than=min(_step(stopped), 1000) - 1)
-    page.run_command("docmanager:save")
-    tab.wait_for_function(
-        "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=30_000
-    )
+    page.save()
     tab.goto(f"{page.address}/lab/tree/03_workbench.ipynb")
     tab.wait_for_selector(".dpo-figure .main-svg", timeout=90_000)
     page.wait_for_status(stopped)

@@ -1,87 +1,99 @@
 from __future__ import annotations
 
-import json
 import math
 import threading
 
 import numpy as np
 import pytest
+from sheet_page import SheetPage, history
 
-from dpo_lab.training.history import History
-from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.curves import FORMER_CURVES, FORMER_RUNS, MAX_POINTS, Former
-from dpo_lab.ui.figures import training_figure, training_spec
-from dpo_lab.ui.live import LiveFigure, Ticker
-
-TRAIN = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-TRAIN += ("drift/chosen", "drift/rejected", "rewards/margins_p10", "rewards/margins_p90")
+from dpo_lab.ui.figures import training_spec
+from dpo_lab.ui.live import LATE, MUTE, NOT_DRAWN, TRIES, LiveFigure, Ticker, rest
+from dpo_lab.ui.loss_figures import noise_spec
 
 
-def _history(steps: int, beta: float = 0.1) -> History:
-    history = History()
-    for step in range(1, steps + 1):
-        values = {key: math.sin(step + place) for place, key in enumerate(TRAIN)}
-        if step % 25 == 0:
-            values |= {"kl/policy": step / 100, "kl/policy_stderr": 0.1, "kl/policy_n": 64.0}
-        history.append(StepRecord(step, 0.0, step, beta, 1e-3, values))
-    return history
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time that figures see; their timers wait for ever."""
+    now = [1000.0]
+    monkeypatch.setattr("dpo_lab.ui.live.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dpo_lab.ui.live.threading.Timer.start", lambda timer: None)
+    return now
 
 
-def _same(figure, expected) -> None:
-    for trace, wanted in zip(figure.data, expected.data, strict=True):
-        mine, theirs = trace.to_plotly_json(), wanted.to_plotly_json()
-        for axis in ("x", "y", "customdata"):
-            np.testing.assert_array_equal(mine.pop(axis, ()), theirs.pop(axis, ()))
-        for axis in ("error_x", "error_y"):
-            mine_bars, their_bars = mine.pop(axis, {}), theirs.pop(axis, {})
-            np.testing.assert_array_equal(mine_bars.pop("array", ()), their_bars.pop("array", ()))
-            assert mine_bars == their_bars
-        mine.pop("uid"), theirs.pop("uid", None)
-        assert mine == theirs
-    drawn, wanted = figure.layout.to_plotly_json(), expected.layout.to_plotly_json()
-    drawn.pop("autosize")
-    nothing = ([], {})
-    assert {k: v for k, v in drawn.items() if v not in nothing} == wanted
+def test_a_page_that_draws_nothing_is_sent_everything_again_and_it_is_said(clock) -> None:
+    figure, told = LiveFigure(training_spec([])), []
+    figure.on_trouble = lambda: told.append(figure.trouble)
+    figure.draw(training_spec(history(9)))
+    figure._look()
+    assert not figure._watch and not figure.trouble  # no page is open
+    page = SheetPage(figure)
+    assert figure._watch
+    page.lost = True
+    for _ in range(9):  # updates go on meanwhile
+        clock[0] += LATE
+        figure.draw(training_spec(history(int(clock[0]) % 100 + 1)))
+        figure._look()
+    whole = [names for names in page.sent if {"layout", "trace 0", "config"} <= set(names)]
+    assert len(whole) == TRIES and not figure._watch  # and no more: the tab may be gone
+    assert told == [NOT_DRAWN] and MUTE > LATE
+    page.says(drawn=figure._version)
+    assert told == [NOT_DRAWN, ""] and not figure.trouble
+    # A page that speaks is at work: nothing is said of it.
+    clock[0] += 10 * LATE
+    figure.draw(training_spec(history(3)))
+    for _ in range(9):
+        clock[0] += LATE
+        page.says(plotly=0)
+        figure._look()
+    assert told == [NOT_DRAWN, ""]
 
 
-def test_after_any_drawing_it_shows_what_a_new_figure_would() -> None:
-    former = [Former("before", _history(60, 0.5)), Former("long before", _history(40, 2.0))]
+def test_a_slow_page_is_spared(clock) -> None:
     figure = LiveFigure(training_spec([]))
-    changed = _history(30)
-    changed.append(StepRecord(31, 0.0, 31, 0.7, 1e-3, {"loss": 1.0, "score/policy": 2.0}))
-    for records, behind in ((_history(30), []), (changed, former), (_history(3), former[:1])):
-        figure.draw(training_spec(records, start_loss=0.7, former=behind))
-        expected = training_figure(records, start_loss=0.7, former=behind)
-        unused = (FORMER_RUNS - len(behind)) * FORMER_CURVES
-        assert all(len(trace.y) == 0 for trace in figure.data[:unused])
-        _same(type("Shown", (), {"data": figure.data[unused:], "layout": figure.layout}), expected)
+    page = SheetPage(figure)
+    assert not figure.busy  # nothing was sent since it was opened
+    page.says(drawn=figure._version, took=0.1)
+    clock[0] += 0.2
+    assert not figure.busy
+    figure.draw(training_spec(history(9)))
+    assert figure.busy
+    clock[0] += 0.7
+    page.says(drawn=figure._version - 1, took=0.1)  # not the last
+    assert figure.busy
+    page.says(drawn=figure._version, took=0.7)
+    clock[0] += 0.6
+    assert figure.busy  # it rests as long as it took
+    clock[0] += 0.2
+    assert not figure.busy
+    clock[0] += 60
+    page.says(drawn=figure._version, took=0.3)  # opened again
+    clock[0] += 0.4
+    assert not figure.busy
+    figure.draw(training_spec(history(10)))
+    clock[0] += 2.1
+    assert not figure.busy  # no answer: drawn for again
+    figure.view._view_count = 0
+    figure.draw(training_spec(history(11)))
+    assert not figure.busy
 
 
-def test_an_hour_long_run_stays_small() -> None:
-    records = _history(100_000)
-    figure, messages = LiveFigure(training_spec([])), []
-    figure._send_update_msg = lambda **message: messages.append(message)
-    spec = training_spec(records, former=[Former("before", records)] * 9)
-    figure.draw(spec)
-    assert max(len(trace.x) for trace in figure.data) == MAX_POINTS
-    size = sum(trace.x.nbytes + trace.y.nbytes for trace in figure.data)
-    assert size < 300_000
-    assert all(trace.y.dtype == np.float32 for trace in figure.data)
-    # One more record: only the traces that it belongs to are sent again.
-    records.append(StepRecord(100_001, 0.0, 0, 0.1, 1e-3, dict.fromkeys(TRAIN, 0.0)))
-    figure.draw(training_spec(records, former=[Former("before", _history(10))] * 0))
-    assert records._table.nbytes < 20e6
-    assert len(messages) == 2
-
-
-def test_a_reloaded_page_gets_what_was_settled() -> None:
+@pytest.mark.parametrize("content", [None, [], "x", {"drawn": "x"}, {"plotly": -1}, {"missing": 1}])
+def test_nonsense_from_a_page_is_let_pass(content) -> None:
     figure = LiveFigure(training_spec([]))
-    figure.draw(training_spec(_history(50), start_loss=0.7))
-    figure.settle()
-    sent = figure.get_state()
-    loss = next(trace for trace in sent["_widget_data"] if trace["meta"] == "loss")
-    assert loss["y"]["shape"] == (50,) and loss["y"]["dtype"] == "float32"
-    assert sent["_widget_layout"]["autosize"] is True
+    figure.view.sheet._handle_custom_msg(content, [])
+    assert not figure.trouble
+
+
+def test_a_figure_of_other_traces_is_refused_and_closing_frees_both_models() -> None:
+    figure = LiveFigure(noise_spec({}))
+    with pytest.raises(ValueError, match="as many"):
+        figure.draw(training_spec([]))
+    figure.view._view_count = 1
+    watch, sheet = figure._watch, figure.view.sheet
+    figure.close()
+    assert watch.finished.is_set() and sheet.comm is None and figure.view.comm is None
+    assert figure.view.pages == 0  # nobody waits for it any more
 
 
 def test_drawing_and_messages_from_the_page_do_not_meet() -> None:
@@ -94,11 +106,11 @@ def test_drawing_and_messages_from_the_page_do_not_meet() -> None:
         except BaseException as error:
             errors.append(error)
 
-    message = {"content": {"data": {"method": "update", "state": {}}}}
+    page = SheetPage(figure)
     works = (
-        lambda steps: figure.draw(training_spec(_history(steps))),
-        lambda steps: figure.draw(training_spec(_history(40 - steps))),
-        lambda steps: figure._handle_msg(message),
+        lambda steps: figure.draw(training_spec(history(steps))),
+        lambda steps: figure.draw(training_spec(history(40 - steps))),
+        lambda steps: page.says(drawn=steps, missing=[]),
     )
     threads = [threading.Thread(target=hammer, args=(work,)) for work in works]
     for thread in threads:
@@ -106,7 +118,7 @@ def test_drawing_and_messages_from_the_page_do_not_meet() -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    figure.draw(training_spec(_history(7)))
+    figure.draw(training_spec(history(7)))
     assert next(trace for trace in figure.data if trace.meta == "loss").y[-1] == np.float32(
         math.sin(7)
     )
@@ -131,19 +143,13 @@ def test_the_ticker_works_once_more_when_it_is_ended_and_keeps_an_error() -> Non
     assert not broken.is_alive() and isinstance(broken.error, OSError)
 
 
-def test_the_figure_offers_no_upload() -> None:
-    figure = LiveFigure(training_spec([]))
-    assert figure._config["showSendToCloud"] is False
-    assert json.dumps(figure._config)
-
-
-@pytest.mark.parametrize("runs", [0, 1, FORMER_RUNS, FORMER_RUNS + 3])
-def test_former_runs_fade_with_age(runs: int) -> None:
-    former = [Former(f"run {age}", _history(200 + age)) for age in range(runs)]
-    figure = training_figure(_history(10), former=former)
-    losses = [t for t in figure.data if t.meta.startswith("former") and t.meta.endswith("loss")]
-    assert len(losses) == min(runs, FORMER_RUNS)
-    opacities = [trace.opacity for trace in losses]  # the oldest is drawn first
-    assert opacities == sorted(opacities) and len(set(opacities)) == len(opacities)
-    for age, trace in enumerate(reversed(losses)):
-        assert trace.x[-1] == 200 + age and trace.name == f"run {age}"
+def test_drawing_takes_a_fiftieth_of_the_processor_and_a_person_never_waits_long(monkeypatch):
+    assert [rest(took) for took in (0.0, 0.004, 0.01, 0.03, 5.0)] == [0.2, 0.2, 0.5, 1.5, 2.0]
+    # Time that others had of the processor is not the drawing's.
+    waited, spent = [], iter((0.0, 0.02, 0.02, 0.02))
+    monkeypatch.setattr("dpo_lab.ui.live.time.thread_time", lambda: next(spent))
+    monkeypatch.setattr("dpo_lab.ui.live.time.perf_counter", lambda: 0.0)
+    ticker = Ticker(lambda: None)
+    ticker._hurry.wait = lambda seconds: (waited.append(seconds), ticker.end())
+    ticker.run()
+    assert waited == [1.0]

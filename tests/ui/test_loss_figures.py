@@ -12,6 +12,7 @@ import pytest
 from dpo_lab.models.world import Recovered
 from dpo_lab.objective.losses import LOSSES, SUMS
 from dpo_lab.ui import loss_explorers
+from dpo_lab.ui.live import LiveFigure
 from dpo_lab.ui.loss_explorers import WITH_REFERENCE, LossExplorer, NoiseExplorer
 from dpo_lab.ui.loss_figures import (
     displacement_figure,
@@ -110,7 +111,7 @@ def test_the_noise_explorer_trains_once_a_share_and_tells_what_failed(monkeypatc
     explorer.visit(0.2)
     assert asked == [(0.2, {"pairs": 100, "steps": 7}), (0.1, {"pairs": 100, "steps": 7})]
     for figure in (explorer.figure, explorer.picture()):
-        assert isinstance(figure, go.Figure | go.FigureWidget)
+        assert isinstance(figure, go.Figure | LiveFigure)
         assert list(figure.data[0].x) == [0.1, 0.2] and list(figure.data[0].y) == [0.9, 0.8]
     assert "20% wrong labels: plain 0.80" in explorer.status.value
     explorer.share.value = 0.45

@@ -11,6 +11,7 @@ from dpo_lab.training import TrainConfig
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
+from dpo_lab.ui.live import NOT_DRAWN
 from dpo_lab.ui.panels import numbers
 from dpo_lab.ui.workbench import Workbench
 
@@ -215,6 +216,17 @@ def test_a_failure_to_draw_is_raised_and_the_page_still_shows_the_end(bench: Wor
         run.wait(60)
     assert run.state == "done" and not bench.bar.train.disabled
     assert bench.bar.status.value.startswith("done") and len(bench.shelf.runs) == 1
+
+
+def test_a_page_that_does_not_show_the_curves_is_told_of_in_the_status(bench: Workbench) -> None:
+    bench.train().wait(60)
+    bench.figure.trouble = NOT_DRAWN
+    bench.figure.on_trouble()
+    status = bench.bar.status.value
+    assert status.startswith("done · step") and status.endswith(f" · {NOT_DRAWN}")
+    bench.figure.trouble = ""
+    bench.figure.on_trouble()
+    assert bench.bar.status.value + f" · {NOT_DRAWN}" == status
 
 
 def test_a_run_taken_up_again_keeps_what_it_had_if_it_does_not_get_to_train(bench) -> None:

@@ -1,0 +1,137 @@
+"""A figure's place on the page, and the sheet from which it is drawn there.
+
+A module of a widget's page has two seconds to load, or no message reaches the widget any more:
+too little for plotly. The sheet is therefore a model that every page knows without a module, and
+the view is a few kilobytes that fetch plotly afterwards, with all the time that it takes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets as widgets
+import numpy as np
+from plotly.offline import get_plotlyjs
+from traitlets import Instance
+
+PART = 400_000
+"""Bytes of plotly that are sent at a time: a server drops what exceeds 3 MB in three seconds."""
+_NUMBERS = ("float32", "float64", "int32", "int16", "int8", "uint32", "uint16", "uint8")
+"""Types that a page knows as they are."""
+
+
+class Sheet(widgets.Widget):
+    """The pieces of a figure, as every page of it holds them.
+
+    The page's model merges what is sent, so that a view that comes late, or again, finds all of it.
+
+    Args:
+        pieces: Name to what is sent; bytes may be anywhere in it.
+        heard: Called with what a page says: it is to be checked.
+    """
+
+    def __init__(self, pieces: Mapping[str, Any], heard: Callable[[Any], None]):
+        self._pieces = dict(pieces)
+        super().__init__()
+        self.on_msg(lambda widget, content, buffers: heard(content))
+
+    def put(self, pieces: Mapping[str, Any]) -> None:
+        """Send pieces in the place of those of the same names."""
+        self._pieces |= pieces
+        self.send_state(set(pieces))
+
+    def put_all(self) -> None:
+        """Send everything again."""
+        self.send_state(set(self._pieces))
+
+    def get_state(self, key=None, drop_defaults: bool = False) -> dict[str, Any]:
+        """Pieces by name, all of them by default, with the model's own state."""
+        wanted = {key} if isinstance(key, str) else key
+        if wanted is None:
+            return super().get_state(drop_defaults=drop_defaults) | self._pieces
+        own = {name: piece for name, piece in self._pieces.items() if name in wanted}
+        return own | super().get_state(set(wanted) - own.keys(), drop_defaults)
+
+    def send_plotly(self, start: int) -> None:
+        """Send the part of plotly's compressed source that begins at a byte."""
+        source = plotly_source()
+        self.send({"start": start, "size": len(source)}, [source[start : start + PART]])
+
+
+class PlotView(anywidget.AnyWidget):
+    """Draws a sheet on the page, in plain lines until plotly is there.
+
+    Args:
+        sheet: What is drawn.
+    """
+
+    _esm = Path(__file__).with_name("plot_view.js")
+    _css = Path(__file__).with_name("plot_view.css")
+    sheet = Instance(Sheet).tag(sync=True, **widgets.widget_serialization)
+
+    def __init__(self, sheet: Sheet):
+        # All of it at once: what follows may not reach a page that was slow to load the module.
+        # The count is none by default, which a page does not keep.
+        super().__init__(sheet=sheet, _dom_classes=["dpo-figure"], _view_count=0)
+
+    @property
+    def pages(self) -> int:
+        """How many times it is shown, as far as pages that went away said so."""
+        return self._view_count if self.comm is not None else 0
+
+    def close(self) -> None:
+        """Let go of the sheet, too."""
+        self.sheet.close()
+        super().close()
+
+
+@lru_cache(maxsize=1)
+def plotly_source() -> bytes:
+    """plotly.js as its Python package ships it, compressed by gzip."""
+    return gzip.compress(get_plotlyjs().encode(), 6, mtime=0)
+
+
+def as_sent(value: Any) -> Any:
+    """A piece of a specification as plotly.js reads it.
+
+    Dotted keys become nested ones, what is none is left out, and arrays of numbers become bytes.
+    """
+    if isinstance(value, np.ndarray):
+        if value.ndim == 1 and value.dtype.name in _NUMBERS:
+            return {"dtype": value.dtype.name, "value": value.tobytes()}
+        return as_sent(value.tolist())
+    if isinstance(value, dict):
+        return _nested(value)
+    if isinstance(value, list | tuple):
+        return [as_sent(one) for one in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        if value is None:
+            continue
+        first, _, rest = key.partition(".")
+        first = re.sub(r"^([xy]axis|legend)1$", r"\1", first)
+        sent = as_sent({rest: value} if rest else value)
+        old = found.get(first)
+        found[first] = _merged(old, sent) if isinstance(old, dict) else sent
+    return found
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(old[key], new[key])
+        for key in old.keys() & new.keys()
+        if isinstance(old[key], dict) and isinstance(new[key], dict)
+    }
+    return old | new | both
