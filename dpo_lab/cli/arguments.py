@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 import tyro
 
+SAID = tyro.conf.arg(help_behavior_hint="")
+"""Of an option that may be left out and whose help says what happens then."""
 METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 
 

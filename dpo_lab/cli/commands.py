@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read the output has enough of it; nothing is left to be said, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, OverflowError, MemoryError) as error:
         if os.environ.get("DPO_LAB_TRACEBACK"):
             raise
-        _fail(str(error) or type(error).__name__)
+        _fail(_told(error))
     except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(130) from None
@@ -137,6 +137,20 @@ def _unknown(name: str) -> str:
     close = get_close_matches(name, [*COMMANDS, *firsts], 1)
     meant = f"Did you mean {close[0]!r}? " if close else ""
     return f"{name!r}: no such command. {meant}{rest}"
+
+
+def _told(error: Exception) -> str:
+    """An error in words, with what to do where the library that raised it says only what it is."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+        return (
+            f"out of memory ({text}). Take fewer pairs or tokens at a time (--batch-pairs, "
+            "--micro-batch-tokens, --max-length) or a smaller adapter (--lora-rank); 'dpo-lab "
+            "estimate' says beforehand what a step takes."
+        )
+    return text
 
 
 def _fail(message: str) -> None:

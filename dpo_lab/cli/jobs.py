@@ -12,6 +12,7 @@ from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
+from dpo_lab.training.files import check_writable
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
@@ -38,6 +39,7 @@ def train_and_report(
         console: Where the run is shown.
         say: Told what is being done before the run begins.
     """
+    check_writable(out)
     run = Run(out)
     if run.exists and not resume:
         Run.create(out, config, {})  # refuses, in words

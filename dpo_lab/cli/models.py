@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dpo_lab.cli.output import print_rows, say
+from dpo_lab.cli.output import new_console, print_rows, say, visible
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.rows import PromptFormat
@@ -44,8 +44,6 @@ class Logps:
 
     def __call__(self) -> None:
         """Print one line a pair."""
-        from rich.console import Console
-
         from dpo_lab.cli.terminal import TerminalDisplay
         from dpo_lab.data.preferences import load_preferences
         from dpo_lab.data.tokenization import tokenize_pairs
@@ -70,7 +68,7 @@ class Logps:
             on_bad_rows=self.on_bad_rows,
         )
         say(f"{pairs.report}; {tokens}")
-        display = TerminalDisplay(Console(stderr=True))
+        display = TerminalDisplay(new_console(stderr=True))
         values = score_sequences(
             Scorer(model), tokens.sequences(), progress=naming(display.waiting, "responses")
         ).tolist()
@@ -163,4 +161,4 @@ class Fetch:
         from dpo_lab.models.builtin import builtin_model
 
         path, origin = builtin_model(self.model, report=say)
-        print(f"{self.model}: {path} ({origin})")
+        print(visible(f"{self.model}: {path} ({origin})"))

@@ -8,26 +8,28 @@ from typing import Annotated
 
 import tyro
 
-from dpo_lab.cli.output import new_console, print_rows, say
+from dpo_lab.cli.arguments import SAID
+from dpo_lab.cli.output import new_console, print_rows, say, visible
 
 
 @dataclass(frozen=True)
 class RunsList:
     """List the runs in a folder."""
 
-    folder: tyro.conf.Positional[Path] = Path("runs")
-    """The folder that holds the runs."""
+    folder: Annotated[tyro.conf.Positional[Path | None], SAID] = None
+    """The folder that holds the runs; by default $DPO_LAB_RUNS, or runs/ at the project's root."""
 
     def __call__(self) -> None:
         """Print one line a run."""
-        from dpo_lab.training.runs import list_runs
+        from dpo_lab.training.runs import list_runs, runs_folder
         from dpo_lab.ui.summary import run_rows
 
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"{self.folder}: no such folder. Train something first.")
-        runs = list_runs(self.folder)
+        folder = self.folder or runs_folder()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder. Train something first.")
+        runs = list_runs(folder)
         if not runs:
-            raise FileNotFoundError(f"{self.folder}: holds no runs. Train something first.")
+            raise FileNotFoundError(f"{folder}: holds no runs. Train something first.")
         rows, reasons = run_rows(runs)
         print_rows(rows)
         for reason in reasons:
@@ -52,7 +54,7 @@ class RunsShow:
         for name, value in run_row(run).items():
             console.print(f"{name:<12} {value}", markup=False)
         print_outcome(console, run.summary, run.last_samples())
-        console.print_json(data=run.settings)
+        console.print_json(data=run.settings, ensure_ascii=True)
 
 
 @dataclass(frozen=True)
@@ -70,4 +72,4 @@ class RunsReport:
         from dpo_lab.training.runs import Run
         from dpo_lab.ui.summary import report_of
 
-        print(report_of(Run.open(self.run), single_file=self.single_file))
+        print(visible(str(report_of(Run.open(self.run), single_file=self.single_file))))

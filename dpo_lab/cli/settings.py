@@ -22,9 +22,6 @@ GROUPS = {
 }
 """Title of each group by its first setting; the settings that follow belong to it too."""
 
-SAID = tyro.conf.arg(help_behavior_hint="")
-"""Of an option that may be left out and whose help says what happens then."""
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -19,12 +19,13 @@ Examples:
   dpo-lab sweep --beta 0.05 0.1 0.5 1 --seed 0 1 2 --steps 300
   dpo-lab sweep --loss sigmoid ipo --learning-rate 1e-3 3e-3 --out runs/losses
   dpo-lab sweep --model smollm2 --data places --beta 0.1 0.3 --workers 1"""
-OUT = "Folder of the runs; begun again, it goes on."
+OUT = "Folder of the runs, by default sweep/ beside other runs; begun again, it goes on."
 WORKERS = "Processes; by default one a core on the CPU, else one."
 
 
 def _run(sweep: Any) -> None:
-    from dpo_lab.training.files import write_table
+    from dpo_lab.training.files import check_writable, write_table
+    from dpo_lab.training.runs import runs_folder
     from dpo_lab.training.sweep import SweepFailed, grid
     from dpo_lab.training.sweep import sweep as run_sweep
     from dpo_lab.ui.sweep_page import write_sweep_page
@@ -37,7 +38,8 @@ def _run(sweep: Any) -> None:
         if name not in varied
     }
     configs = grid(TrainConfig(**single), varied)
-    console = new_console()
+    console, out = new_console(), sweep.out or runs_folder() / "sweep"
+    check_writable(out)
 
     def done(name: str, count: int, total: int) -> None:
         console.print(f"{count}/{total}  {name}", markup=False, highlight=False)
@@ -45,14 +47,14 @@ def _run(sweep: Any) -> None:
     failed = None
     try:
         with ended_by_signals():
-            rows = run_sweep(configs, sweep.out, workers=sweep.workers, done=done)
+            rows = run_sweep(configs, out, workers=sweep.workers, done=done)
     except SweepFailed as some:
         failed, rows = some, some.rows
     if rows:
         print_rows([_short(row, varied) for row in rows])
-        console.print(f"Table   {write_table(rows, sweep.out / 'sweep.csv')}", markup=False)
-        write_table(rows, sweep.out / "sweep.parquet")
-        page = write_sweep_page(configs, rows, sweep.out / "sweep.html")
+        console.print(f"Table   {write_table(rows, out / 'sweep.csv')}", markup=False)
+        write_table(rows, out / "sweep.parquet")
+        page = write_sweep_page(configs, rows, out / "sweep.html")
         console.print(f"Figure  {page}", markup=False)
     if failed:
         say(f"error: {failed}")
@@ -79,7 +81,7 @@ def _shown(value: float | None, error: float | None = None) -> str:
 def sweep_command() -> type:
     """The command `sweep`."""
     own = [
-        ("out", Annotated[Path, tyro.conf.arg(help=OUT)], Path("runs/sweep")),
+        ("out", Annotated[Path | None, tyro.conf.arg(help=OUT, help_behavior_hint="")], None),
         (
             "workers",
             Annotated[int | None, tyro.conf.arg(help=WORKERS, help_behavior_hint="")],

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dpo_lab.cli.output import plain
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.records import SampleRecord, StepRecord
 
@@ -141,10 +142,10 @@ def print_outcome(
     if samples:
         table = Table("prompt", "reference", "policy", title="Answers before and after, greedy")
         for sample in samples:
-            table.add_row(*map(escape, (sample.prompt, *sample.shown)))
+            table.add_row(*map(plain, (sample.prompt, *sample.shown)))
         console.print(table)
     if summary.get("outcome"):
-        console.print(f"[bold]Score[/bold], {summary['outcome']['what']}:")
+        console.print(f"[bold]Score[/bold], {escape(summary['outcome']['what'])}:")
         for who in ("before", "after"):
             score = summary["outcome"][who]
             console.print(

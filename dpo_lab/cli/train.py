@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from dpo_lab.cli.arguments import SAID
 from dpo_lab.cli.output import new_console, say
-from dpo_lab.cli.settings import SAID, command, given
+from dpo_lab.cli.settings import command, given
 from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
 
-OUT = "Folder of the run; by default a new one under runs/."
+OUT = "Folder of the run; by default a new one in $DPO_LAB_RUNS, or in runs/ at the project's root."
 RESUME = (
     "Go on with the run in --out, with its own settings, of which --beta and --lr may be changed; "
     "begin one if there is none."
@@ -60,7 +61,8 @@ class Demo:
     steps: Annotated[int | None, SAID] = None
     """Optimiser steps; by default 300 for micro, 25 (400 pairs) for others."""
     out: Annotated[Path | None, SAID] = None
-    """Folder of the run; by default a new one under runs/."""
+    """Folder of the run; by default a new one in $DPO_LAB_RUNS, or in runs/ at the project's
+    root."""
 
     def __call__(self) -> None:
         """Train, and say what changed."""

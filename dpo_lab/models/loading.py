@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.data.encoding import Encoder
+from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
@@ -130,7 +131,7 @@ def load_model(
             else:
                 tokenizer = _load_tokenizer(path, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise _load_error(str(name), error) from error
+        raise load_error(str(name), error) from error
     disable_dropout(model)
     model.to(resolve_device(device))
     return LanguageModel(model, tokenizer, str(name), origin, merged=adapter)
@@ -170,8 +171,9 @@ def _tokenizer_of_adapter(folder: Path, **options) -> PreTrainedTokenizerBase:
     return _load_tokenizer(base, **options | {"revision": config.get("revision")})
 
 
-def _load_error(name: str, error: Exception) -> Exception:
-    reason = str(error).strip().splitlines()[0].rstrip(".")
+def load_error(name: str, error: Exception) -> Exception:
+    """What is raised where a model cannot be loaded: the library's reason, and what to do."""
+    reason = shortened(error)
     if "trust_remote_code" in str(error):
         return ValueError(
             f"model {name!r}: comes with code of its own, and no file can say that it may run. If "
@@ -180,11 +182,11 @@ def _load_error(name: str, error: Exception) -> Exception:
         )
     if Path(name).is_dir() or not isinstance(error, OSError):
         return ValueError(
-            f"model {name!r}: cannot be loaded ({reason[:300]}). It must hold config.json, "
+            f"model {name!r}: cannot be loaded ({reason}). It must hold config.json, "
             "*.safetensors and a tokenizer of a causal language model."
         )
     return FileNotFoundError(
-        f"model {name!r}: no such folder, and the hub does not give it ({reason[:200]}). "
+        f"model {name!r}: no such folder, and the hub does not give it ({reason}). "
         "Give micro, smollm2, a folder or a hub id (owner/name)."
     )
 
@@ -309,7 +311,7 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder}: its weights do not fit {language_model.name!r} "
-            f"({' '.join(str(error).split())[:200]}). The checkpoint belongs to another model."
+            f"({shortened(error)}). The checkpoint belongs to another model."
         ) from error
 
 

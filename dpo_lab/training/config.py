@@ -22,6 +22,7 @@ from dpo_lab.training.schedule import Schedule
 
 Optimizer = Literal["adamw", "rmsprop"]
 
+MOST_SEED = 2**32 - 1
 # Of all weights, and of an adapter: larger models are moved further by the same step.
 DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
 OTHER_LEARNING_RATES = (1e-6, 1e-5)
@@ -147,6 +148,8 @@ class TrainConfig:
             )
         for name, low, strict in _RANGES:
             check_range(name, getattr(self, name), low, strict)
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed={self.seed}: must be at most {MOST_SEED}.")
         self._check_loss()
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")

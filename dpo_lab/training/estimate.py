@@ -17,7 +17,7 @@ from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.lean import LeanLayers
-from dpo_lab.models.loading import LanguageModel, resolve_device
+from dpo_lab.models.loading import LanguageModel, load_error, resolve_device
 from dpo_lab.objective.head import TILE
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
@@ -92,8 +92,11 @@ def estimate(config: TrainConfig) -> CostEstimate:
         ValueError: If data, model or configuration do not fit together.
     """
     path, origin = builtin_model(config.model)
-    model = _on_meta(path, config)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    try:
+        model = _on_meta(path, config)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise load_error(config.model, error) from error
     language_model = LanguageModel(model, tokenizer, path, origin)
     config = with_template(language_model, config)
     tokens = tokenize(config, load_data(config)[0], language_model.tokenizer)

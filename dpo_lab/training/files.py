@@ -5,9 +5,33 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before work is done for it.
+
+    Raises:
+        OSError: If it cannot be made or written to; what was made to find out is gone again.
+    """
+    fresh = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            for one in fresh:
+                if one.exists():
+                    one.rmdir()
+    except OSError as error:
+        raise OSError(
+            f"{folder}: nothing can be written there ({error.strerror}). Give another folder, "
+            "such as --out with one of yours."
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from dpo_lab.data.batching import Batch, integers
 from dpo_lab.data.encoding import Ids
+from dpo_lab.data.quoting import shortened
 from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.models.tails import Tails
@@ -274,9 +275,9 @@ class Learner:
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])
         except NO_STATE as error:
-            reason = " ".join((str(error) or type(error).__name__).split())
+            reason = shortened(str(error) or type(error).__name__, 120)
             raise ValueError(
-                f"{folder / 'trainer.pt'}: holds no state of this run ({reason[:120]}). Remove the "
+                f"{folder / 'trainer.pt'}: holds no state of this run ({reason}). Remove the "
                 f"folder {folder.name}, and a resumed run is computed again from its beginning."
             ) from error
 

@@ -15,6 +15,7 @@ summary.json      how it ended; missing while it runs and after a kill
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -251,13 +252,37 @@ def list_runs(folder: str | Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.path / "config.json").stat().st_mtime)
 
 
-def new_folder(config: TrainConfig, root: str | Path = "runs") -> Path:
-    """A folder under a root that does not exist yet, named after what the run does."""
+def runs_folder() -> Path:
+    """Where runs lie by default: `$DPO_LAB_RUNS`, or `runs` at the root of the project.
+
+    The project is the nearest folder upwards that holds `.git` or `pyproject.toml`, so that a
+    command at its root and a notebook below it find each other's runs. Outside of a project, and in
+    one that is the home folder or holds it, it is `runs` in the current folder.
+    """
+    if given := os.environ.get("DPO_LAB_RUNS"):
+        return Path(given)
+    here, home = Path.cwd(), Path.home()
+    for folder in (here, *here.parents):
+        if folder == home or folder in home.parents:
+            break
+        if any((folder / mark).exists() for mark in (".git", "pyproject.toml")):
+            return Path(os.path.relpath(folder / "runs"))
+    return Path("runs")
+
+
+def new_folder(config: TrainConfig, root: str | Path | None = None) -> Path:
+    """A folder under a root that does not exist yet, named after what the run does.
+
+    Args:
+        config: Of the run.
+        root: By default `runs_folder()`.
+    """
+    root = runs_folder() if root is None else Path(root)
     model = Path(config.model).name
     data = Path(config.data).name.split(".")[0]
     name = as_file_name(f"{model}-{data}-{config.loss}-beta{config.beta:g}")
     number = 1
-    while (folder := Path(root) / f"{name}-{number:03}").exists():
+    while (folder := root / f"{name}-{number:03}").exists():
         number += 1
     return folder
 

@@ -106,9 +106,11 @@ def sweep(
         The table, a row a run in the order of the configurations.
 
     Raises:
-        ValueError: If a run that is there has other settings.
+        ValueError: If a run that is there has other settings, or there are no workers.
         SweepFailed: If some runs fail, after all others are done.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers}: must be at least 1, or left out.")
     for name, config in configs.items():
         _check_same(Run(folder / name), config)
     left = [name for name in configs if not _finished(Run(folder / name))]

@@ -112,7 +112,7 @@ class RunThreads:
             self._set(self.at_most, "the cores are free again")
 
     def _set(self, number: int, why: str) -> None:
-        logger.warning("%s: %d threads instead of %d.", why, number, self.number)
+        logger.warning("%s: threads %d, before %d.", why, number, self.number)
         self.number, self._changed = number, True
         self._seen.clear()
         torch.set_num_threads(number)

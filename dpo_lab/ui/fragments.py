@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from dpo_lab.ui.comms import keep_to_subshells
-from dpo_lab.ui.samples import escaped
+from dpo_lab.ui.samples import AS_IT_IS, escaped
 from dpo_lab.ui.tokens import visible_letter
 
 
@@ -25,7 +25,7 @@ class Fragment:
     words: str
 
     def _repr_mimebundle_(self, **options) -> dict[str, str]:
-        page = f"<style>{style()}</style><div class='dpo-inspect'>{self.html}</div>"
+        page = f"<style>{style()}</style><div class='dpo-inspect {AS_IT_IS}'>{self.html}</div>"
         return {"text/html": page, "text/plain": self.words}
 
 

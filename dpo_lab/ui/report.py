@@ -7,8 +7,6 @@ own scripts run, known by their digests, and the shared file; and it forbids eve
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +20,7 @@ from dpo_lab.training.runs import DATA_FACTS
 from dpo_lab.ui.curves import beta_changes
 from dpo_lab.ui.data_view import data_list
 from dpo_lab.ui.figures import training_figure
+from dpo_lab.ui.policy import content_policy
 from dpo_lab.ui.samples import escaped, number, samples_table
 from dpo_lab.ui.style import CONFIG, POLICY, REFERENCE
 
@@ -105,22 +104,17 @@ def _write_atomically(path: Path, text: str) -> None:
 
 def _page(title: str, body: str, data: str, library: str | None) -> str:
     scripts = [_SCRIPT] if library else [get_plotlyjs(), _SCRIPT]
-    digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     elements = [f"<script>{script}</script>" for script in scripts]
     if library:
         # The one from which the page itself came: a folder, or the server that shows it.
-        allowed = f"'self' file: {allowed}"
         elements.insert(0, f'<script src="{escaped(quote(library))}"></script>')
     newline = "\n"
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}"
-    )
+    policy = content_policy(scripts, "'self' file:" if library else "")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+{policy}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escaped(title)}</title>

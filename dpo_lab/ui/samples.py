@@ -31,12 +31,16 @@ def samples_table(samples: Iterable[SampleRecord]) -> str:
         rows.append(f"<tr>{cells}</tr>")
     head += "<th class='score'>Score</th>" if scored else ""
     body = f"<tbody>{''.join(rows)}</tbody>"
-    return f"<table class='samples'><thead><tr>{head}</tr></thead>{body}</table>"
+    return f"<table class='samples {AS_IT_IS}'><thead><tr>{head}</tr></thead>{body}</table>"
+
+
+AS_IT_IS = "mathjax_ignore tex2jax_ignore"
+"""Class of an element whose text no page takes for formulas between dollar signs."""
 
 
 def escaped(value: object) -> str:
-    """Any value as text that no page runs."""
-    return html.escape(str(value))
+    """Any value as text that no page runs, and plotly sets no formula of."""
+    return html.escape(str(value)).replace("$", "&#36;")
 
 
 def number(value: float | None) -> str:
@@ -73,4 +77,4 @@ def compared_answers(runs: Mapping[str, Sequence[SampleRecord]]) -> str:
         )
         rows.append(f"<tr>{cells}</tr>")
     body = f"<tbody>{''.join(rows)}</tbody>"
-    return f"<table class='samples'><thead><tr>{head}</tr></thead>{body}</table>"
+    return f"<table class='samples {AS_IT_IS}'><thead><tr>{head}</tr></thead>{body}</table>"

@@ -15,8 +15,10 @@ from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.world import LEFT_OUT, MAX_WORDS, World
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import write_text
 from dpo_lab.training.listed import MOST_PROMPTS
 from dpo_lab.training.setup import load_data
+from dpo_lab.ui.policy import content_policy, scripts_of
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.style import CONFIG, TEXT, THEORY, blank
 from dpo_lab.ui.theory import LISTED, SAMPLED, Theory
@@ -99,7 +101,7 @@ def write_sweep_page(
     """
     theory = _theory(list(configs.values()))
     page = sweep_figure(rows, theory).to_html(include_plotlyjs=True, config=CONFIG)
-    path.write_text(page)
+    write_text(path, page.replace("<head>", f"<head>{content_policy(scripts_of(page))}", 1))
     return path
 
 

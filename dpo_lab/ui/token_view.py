@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Literal
 
-from dpo_lab.ui.samples import escaped
+from dpo_lab.ui.samples import AS_IT_IS, escaped
 from dpo_lab.ui.style import AXIS, CHOSEN, GRID, REFERENCE, REJECTED
 from dpo_lab.ui.tokens import SIDES, PairTokens, Side, Token
 
@@ -43,13 +43,13 @@ def tokens_html(pair: PairTokens, *, legend: bool = True, table: Table = "folded
     """
     notes = "".join(f"<p style='{_NOTE}'>{escaped(words)}</p>" for words in notices(pair))
     if not pair.chosen.tokens:
-        return f"<div class='dpo-tokens'>{notes}</div>"
+        return f"<div class='dpo-tokens {AS_IT_IS}'>{notes}</div>"
     boxes = "".join(_response(pair, name) for name in SIDES)
     grid = "display:grid;grid-template-columns:repeat(auto-fit, minmax(340px, 1fr));gap:0 10px"
     parts = [notes, _prompt(pair), f"<div style='{grid}'>{boxes}</div>"]
     parts += [_legend()] * legend + [_table(pair, table == "open")] * (table != "none")
     style = "line-height:1.5;font-variant-numeric:tabular-nums"
-    return f"<div class='dpo-tokens' style='{style}'>{''.join(parts)}</div>"
+    return f"<div class='dpo-tokens {AS_IT_IS}' style='{style}'>{''.join(parts)}</div>"
 
 
 def notices(pair: PairTokens) -> list[str]:

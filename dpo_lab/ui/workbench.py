@@ -16,7 +16,7 @@ from dpo_lab.data.preferences import Preferences, Score
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.runs import Run, new_folder
+from dpo_lab.training.runs import Run, new_folder, runs_folder
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.controls import Control, setting_names
 from dpo_lab.ui.data_view import DataPanel
@@ -47,7 +47,8 @@ class Workbench:
         model: micro, smollm2, a folder, a hub id, or a model already loaded (a copy is trained).
         data: reviews, places, a file, a folder, a hub id, or pairs or rows in memory.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
-        folder: Where runs are kept, and runs of earlier sessions are found; none keeps nothing.
+        folder: Where runs are kept, and runs of earlier sessions and of the command line are found;
+            `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
 
     Attributes:
@@ -68,7 +69,7 @@ class Workbench:
         data: str | Preferences | Sequence[dict] = "reviews",
         *,
         score: Score | None = None,
-        folder: str | Path | None = "runs",
+        folder: str | Path | None = "auto",
         **settings: Any,
     ):
         self._inputs = {
@@ -90,9 +91,7 @@ class Workbench:
         self._taken_over = False
         self._warm_up: BackgroundRun | None = None
         self._lock = threading.RLock()
-        self.screen = Screen(
-            self.state, Path(folder) if folder is not None else None, self._draw, self.show
-        )
+        self.screen = Screen(self.state, _kept_in(folder), self._draw, self.show)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
         for name, given in self._inputs.items():
             if given is not None and name in self.controls:
@@ -403,3 +402,10 @@ def _take_the_place_of_the_one_before(new: Workbench) -> None:
             )
     before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
     free(*before.parts)
+
+
+def _kept_in(folder: str | Path | None) -> Path | None:
+    """The folder of the runs that a workbench was asked for."""
+    if folder is None:
+        return None
+    return runs_folder() if folder == "auto" else Path(folder)
