@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -14,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from dpo_lab.data.tokenization import TokenizedPair
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,13 @@ class TextRecord:
 
         Args:
             begun: What the run's `environment.json` says; a run of before this was recorded says
-                nothing.
+                nothing, which is warned of.
         """
+        if not begun:
+            logger.warning(
+                "the run was begun before tokenizer and chat template were recorded: whether its "
+                "text has the ids that it had then is not known."
+            )
         now = self.as_dict()
         name = next((name for name in now if name in begun and begun[name] != now[name]), None)
         if name is None:

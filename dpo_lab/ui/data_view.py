@@ -184,10 +184,10 @@ class DataPanel:
             return f"<p class='note'>{escaped(config.data)} is read when training begins.</p>"
         try:
             train, held_out = load_data(replace(config, on_bad_rows="skip"), self._data)
+            measured = min(len(held_out), config.resolved().eval_pairs)
         except (ValueError, OSError) as error:
             return f"<p class='dpo-problem'>{escaped(error)}</p>"
         reports = [some.report.as_dict() for some in (train, held_out) if len(some)]
-        measured = min(len(held_out), config.resolved().eval_pairs)
         pairs = {"train": len(train), "held_out": measured, "prompts": len(held_out.prompts)}
         return data_fold({"pairs": pairs, "load_reports": reports})
 

@@ -205,11 +205,12 @@ def test_a_run_does_not_go_on_with_other_ids(folder, name):
         open_or_create(run, prepare(settings(folder, **options)))
 
 
-def test_a_run_of_before_this_was_recorded_goes_on(folder):
+def test_a_run_of_before_this_was_recorded_goes_on_with_a_warning(folder, caplog):
     run = trained(settings(folder), folder / "run")
     old = {name: value for name, value in run.environment.items() if name != "text"}
     (run.path / "environment.json").write_text(json.dumps(old))
     assert open_or_create(run, prepare(run.config)) is run
+    assert "begun before tokenizer and chat template were recorded" in caplog.text
 
 
 def test_a_date_that_a_template_writes_is_the_day_on_which_the_run_began(folder, monkeypatch):
