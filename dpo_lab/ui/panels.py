@@ -75,8 +75,8 @@ def _log_ratios(records: History) -> str:
     which = "Both log-ratios are" if rejected < -FELL else "The chosen answers' log-ratio is"
     return (
         f"<b>{which} below zero</b> in the mean over {of} pairs (chosen {chosen:.2f}, rejected "
-        f"{rejected:.2f} nats). DPO asks only that the rejected ones lose more. That probability "
-        "left the pairs it does not show: over answers like the reference's own the mean is "
+        f"{rejected:.2f} nats). DPO asks only that the rejected ones lose more. That does not show "
+        "that probability left the pairs: over answers like the reference's own the mean is "
         "−KL(reference ‖ policy), never above 0."
     )
 
