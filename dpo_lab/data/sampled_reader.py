@@ -9,7 +9,7 @@ from dpo_lab.data.encoding import Encoder, Ids
 from dpo_lab.data.sampled import Sampled
 
 AS_SAMPLED = "scored by the ids that were sampled"
-CUT = "cut at their length limit, so without an end token"
+CUT = "cut at the length limit, so without an end token"
 OTHER_TOKENIZER = "sampled with another tokenizer, so read as text"
 CHANGED = "other text than was sampled, so read as text"
 

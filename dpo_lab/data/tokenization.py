@@ -66,7 +66,9 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         )
         notes = Counter(note for pair in self.pairs for note in pair.notes)
         parts += [f"{count} {note}" for note, count in notes.items()]
-        parts += [f"{count} responses {what}" for what, count in self.sampled.items()]
+        parts += [
+            f"{count} response{'s' * (count != 1)} {what}" for what, count in self.sampled.items()
+        ]
         parts += [f"{count} dropped ({reason})" for reason, count in self.dropped.items()]
         return ", ".join(parts)
 

@@ -62,7 +62,7 @@ class Estimate:
         Raises:
             ValueError: If there is no sample.
         """
-        values = values.detach().double().flatten()
+        values = values.detach().cpu().double().flatten()
         n = len(values)
         if n == 0:
             raise ValueError("no samples: a mean needs at least one. Raise the number of samples.")

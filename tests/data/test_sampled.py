@@ -118,7 +118,7 @@ def test_with_another_tokenizer_the_text_is_read_and_a_cut_answer_gets_no_end(ki
     assert whole[: -len(words)] == ours("was").input_ids
     assert tokens[0].chosen == (*words, eos) and tokens[1].rejected == tuple(words)
     assert tokens.sampled == {OTHER_TOKENIZER: 4, CUT: 1}
-    assert f"4 responses {OTHER_TOKENIZER}, 1 responses {CUT}" in str(tokens)
+    assert f"4 responses {OTHER_TOKENIZER}, 1 response {CUT}" in str(tokens)
 
 
 def test_a_chat_answer_that_was_cut_gets_no_end_of_turn_from_the_template():
