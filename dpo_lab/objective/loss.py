@@ -28,7 +28,8 @@ class Loss:
         citation: Paper and equation.
         arxiv: The paper's number; empty where it has none.
         reward_meaning: What the logged `rewards/...` mean under this loss.
-        options: Keyword options it takes beside beta, with their defaults.
+        own_options: Keyword options it takes beside beta, with their defaults; those of the
+            f-divergences come in `options`.
         divergences: Whether the log-ratios may be replaced by the scores of an f-divergence: only
             where the loss is a function of the margin, so that what depends on the prompt cancels.
             (With `sigmoid_norm` and `ipo_norm` it cancels for answers of one length alone; TRL

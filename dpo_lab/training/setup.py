@@ -58,8 +58,8 @@ class ScoredPairs:
 
     Attributes:
         tokens: The pairs.
-        reference_chosen: `(pairs,)`, `log pi_ref(y_w|x)`, nats.
-        reference_rejected: `(pairs,)`, `log pi_ref(y_l|x)`, nats.
+        reference_chosen: `(pairs,)`, `log pi_ref(y_w|x)`, nats; NaN of a pair that no step uses.
+        reference_rejected: `(pairs,)`, `log pi_ref(y_l|x)`, nats; NaN as above.
     """
 
     tokens: TokenizedPairs
