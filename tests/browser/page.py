@@ -101,10 +101,10 @@ class Page:
     def open(self, notebook: str) -> None:
         """Open a notebook in a fresh JupyterLab and wait for its kernel."""
         self.page.goto(f"{self.address}/lab/tree/{notebook}?reset")
-        self.page.wait_for_selector(".jp-NotebookPanel .jp-Notebook .jp-Cell", timeout=60_000)
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Notebook .jp-Cell", timeout=240_000)
         self.idle()
 
-    def idle(self, timeout: float = 120_000) -> None:
+    def idle(self, timeout: float = 240_000) -> None:
         """Wait until the kernel has nothing to run."""
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
@@ -138,7 +138,7 @@ class Page:
         """Save the notebook and wait until that is done."""
         self.run_command("docmanager:save")
         self.page.wait_for_function(
-            "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=60_000
+            "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=120_000
         )
 
     def status(self) -> str:
@@ -162,7 +162,7 @@ class Page:
         """Wait until a curve has more points."""
         arguments = {"meta": meta, "points": more_than}
         self.page.wait_for_function(
-            f"({{ meta, points }}) => {_CURVE}.y.length > points", arg=arguments, timeout=60_000
+            f"({{ meta, points }}) => {_CURVE}.y.length > points", arg=arguments, timeout=120_000
         )
         return self.points(meta)
 

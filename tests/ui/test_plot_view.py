@@ -3,12 +3,14 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 from sheet_page import TRAIN, SheetPage, checked, history, plain
 
+import dpo_lab
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import FORMER_CURVES, FORMER_RUNS, MAX_POINTS, Former
 from dpo_lab.ui.figures import training_figure, training_spec
@@ -39,6 +41,12 @@ def test_after_any_drawing_a_page_holds_what_a_new_figure_would() -> None:
 @pytest.mark.parametrize("spec", [noise_spec({}), LossExplorer()._spec(), training_spec([])])
 def test_every_live_figure_is_sent_as_plotly_itself_would_read_it(spec) -> None:
     assert SheetPage(LiveFigure(spec)).shows() == checked(spec)
+
+
+def test_no_figure_of_the_package_is_plotlys_own_widget() -> None:
+    """Its module is 5 MB, and a page gives a module two seconds."""
+    sources = Path(dpo_lab.__file__).parent.rglob("*.py")
+    assert not [path for path in sources if "FigureWidget" in path.read_text()]
 
 
 def test_what_is_sent_is_nested_renamed_and_in_bytes() -> None:
