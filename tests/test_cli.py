@@ -134,7 +134,9 @@ def test_demo_trains_reports_and_can_be_looked_at(capsys, here):
     code, out, _ = run_cli(capsys, "train", "--resume", "--out", "run")
     assert code == 0 and "this run is done" in out
     code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--beta", "0.2")
-    assert code == 2 and "--beta 0.2: this run has" in err
+    assert code == 2 and "this run is done, so no step is left for beta to change" in err
+    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--seed", "2")
+    assert code == 2 and "--seed 2: this run has 0" in err
     # The default, given in words, is an explicit value too: it differs from what the run has.
     code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--batch-pairs", "8")
     assert code == 2 and "--batch-pairs 8: this run has 16" in err

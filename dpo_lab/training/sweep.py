@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.workers import run_all
+
+logger = logging.getLogger(__name__)
 
 MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
 MEASURED += ("kl/policy", "kl/policy_stderr", "kl/cut", "score/policy", "score/policy_stderr")
@@ -177,7 +180,7 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
         run = Run(folder / name)
         if not _finished(run):
             continue
-        records, outcome = History(run.records()), run.summary.get("outcome") or {}
+        records, outcome = _history(run), run.summary.get("outcome") or {}
         after = outcome.get("after", {})
         row = {"run": name} | {key: getattr(config, key) for key in varied}
         # Not as "loss": that is the name of a setting.
@@ -185,6 +188,15 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
         row |= {"score": after.get("mean"), "score_low": after.get("low")}
         rows.append(row | {"score_high": after.get("high")})
     return rows
+
+
+def _history(run: Run) -> History:
+    """Its records; none, which is said, of a run whose folder was touched."""
+    try:
+        return History(run.records())
+    except (ValueError, OSError) as error:
+        logger.warning("%s: its numbers are left out of the table. %s", run.path.name, error)
+        return History()
 
 
 def begin_worker(threads: int) -> None:

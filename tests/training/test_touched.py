@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from dpo_lab.training.learner import Learner
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.sweep import table
 from dpo_lab.ui.shelf import Shelf
 
 CONFIG = TrainConfig(
@@ -260,6 +262,16 @@ def test_what_has_the_wrong_shape_is_one_line_and_breaks_no_other_run(
     if name in ("config.json", "metrics.jsonl", "summary.json"):
         assert "unreadable" in out and "run is not readable" in error
         assert len(shelf.unread) == 1 and "run" not in shelf.runs
+
+
+def test_a_sweep_s_table_has_the_other_runs(made, tmp_path, caplog):
+    for name in ("seed=0", "seed=1"):
+        Run(shutil.copytree(made / "done", tmp_path / name)).finish({"swept": True})
+    flip(tmp_path / "seed=1" / "metrics.jsonl", 300)
+    configs = {f"seed={seed}": replace(CONFIG, seed=seed) for seed in (0, 1)}
+    whole, touched = table(configs, tmp_path)
+    assert whole["last_loss"] > 0 and touched["last_loss"] is None and touched["seed"] == 1
+    assert "seed=1: its numbers are left out" in caplog.text and "line 1 of" in caplog.text
 
 
 FULL = """
