@@ -134,9 +134,15 @@ class LiveFigure:
         if whole:
             self._say("")
 
+    @property
+    def _behind(self) -> bool:
+        """Whether a page has yet to say that it drew the last version."""
+        return self._shown_version != self._version
+
     def _wait_for_page(self) -> None:
         """Look after a while whether the page that is open has drawn the last version."""
-        if self.view.pages and self._shown_version != self._version and not self._watch:
+        closed = self.view.comm is None
+        if not closed and self.view.pages and self._behind and not self._watch:
             self._watch = threading.Timer(LATE, self._look)
             self._watch.daemon = True
             self._watch.start()

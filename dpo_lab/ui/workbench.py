@@ -400,6 +400,7 @@ def _take_the_place_of_the_one_before(new: Workbench) -> None:
             new.bar.note.value = escaped(
                 f"The run of the workbench before was stopped at step {step}; {kept}."
             )
+    before.figure.close()
     before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
     free(*before.parts)
 
