@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
-from dpo_lab.cli.output import PROGRAM, say
+from dpo_lab.cli.output import PROGRAM, SayingHandler, say
 
 ABOUT = "Understand and steer Direct Preference Optimization."
 
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The libraries' own bars would bury the one line that says what is wrong.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not logging.getLogger("dpo_lab").handlers:
+        logging.getLogger("dpo_lab").addHandler(SayingHandler(logging.WARNING))
     try:
         parse(sys.argv[1:] if arguments is None else list(arguments))()
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -76,3 +77,11 @@ def visible(text: str) -> str:
 def say(text: str) -> None:
     """Tell the user something that is no result."""
     print(f"{PROGRAM}: {visible(text)}", file=sys.stderr, flush=True)
+
+
+class SayingHandler(logging.Handler):
+    """Says what the lab logs; names in it come from files, too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        say(" ".join(record.getMessage().split()))

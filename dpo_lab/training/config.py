@@ -184,7 +184,8 @@ class TrainConfig:
         ):
             raise ValueError(
                 f"f_alpha_divergence_coef={self.f_alpha_divergence_coef}: {self.f_divergence_type} "
-                "has none. Use f_divergence_type='alpha_divergence', or leave it out."
+                "has none. Use --f-divergence-type alpha_divergence "
+                "(f_divergence_type='alpha_divergence'), or leave it out."
             )
         if self.use_weighting and loss.whole_batch:
             raise ValueError(

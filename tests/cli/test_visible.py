@@ -1,6 +1,7 @@
 """What no data, name or answer does to a terminal; and what is said where nothing can be done."""
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_no_print_path_sends_it(capsys, tmp_path):
     assert not SENT.search(printed), repr(SENT.search(printed))
     assert printed.count(r"\x1b[31mred") >= 8
     assert "[bold]" in printed and ":smile:" in printed, "no markup, no emoji in people's text"
+
+
+def test_what_the_lab_logs_is_said_in_the_same_way(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    capsys.readouterr()
+    logging.getLogger("dpo_lab.models.loading").warning("%s: has no tokenizer", "base\x1b[31m\n")
+    assert capsys.readouterr().err == "dpo-lab: base\\x1b[31m : has no tokenizer\n"
 
 
 def told(capsys, *words: str) -> str:
