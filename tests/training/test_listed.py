@@ -64,7 +64,7 @@ def test_the_mass_outside_is_measured_and_told_in_words(endless) -> None:
     beyond = records.last("listed/beyond")
     assert 0.9 < beyond <= 1
     words = notice(records, None)
-    assert f"goes on after 3 words</b> in {beyond:.0%} of 40 answers" in words
+    assert f"goes on after 3 words in {beyond:.0%} of 40 answers.</b> Beside" in words
     # Drawn is the KL up to the third word; that of whole answers is many times as large.
     assert records.last("kl/policy") > 3 * records.last("listed/kl")
     assert f"at least {records.last('kl/policy'):.3g} nats" in words
