@@ -139,7 +139,10 @@ def load_model(
 
 def known_ids(model: nn.Module) -> int | None:
     """How many ids a `transformers` model has an embedding for, as far as it says."""
-    weight = getattr(model.get_input_embeddings(), "weight", None)
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # of a model that keeps it where none looks for it
+        return None
     return None if weight is None else weight.shape[0]
 
 

@@ -62,6 +62,16 @@ def test_a_padding_token_beyond_the_embedding_is_another_that_exists():
     assert both == alone
 
 
+def test_a_model_that_does_not_say_what_it_knows_is_not_asked(monkeypatch):
+    tokenizer = tokenizer_of("byte-level")
+
+    def unsaid(self):
+        raise NotImplementedError
+
+    monkeypatch.setattr(LlamaForCausalLM, "get_input_embeddings", unsaid)
+    assert model_of(tokenizer, len(tokenizer)).encoder.vocabulary is None
+
+
 def test_rows_with_a_token_beyond_the_embedding_are_left_out_by_number():
     tokenizer, known = beyond("pad_token")
     rows = [
