@@ -62,6 +62,7 @@ class Batch:
         real_tokens: Tokens of all sequences, without padding, shared ones as often as they occur.
         positions: `(rows, length)`, position ids; none where they run from 0 in every row.
         trees: Who attends to whom in a packed row.
+        lengths: Tokens of each row without its padding; none where the row is packed.
     """
 
     input_ids: Tensor
@@ -73,6 +74,7 @@ class Batch:
     real_tokens: int
     positions: Tensor | None = None
     trees: Trees | None = None
+    lengths: tuple[int, ...] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -142,6 +144,7 @@ def collate(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> Batch:
         response=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
         responses=len(sequences),
         real_tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
+        lengths=tuple(len(prompt) + len(response) for prompt, response in sequences),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Answers = Literal["padded", "of one length", "without cache"]
 
 NEW_TOKENS = {"micro": 48}
 OTHER_NEW_TOKENS = 192

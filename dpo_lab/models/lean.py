@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,8 @@ class LeanLayers:
                 self._take(module, _linear, module.weight)
             elif _is_trained(module, nn.Embedding) and _is_plain_embedding(module):
                 self._take(module, _embedding, module.weight)
+            elif not _takes_states_alone(module):
+                continue
             elif _is_gated(module) and _same(module, _gated, module.gate_proj.in_features):
                 self._take(module, _gated_in_place if _adds_in_place(module) else _gated)
             elif _is_rms_norm(module) and _same(module, _rms_norm, len(module.weight)):
@@ -80,6 +83,11 @@ def _is_trained(module: nn.Module, kind: type) -> bool:
 
 def _is_plain_embedding(module: nn.Embedding) -> bool:
     return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+
+
+def _takes_states_alone(module: nn.Module) -> bool:
+    """Whether it is called with states and nothing else: Mamba 2's norms take a gate too."""
+    return len(signature(module.forward).parameters) == 1
 
 
 def _is_gated(module: nn.Module) -> bool:

@@ -24,7 +24,7 @@ from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.checksums import NAME as CHECKSUMS
 from dpo_lab.models.checksums import check_files
-from dpo_lab.models.choices import Device, Precision
+from dpo_lab.models.choices import Answers, Device, Precision
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
 
@@ -44,6 +44,7 @@ class LanguageModel:
         origin: Where its weights came from.
         merged: Whether an adapter was merged into its weights when it was loaded, so that no folder
             holds them as they are.
+        answers: How `sample` may ask it, found out by its first call.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class LanguageModel:
     name: str
     origin: str
     merged: bool = False
+    answers: Answers | None = None
 
     def __post_init__(self) -> None:
         self.encoder = Encoder(self.tokenizer, known_ids(self.base))
@@ -130,7 +132,7 @@ def load_model(
                 tokenizer = _tokenizer_of_adapter(folder, **options)
             else:
                 tokenizer = _load_tokenizer(path, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise load_error(str(name), error) from error
     disable_dropout(model)
     model.to(resolve_device(device))
@@ -182,6 +184,11 @@ def load_error(name: str, error: Exception) -> Exception:
             f"model {name!r}: comes with code of its own, and no file can say that it may run. If "
             "you trust that code, say so yourself, each time: --trust-remote-code "
             "(trust_remote_code=True)."
+        )
+    if isinstance(error, ImportError):
+        return ValueError(
+            f"model {name!r}: cannot be loaded without a package that is not here ({reason}). "
+            "Install it, or take the model's weights as they were before they were quantised."
         )
     if Path(name).is_dir() or not isinstance(error, OSError):
         return ValueError(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.models.adapters import seeded
-from dpo_lab.models.choices import new_tokens
+from dpo_lab.models.choices import Answers, new_tokens
+from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.loading import LanguageModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,9 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     answers: dict[int, Completion] = {}
     with seeded(language_model.device, seed), _plain_generation(language_model.base):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        if language_model.answers is None:
+            language_model.answers = _find_way(language_model)
+        for chosen in _batches(language_model, prompts, order, batch_size):
             some = [prompts[index] for index in chosen]
             done = _complete(language_model, some, max_new_tokens, temperature)
             answers.update(zip(chosen, done, strict=True))
@@ -124,25 +130,118 @@ def _plain_generation(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _batches(
+    language_model: LanguageModel, prompts: Sequence[Ids], order: list[int], batch_size: int
+) -> Iterator[list[int]]:
+    """Indices of prompts that are answered together."""
+    lengths = [len(prompts[index]) for index in order]
+    padded, start = language_model.answers == "padded", 0
+    while start < len(order):
+        end = min(start + batch_size, len(order))
+        end = end if padded else min(end, bisect_right(lengths, lengths[start]))
+        yield order[start:end]
+        start = end
+
+
+def _find_way(language_model: LanguageModel) -> Answers:
+    """How `generate` gives what the model itself gives, with all prompts or without it."""
+    vocabulary = language_model.base.config.get_text_config().vocab_size
+    ids = tuple((7 * place * place + 3 * place + 3) % vocabulary for place in range(16))
+    name, tolerance = language_model.name, TOLERANCE["bfloat16"]
+    if language_model.base.dtype == torch.float32:
+        tolerance = TOLERANCE["float32"]
+    try:
+        expected, difference = _first_steps(language_model, [ids[:5], ids[5:10]])
+        if difference <= tolerance:
+            _, difference = _first_steps(language_model, [ids[:5], ids[5:]], expected)
+            if difference <= tolerance:
+                return "padded"
+            logger.warning(
+                "%s: answers are drawn for prompts of one length at a time, since padding changes "
+                "what it gives by %.1e nats.",
+                *(name, difference),
+            )
+            return "of one length"
+        reason = f"with its cache it gives other values, by {difference:.1e} nats"
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+    logger.warning("%s: answers are drawn without a cache, more slowly (%s).", name, reason)
+    return "without cache"
+
+
+def _first_steps(
+    language_model: LanguageModel, prompts: list[Ids], expected: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """The model's own log-probabilities after the first prompt, and how far `generate` is off.
+
+    Returns:
+        `(2, vocabulary)`: of the next token, and of the one after the likeliest; nats.
+    """
+    base = language_model.base
+    settings = GenerationConfig(
+        max_new_tokens=2,
+        do_sample=False,
+        pad_token_id=language_model.encoder.pad_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    output = base.generate(**_left_padded(language_model, prompts), generation_config=settings)
+    found = torch.stack([logits[0] for logits in output.logits]).float().log_softmax(-1)
+    if expected is None:
+        ids = [*prompts[0], found[0].argmax().item()]
+        alone = base(input_ids=torch.tensor([ids], device=base.device), use_cache=False)
+        expected = alone.logits[0, -2:].float().log_softmax(-1)
+    return expected, (found - expected).abs().max().item()
+
+
+def _without_cache(
+    language_model: LanguageModel, prompts: list[Ids], max_new_tokens: int, temperature: float
+) -> Tensor:
+    """Prompts of one length with their answers, by a whole pass a token."""
+    base, device = language_model.base, language_model.device
+    ends = torch.tensor(language_model.encoder.end_ids, device=device)
+    rows, ended = torch.tensor(prompts, device=device), torch.zeros(len(prompts), device=device) > 0
+    for _ in range(max_new_tokens):
+        logits = base(input_ids=rows, use_cache=False).logits[:, -1].float()
+        if temperature > 0:
+            drawn = torch.multinomial((logits / temperature).softmax(-1), 1).squeeze(1)
+        else:
+            drawn = logits.argmax(-1)
+        drawn = drawn.masked_fill(ended, language_model.encoder.pad_id)
+        rows, ended = torch.cat([rows, drawn[:, None]], dim=1), ended | torch.isin(drawn, ends)
+        if ended.all():
+            break
+    return rows
+
+
+def _left_padded(language_model: LanguageModel, prompts: list[Ids]) -> dict[str, Tensor]:
+    pad_id, width = language_model.encoder.pad_id, max(map(len, prompts))
+    ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    device = language_model.device
+    return {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }
+
+
 def _complete(
     language_model: LanguageModel, prompts: list[Ids], max_new_tokens: int, temperature: float
 ) -> list[Completion]:
-    encoder, device = language_model.encoder, language_model.device
-    width = max(map(len, prompts))
-    padded = [[encoder.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
-    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-        eos_token_id=list(encoder.end_ids),
-        pad_token_id=encoder.pad_id,
-    )
-    output = language_model.base.generate(
-        input_ids=torch.tensor(padded, device=device),
-        attention_mask=torch.tensor(mask, device=device),
-        generation_config=settings,
-    )
+    encoder, width = language_model.encoder, max(map(len, prompts))
+    if language_model.answers == "without cache":
+        output = _without_cache(language_model, prompts, max_new_tokens, temperature)
+    else:
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+            eos_token_id=list(encoder.end_ids),
+            pad_token_id=encoder.pad_id,
+        )
+        output = language_model.base.generate(
+            **_left_padded(language_model, prompts), generation_config=settings
+        )
     return [
         _completion(language_model, prompt, row[width:].tolist())
         for prompt, row in zip(prompts, output, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.packing import pack, packed_groups
-from dpo_lab.models.attention import sliding_window, tree_keywords, using_trees
+from dpo_lab.models.attention import tree_keywords
+from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
 from dpo_lab.models.tails import Tails
 from dpo_lab.objective.head import head_logits, linear_token_logps, module_token_logps
@@ -23,9 +25,6 @@ logger = logging.getLogger(__name__)
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Largest difference of logits, in their standard deviations, between model and trunk with head."""
-
-PACKED_TOLERANCE = {"float32": 5e-4, "bfloat16": 5e-2}
-"""Largest difference in nats per token between packed and padded rows, by precision."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,16 @@ class Scorer:
     token. A model whose logits are not a plain head on its last hidden states is found out by a
     probe and scored through its full logits instead, more slowly and just as right.
 
-    Sequences are packed into prefix trees, so that no token is computed twice. A model whose
-    attention cannot take them is found out by another probe, and gets padded rows.
+    Sequences are packed into prefix trees, so that no token is computed twice. A model that gives
+    them other values so is found out by another probe, and gets padded rows, or rows of one length.
 
     Args:
         language_model: The model to score with.
         precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
         packing: Whether to pack; false pads.
+
+    Raises:
+        ValueError: If the model is not causal.
     """
 
     def __init__(
@@ -101,9 +103,16 @@ class Scorer:
         self.dtype = torch.bfloat16 if self.autocast else language_model.base.dtype
         config = language_model.base.config.get_text_config()
         self.vocabulary = config.vocab_size
-        self.window = sliding_window(config)
+        self.rotary = rotary_limit(config)
         self.head = self._find_head(config)
-        self.packing = packing and self._can_pack()
+        self._asked = packing
+        self.layouts: Layouts | None = None
+        self.layouts = Layouts(self, packing)
+
+    @property
+    def packing(self) -> bool:
+        """Whether sequences are packed, those that are not too long for it."""
+        return self.layouts.packing
 
     def groups(self, items: Sequence[Sequence[tuple[Ids, Ids]]], budget: int) -> list[list[int]]:
         """Indices of items that make a micro-batch each, within a budget of tokens.
@@ -113,14 +122,14 @@ class Scorer:
             budget: Most tokens in a forward pass, padding included.
         """
         longest = [max(len(prompt) + len(response) for prompt, response in item) for item in items]
-        if self.packing and max(longest, default=0) <= self.window:
+        if self.layouts.packs(max(longest, default=0)):
             return packed_groups(items, budget)
         return list(token_budget_batches(longest, budget, rows=len(items[0]) if items else 1))
 
     def batch(self, sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
         """Sequences laid out for `states`, on the model's device."""
         longest = max(len(prompt) + len(response) for prompt, response in sequences)
-        if self.packing and longest <= self.window:
+        if self.layouts.packs(longest):
             batch = pack(sequences)
         else:
             batch = collate(sequences, self.language_model.encoder.pad_id)
@@ -134,13 +143,34 @@ class Scorer:
         """
         base = self.language_model.base
         module = base if self.head is None else getattr(base, base.base_model_prefix)
-        layout = {}
-        if batch.trees is not None:
-            layout = tree_keywords(batch.trees, batch.positions, self.dtype)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            output = module(input_ids=batch.input_ids, use_cache=False, **layout)
-        found = output.logits if self.head is None else output.last_hidden_state
+        if batch.lengths and self._apart(max(batch.lengths)):
+            found = self._rows_of_one_length(module, batch)
+        elif batch.trees is not None:
+            found = self._run(
+                module, batch.input_ids, **tree_keywords(batch.trees, batch.positions, self.dtype)
+            )
+        else:
+            found = self._run(module, batch.input_ids)
         return found.flatten(0, 1).index_select(0, batch.source)
+
+    def _apart(self, longest: int) -> bool:
+        return self.layouts is not None and self.layouts.keeps_apart(longest)
+
+    def _rows_of_one_length(self, module: nn.Module, batch: Batch) -> Tensor:
+        """What the module gives rows without their padding, padded again."""
+        width, rows = batch.input_ids.shape[1], {}
+        for length in sorted(set(batch.lengths)):
+            places = [row for row, own in enumerate(batch.lengths) if own == length]
+            found = self._run(module, batch.input_ids[places, :length])
+            rows |= zip(places, nn.functional.pad(found, (0, 0, 0, width - length)), strict=True)
+        return torch.stack([rows[row] for row in range(len(rows))])
+
+    def _run(self, module: nn.Module, input_ids: Tensor, **layout) -> Tensor:
+        if self.rotary != math.inf:
+            reset_rotary(module)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            output = module(input_ids=input_ids, use_cache=False, **layout)
+        return output.logits if self.head is None else output.last_hidden_state
 
     def logits(self, states: Tensor) -> Tensor:
         """Float32 logits of states, `(tokens, vocabulary)`; the caller keeps `tokens` small."""
@@ -187,36 +217,7 @@ class Scorer:
 
     def like(self, language_model: LanguageModel) -> Scorer:
         """A scorer of the same kind for another model."""
-        return Scorer(language_model, self.precision, self.packing)
-
-    @torch.no_grad()
-    def _can_pack(self) -> bool:
-        """Whether the model gives packed sequences what it gives them alone."""
-        token = [(7 * place * place + 3 * place) % self.vocabulary for place in range(40)]
-        first, second = tuple(token[:9]), tuple(token[9:14])
-        sequences = [(first, tuple(token[14:22])), (first, tuple(token[22:27]))]
-        sequences += [(second, tuple(token[27:37])), (second, tuple(token[27:30] + token[37:]))]
-        with using_trees(self.language_model.base) as accepted:
-            if not accepted:
-                return self._cannot_pack("its attention cannot be replaced")
-            pad_id = self.language_model.encoder.pad_id
-            padded = self.logps(collate(sequences, pad_id).to(self.device))
-            try:
-                packed = self.logps(pack(sequences).to(self.device))
-            except (TypeError, ValueError, RuntimeError) as error:  # CannotPack among them
-                return self._cannot_pack(str(error).splitlines()[0])
-            length = max(len(response) for _, response in sequences)
-            difference = (packed - padded).abs().max().item() / length
-            if not difference <= PACKED_TOLERANCE[self.precision]:
-                return self._cannot_pack(f"log-probabilities differ by {difference:.1e} a token")
-            accepted.keep()
-        return True
-
-    def _cannot_pack(self, reason: str) -> bool:
-        logger.warning(
-            "%s: sequences are padded, not packed (%s).", self.language_model.name, reason
-        )
-        return False
+        return Scorer(language_model, self.precision, self._asked)
 
     def _find_head(self, config) -> Head | None:
         base = self.language_model.base
@@ -225,7 +226,10 @@ class Scorer:
             return self._no_head("it names no trunk or no output layer")
         scale = _factor(config, "logit_scale") / _factor(config, "logits_scaling")
         head = Head(module, scale, getattr(config, "final_logit_softcapping", None))
-        difference = self._probe(base, head)
+        try:
+            difference = self._probe(base, head)
+        except RuntimeError:  # the states do not have the width of the head
+            return self._no_head("what its trunk gives does not fit its head")
         if not difference <= PROBE_TOLERANCE:
             return self._no_head(f"trunk and head give other logits, by {difference:.1e}")
         return head

@@ -248,6 +248,18 @@ def test_a_folder_that_is_no_whole_model_is_refused(base, damage, reason):
         load_model(base)
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "hqq", "aqlm"])
+def test_quantised_weights_without_their_package_are_refused_in_one_line(base, method):
+    config = json.loads((base / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": method, "bits": 4}}
+    (base / "config.json").write_text(json.dumps(config | quantised))
+    (base / "checksums.json").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="without a package.*Install it, or take") as caught:
+        load_model(base, device="cpu")
+    assert method in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["no/such-model", "./nowhere", "/no/such/folder"])
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(FileNotFoundError, match="no such folder, and the hub.*Give micro"):

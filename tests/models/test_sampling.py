@@ -69,6 +69,7 @@ def test_answers_end_at_the_end_token():
     lm = load_model("micro", device="cpu")
     end, texts = lm.tokenizer.eos_token_id, ["the acting felt", "the plot was"]
     prompts = lm.encoder.prompts(texts) * 20
+    sample(lm, prompts[:1], max_new_tokens=1)  # the first call tries how it can be asked
     passes = []
     lm.model.register_forward_hook(lambda *at: passes.append(at))
     answers = sample(lm, prompts, max_new_tokens=8)

@@ -92,7 +92,8 @@ def argmax_loop(model: torch.nn.Module, prompt, ends, limit: int) -> tuple[int, 
     ids = list(prompt)
     while len(ids) < len(prompt) + limit and (len(ids) == len(prompt) or ids[-1] not in ends):
         with torch.no_grad():
-            ids.append(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
+            row = torch.tensor([ids])
+            ids.append(model(input_ids=row, use_cache=False).logits[0, -1].argmax().item())
     return tuple(ids[len(prompt) :])
 
 

@@ -1,0 +1,200 @@
+"""How sequences may lie together in a pass: packed, padded, or only rows of one length.
+
+Found by trying, on ids that mean nothing, at the lengths that the data has: what a layout gives
+must be what each sequence gets alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dpo_lab.data.batching import Batch, collate
+from dpo_lab.data.encoding import Ids
+from dpo_lab.data.packing import pack
+from dpo_lab.models.attention import sliding_window, using_trees
+from dpo_lab.models.loading import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = {"float32": 5e-4, "bfloat16": 5e-2}
+"""Largest difference in nats per token between layouts, by precision."""
+
+_FIRST_PROBE = 23
+"""Tokens of the longest sequence that every model is tried with."""
+
+
+class Scoring(Protocol):
+    """What is needed of a scorer."""
+
+    language_model: LanguageModel
+    device: torch.device
+    precision: str
+    vocabulary: int
+
+    def token_logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each scored token."""
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each response."""
+
+
+class Layouts:
+    """What a scorer may do with sequences of a length; longer ones are tried when they come.
+
+    Attributes:
+        packing: Whether sequences are packed into prefix trees.
+        window: Longest sequence that is packed.
+        apart: Whether rows of different lengths go through the model apart, since it gives a padded
+            row another value.
+
+    Raises:
+        ValueError: If the model looks at what comes after a token, or has no room for one.
+    """
+
+    def __init__(self, scorer: Scoring, packing: bool):
+        self.scorer, self.packing, self.apart = scorer, packing, False
+        self.model = scorer.language_model
+        config = self.model.base.config.get_text_config()
+        self.rotary = rotary_limit(config)
+        self.window = min(sliding_window(config), self.rotary)
+        self.positions = getattr(config, "max_position_embeddings", None) or math.inf
+        self.probed = 0
+        self._try(min(_FIRST_PROBE, self.positions, self.rotary), 4)
+
+    def packs(self, longest: int) -> bool:
+        """Whether sequences of so many tokens are packed."""
+        if longest > self.probed:
+            self._try(longest, 2)
+        return self.packing and longest <= self.window
+
+    def keeps_apart(self, longest: int) -> bool:
+        """Whether rows of different lengths, the longest of so many tokens, are not padded."""
+        return self.apart or longest > self.rotary
+
+    @torch.no_grad()
+    def _try(self, longest: int, count: int) -> None:
+        sequences = probe_sequences(longest, self.scorer.vocabulary)[:count]
+        tried, self.probed, made_for = self.probed, longest, self.positions
+        try:
+            every = [self._alone(sequence) for sequence in sequences]
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"model {self.model.name!r}: cannot take a sequence of {longest} tokens "
+                f"({_first_line(error)}); it is made for {made_for}. Give a smaller "
+                "max_length."
+            ) from error
+        if longest > self.positions and self.rotary == math.inf:
+            self.positions = math.inf  # said once
+            logger.warning(
+                "%s: sequences of up to %d tokens, and the model is made for %d.",
+                *(self.model.name, longest, made_for),
+            )
+        same = len(sequences[0][0]) - 1
+        difference = (every[0][:same] - every[1][:same]).abs().max().item()
+        if longest <= self.rotary and difference > TOLERANCE[self.scorer.precision]:
+            raise ValueError(
+                f"model {self.model.name!r}: what it predicts changes by {difference:.1e} nats "
+                "with the tokens that come after, so log pi(y|x) has no meaning. Take a causal "
+                "model, or set is_decoder in the configuration of one that was trained so."
+            )
+        alone = [some[-len(y) :].sum() for some, (_, y) in zip(every, sequences, strict=True)]
+        with using_trees(self.model.base) as accepted:
+            self._compare(sequences, torch.stack(alone), longest, accepted, tried)
+
+    def _alone(self, sequence: tuple[Ids, Ids]) -> Tensor:
+        """Log-probability of each token but the first, by itself."""
+        ids = (*sequence[0], *sequence[1])
+        return self.scorer.token_logps(collate([(ids[:1], ids[1:])], 0).to(self.scorer.device))
+
+    def _compare(self, sequences, alone: Tensor, longest: int, accepted, tried: int) -> None:
+        """Padded and packed rows against each sequence alone."""
+        length = max(len(response) for _, response in sequences)
+        tolerance, name = TOLERANCE[self.scorer.precision], self.model.name
+
+        def difference(batch) -> float:
+            found = self.scorer.logps(batch.to(self.scorer.device))
+            return (found - alone).abs().max().item() / length
+
+        if not self.keeps_apart(longest):
+            padded = difference(collate(sequences, self.model.encoder.pad_id))
+            if padded > tolerance:
+                self.apart = True
+                logger.warning(
+                    "%s: sequences of one length at a time, since padding changes what it gives by "
+                    "%.1e nats a token.",
+                    *(name, padded),
+                )
+        if not self.packing or (tried and longest > self.window):
+            return
+        reason = None if accepted else "its attention cannot be replaced"
+        if accepted:
+            try:
+                packed = difference(pack(sequences))
+                if not packed <= tolerance:
+                    reason = f"log-probabilities differ by {packed:.1e} a token"
+            except (TypeError, ValueError, RuntimeError) as error:  # CannotPack among them
+                reason = _first_line(error)
+        if reason is None:
+            accepted.keep()
+        elif tried:
+            self.window = tried
+            logger.warning(
+                "%s: sequences above %d tokens are padded, not packed (%s).", name, tried, reason
+            )
+        else:
+            self.packing = False
+            logger.warning("%s: sequences are padded, not packed (%s).", name, reason)
+
+
+def rotary_limit(config) -> float:
+    """Longest sequence whose rotary frequencies do not depend on its length; infinite if none do.
+
+    Beyond it, dynamic NTK and longrope turn every token of a pass by the pass's longest position.
+    """
+    found = getattr(config, "rope_parameters", None) or {}
+    limits = []
+    for rope in [found, *(value for value in found.values() if isinstance(value, dict))]:
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            own = rope.get("original_max_position_embeddings")
+            limits.append(own or config.max_position_embeddings)
+    return min(limits, default=math.inf)
+
+
+@torch.no_grad()
+def reset_rotary(model: torch.nn.Module) -> None:
+    """Forget the longest sequence seen: dynamic NTK would go on with its frequencies."""
+    for module in model.modules():
+        own = vars(module) | dict(module.named_buffers(recurse=False))
+        for name, value in own.items():
+            if name.endswith("original_inv_freq"):
+                getattr(module, name.replace("original_", "")).copy_(value)
+            elif name.endswith("max_seq_len_cached"):
+                setattr(module, name, module.original_max_seq_len)
+
+
+def probe_sequences(longest: int, vocabulary: int) -> list[tuple[Ids, Ids]]:
+    """Two prompts with two responses each, some of which begin alike.
+
+    Args:
+        longest: Tokens of the longest sequence, prompt and response; at least 8.
+        vocabulary: How many ids there are.
+    """
+    ids = [(7 * place * place + 3 * place) % vocabulary for place in range(2 * longest)]
+    third, half = longest // 3, longest // 2
+    first, second, rest = ids[:third], ids[third : third + 5], ids[third + 5 :]
+    sequences = [
+        (first, rest[: longest - third]),
+        (first, rest[half : half + half // 2]),
+        (second, rest[half : longest - 2]),
+        (second, rest[half : half + 3] + rest[: half // 3]),
+    ]
+    return [(tuple(prompt), tuple(response)) for prompt, response in sequences]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

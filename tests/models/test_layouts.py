@@ -1,0 +1,74 @@
+"""What a model bears is tried at the lengths that the data has."""
+
+import logging
+
+import pytest
+import torch
+from tiny import GROUPED, make_tokenizer, plain_logp, shake
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.scoring import Scorer, score_sequences
+
+IDS = tuple(torch.randint(2, 300, (60,), generator=torch.Generator().manual_seed(0)).tolist())
+SHORT = [(IDS[:9], IDS[9:20]), (IDS[:9], IDS[20:30])]
+LONG = [*SHORT, (IDS[:20], IDS[20:40]), (IDS[:20], IDS[40:55])]
+
+
+def language_model(model: torch.nn.Module) -> LanguageModel:
+    return LanguageModel(shake(model.eval(), 0.15, 0), make_tokenizer(), "tiny", "test")
+
+
+def llama(**options) -> LanguageModel:
+    torch.manual_seed(0)
+    return language_model(LlamaForCausalLM(LlamaConfig(vocab_size=320, **GROUPED, **options)))
+
+
+def test_a_narrow_view_that_no_configuration_names(caplog):
+    """Every layer looks back 26 tokens: found at the data's lengths, not at the first probe's."""
+    lm = llama()
+    for layer in lm.model.model.layers:
+        forward = layer.self_attn.forward
+
+        def narrow(*args, attention_mask=None, forward=forward, **kwargs):
+            length = kwargs["hidden_states"].shape[1]
+            if attention_mask is None or attention_mask.shape[-1] == length:
+                place = torch.arange(length)
+                ago = place[:, None] - place
+                attention_mask = ((ago >= 0) & (ago < 26))[None, None]
+            return forward(*args, attention_mask=attention_mask, **kwargs)
+
+        layer.self_attn.forward = narrow
+    with torch.no_grad():
+        expected = torch.stack([plain_logp(lm.model, *sequence) for sequence in LONG])
+    scorer = Scorer(lm)
+    assert scorer.batch(SHORT).trees is not None
+    with caplog.at_level(logging.WARNING, logger="dpo_lab"):
+        found = score_sequences(scorer, LONG)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert scorer.batch(LONG).trees is None and scorer.batch(SHORT).trees is not None
+    assert "sequences above 23 tokens are padded, not packed (log-probabilities" in caplog.text
+
+
+def test_no_room_for_a_sequence_is_said_in_one_line():
+    config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=32)
+    scorer = Scorer(language_model(GPT2LMHeadModel(config)))
+    score_sequences(scorer, SHORT)
+    with pytest.raises(
+        ValueError, match="sequence of 40 tokens.*made for 32.*max_length"
+    ) as caught:
+        score_sequences(scorer, LONG)
+    assert "\n" not in str(caught.value)
+
+
+def test_rotary_positions_beyond_the_models_are_used_and_said_once(caplog):
+    lm = llama(max_position_embeddings=32)
+    with torch.no_grad():
+        expected = torch.stack([plain_logp(lm.model, *sequence) for sequence in LONG])
+    scorer = Scorer(lm)
+    with caplog.at_level(logging.WARNING, logger="dpo_lab"):
+        for _ in range(2):
+            found = score_sequences(scorer, LONG)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["tiny: sequences of up to 40 tokens, and the model is made for 32."]
