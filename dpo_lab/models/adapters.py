@@ -31,11 +31,12 @@ def new_adapter(
         model: A `transformers` model; it is changed in place.
         rank: Rank of the adapter.
         alpha: Scale of the adapter.
-        targets: Names of the modules to adapt; every linear layer but the head if none.
+        targets: Names of the modules to adapt; every linear layer but the head if none, and but
+            those that take no adapter.
         seed: Seed of the adapter's first weights.
 
     Raises:
-        ValueError: If a target names no module.
+        ValueError: If a target names no module, or one that takes no adapter.
 
     Source:
         Hu et al. 2021 (arXiv 2106.09685).
@@ -53,6 +54,7 @@ def new_adapter(
         r=rank,
         lora_alpha=alpha,
         target_modules=list(targets) if targets else "all-linear",
+        exclude_modules=None if targets else _takes_no_adapter(model) or None,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
@@ -61,9 +63,37 @@ def new_adapter(
     with seeded(model.device, seed), warnings.catch_warnings():
         # PEFT asks transformers by a name that its next major version drops.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        adapted = get_peft_model(model, config, revision=commit)
+        try:
+            adapted = get_peft_model(model, config, revision=commit)
+        except ValueError as error:
+            reason = str(error).split(". ")[0].replace("target_modules", "lora_targets")
+            raise ValueError(
+                f"lora_targets: PEFT puts no adapter there ({reason}). Name other modules, or "
+                "leave targets out to adapt all linear layers that take one."
+            ) from error
     _fuse(adapted)
     return adapted
+
+
+def _takes_no_adapter(model: nn.Module) -> list[str]:
+    """Linear layers that give more than a product, or whose weights a kernel reads past them."""
+    found = []
+    for name, module in model.named_modules():
+        own = isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.")
+        if own and type(module).forward is not nn.Linear.forward:  # a router, a grouped layer
+            found.append(name)
+        kind = f"{name} {type(module).__name__}".lower()
+        if "mamba" in kind and hasattr(module, "out_proj"):
+            found.append(f"{name}.out_proj")
+    return found
+
+
+def changes_nothing(model: nn.Module) -> bool:
+    """Whether an adapter is as new: one of the two factors of each of its products is zero."""
+    zero = "lora_B.", "lora_embedding_A."
+    return not any(
+        weight.any() for name, weight in model.named_parameters() if any(z in name for z in zero)
+    )
 
 
 def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) -> nn.Module:

@@ -33,10 +33,13 @@ class Reference:
 
     Args:
         policy: Scores with the policy as it is when training begins.
+        copied: Whether it is a copy under LoRA too: of an adapter that changes something already,
+            which is a part of the reference.
     """
 
-    def __init__(self, policy: Scorer):
+    def __init__(self, policy: Scorer, copied: bool = False):
         self.policy = policy
+        self._switched = policy.language_model.lora and not copied
         self._copy: Scorer | None = None
         self._moved = False
 
@@ -51,7 +54,7 @@ class Reference:
             RuntimeError: If the policy has been trained already.
         """
         model = self.policy.language_model
-        if not model.lora and self._copy is None:
+        if not self._switched and self._copy is None:
             if self._moved:
                 raise RuntimeError(
                     "the reference was not kept, and its weights are trained by now. Prepare the "
@@ -63,9 +66,8 @@ class Reference:
     @contextmanager
     def active(self) -> Iterator[Scorer]:
         """The reference as a scorer, whose `language_model` also samples."""
-        model = self.policy.language_model
-        if model.lora:
-            with model.model.disable_adapter():
+        if self._switched:
+            with self.policy.language_model.model.disable_adapter():
                 yield self.policy
         else:
             self.keep()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,13 +21,13 @@ from dpo_lab.data.preferences import (
     split_by_prompt,
 )
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.models.adapters import changes_nothing
 from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.displacement import ListedPairs
-from dpo_lab.models.dropout import disable_dropout, evaluation_mode
+from dpo_lab.models.dropout import evaluation_mode
 from dpo_lab.models.loading import (
     LanguageModel,
     add_lora,
-    load_model,
     resolve_precision,
     weights_fingerprint,
 )
@@ -37,9 +36,8 @@ from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.models.tails import Tails
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
 
@@ -146,13 +144,7 @@ def prepare(
     """
     train, held_out = load_data(config, data)
     pair_order(config, len(train))  # refuses a batch that is too large
-    policy = model or load_model(
-        config.model,
-        device=config.device,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-    )
-    _make_ready(policy, config)
+    policy = ready_policy(config, model)
     config = replace(
         with_template(policy, config),
         precision=resolve_precision(config.precision, policy.device),
@@ -183,7 +175,7 @@ def prepare(
     return Job(
         config=config,
         policy=policy,
-        reference=Reference(scorer),
+        reference=Reference(scorer, copied=policy.lora and not changes_nothing(policy.model)),
         scorer=scorer,
         fingerprint=fingerprint,
         train=scored[0],
@@ -194,26 +186,6 @@ def prepare(
         data_fingerprint=train.fingerprint(),
         text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
-    )
-
-
-def _make_ready(policy: LanguageModel, config: TrainConfig) -> None:
-    """Randomness off, and at least one weight to train."""
-    disable_dropout(policy.model)
-    evaluation_mode(policy.model)
-    trained = [weight.requires_grad for weight in policy.model.parameters()]
-    if config.lora_rank is not None or all(trained):
-        return
-    if not any(trained):
-        raise ValueError(
-            f"model {policy.name!r}: none of its {len(trained)} weights has requires_grad, so "
-            "nothing would be trained. Set it on those to train, or give lora_rank."
-        )
-    logger.warning(
-        "%s: %d of its %d weights have no requires_grad and stay as they are.",
-        policy.name,
-        trained.count(False),
-        len(trained),
     )
 
 

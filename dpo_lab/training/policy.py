@@ -1,0 +1,81 @@
+"""The model of a run, loaded or handed over, made ready to be trained."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from dpo_lab.data.assets import cache_path
+from dpo_lab.models.dropout import disable_dropout, evaluation_mode
+from dpo_lab.models.loading import LanguageModel, load_model, save_model, weights_fingerprint
+from dpo_lab.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def ready_policy(config: TrainConfig, model: LanguageModel | None = None) -> LanguageModel:
+    """The model to be trained, without its dropout, and before any new adapter.
+
+    Args:
+        config: The configuration.
+        model: A model already loaded, instead of `config.model`; it is changed in place.
+
+    Raises:
+        ValueError: If nothing of it would be trained.
+    """
+    policy = model or load_model(
+        config.model,
+        device=config.device,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    disable_dropout(policy.model)
+    evaluation_mode(policy.model)
+    if config.lora_rank is None:
+        _check_trained(policy)
+    elif policy.merged:
+        policy = _with_merged_base(policy)
+    return policy
+
+
+def _check_trained(policy: LanguageModel) -> None:
+    """At least one weight to train."""
+    trained = [weight.requires_grad for weight in policy.model.parameters()]
+    if not any(trained):
+        raise ValueError(
+            f"model {policy.name!r}: none of its {len(trained)} weights has requires_grad, so "
+            "nothing would be trained. Set it on those to train, or give lora_rank."
+        )
+    if policy.lora or all(trained):
+        return
+    logger.warning(
+        "%s: %d of its %d weights have no requires_grad and stay as they are.",
+        policy.name,
+        trained.count(False),
+        len(trained),
+    )
+
+
+def _with_merged_base(language_model: LanguageModel) -> LanguageModel:
+    """The same model from a folder of its own, so that a new adapter can be put on it.
+
+    An adapter names the base that it belongs to, and no folder holds weights that another adapter
+    was merged into. They are written into the lab's cache, once for the same weights.
+    """
+    folder = cache_path("merged") / weights_fingerprint(language_model.model)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as beginning:
+            part = Path(beginning) / "model"
+            save_model(language_model, part)
+            part.rename(folder)
+    logger.warning(
+        "%s: its adapter is merged into its base first, in %s; the new adapter needs that folder.",
+        *(language_model.name, folder),
+    )
+    model = language_model.model
+    model.config._name_or_path = model.name_or_path = str(folder)
+    model.config._commit_hash = None
+    return replace(language_model, merged=False)
