@@ -47,14 +47,15 @@ class RunsShow:
         """Print it."""
         from dpo_lab.cli.terminal import print_outcome
         from dpo_lab.training.runs import Run
-        from dpo_lab.ui.summary import run_row
+        from dpo_lab.ui.summary import run_row, shape_checked
 
         run = Run.open(self.run)
         console = new_console()
-        for name, value in run_row(run).items():
-            console.print(f"{name:<12} {value}", markup=False)
-        print_outcome(console, run.summary, run.last_samples())
-        console.print_json(data=run.settings, ensure_ascii=True)
+        with shape_checked(run):
+            for name, value in run_row(run).items():
+                console.print(f"{name:<12} {value}", markup=False)
+            print_outcome(console, run.summary, run.last_samples())
+            console.print_json(data=run.settings, ensure_ascii=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class RunsReport:
     def __call__(self) -> None:
         """Write it and say where."""
         from dpo_lab.training.runs import Run
-        from dpo_lab.ui.summary import report_of
+        from dpo_lab.ui.summary import report_of, shape_checked
 
-        print(visible(str(report_of(Run.open(self.run), single_file=self.single_file))))
+        run = Run.open(self.run)
+        with shape_checked(run):
+            page = report_of(run, single_file=self.single_file)
+        print(visible(str(page)))

@@ -323,7 +323,7 @@ def open_or_create(run: Run, job: Job) -> Run:
         ("weights_fingerprint", job.fingerprint),
         ("data_fingerprint", job.data_fingerprint),
     ):
-        if run.environment[name] != now:
+        if run.environment.get(name) != now:
             raise ValueError(
                 f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
                 "it cannot go on as the same run. Restore them, or begin another run."

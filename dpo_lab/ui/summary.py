@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,22 @@ def run_row(run: Run) -> dict[str, Any]:
 
 NOT_READABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 """What reading a run's folder raises that was touched."""
+
+
+@contextmanager
+def shape_checked(run: Run) -> Iterator[None]:
+    """What is read of a run in here has the shape that the lab writes, or the run is named.
+
+    Raises:
+        ValueError: If a value is missing or of another kind.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run.path}: a file of this run has not the shape that the lab writes "
+            f"({type(error).__name__}: {error}). It was changed by hand or by a fault."
+        ) from error
 
 
 def run_rows(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:

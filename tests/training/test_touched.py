@@ -221,6 +221,12 @@ def typed(capsys, *arguments) -> tuple[int, str, str]:
     return code, printed.out, printed.err
 
 
+def one_line(said: tuple[int, str, str], name: str) -> None:
+    code, _, error = said
+    assert code == 2 and len(error.splitlines()) == 1 and error.startswith("dpo-lab: error")
+    assert name in error or "config" in error
+
+
 ODD = {
     "settings that are a list": ("config.json", "[1, 2]"),
     "a setting that is a word": ("config.json", '{"beta": "much"}'),
@@ -245,16 +251,13 @@ def test_what_has_the_wrong_shape_is_one_line_and_breaks_no_other_run(
     if text is not None:
         (run.path / name).write_text(text)
     shutil.copytree(made / "done", run.path.parent / "other")
-    resumes = name in ("metrics.jsonl", "samples.jsonl", "summary.json")
-    for command in (("runs", "report"), ("train", "--resume", "--out")):
-        code, _, error = typed(capsys, *command, run.path)
-        if command[0] == "runs" or not resumes:
-            assert code == 2 and len(error.splitlines()) == 1 and error.startswith("dpo-lab: error")
-            assert name in error or "config" in error
-        if code == 0:
-            break  # it was computed again from its beginning, as it has no checkpoint
-    if resumes:
-        (run.path / name).write_text(text)
+    one_line(typed(capsys, "runs", "report", run.path), name)
+    if name in RECORDS:
+        again = Run(shutil.copytree(run.path, run.path.parent / "again"))
+        assert typed(capsys, "train", "--resume", "--out", again.path)[0] == 0
+        assert [record.step for record in again.records()] == list(range(7)) and again.samples()
+    else:
+        one_line(typed(capsys, "train", "--resume", "--out", run.path), name)
     code, out, error = typed(capsys, "runs", "list", run.path.parent)
     assert code == 0 and "other" in out and "sigmoid" in out
     shelf = Shelf(run.path.parent)
@@ -262,6 +265,15 @@ def test_what_has_the_wrong_shape_is_one_line_and_breaks_no_other_run(
     if name in ("config.json", "metrics.jsonl", "summary.json"):
         assert "unreadable" in out and "run is not readable" in error
         assert len(shelf.unread) == 1 and "run" not in shelf.runs
+
+
+def test_what_says_too_little_is_one_line(made, run, capsys):
+    (run.path / "summary.json").write_text('{"state": "done", "outcome": "good"}')
+    for command in ("report", "show"):
+        one_line(typed(capsys, "runs", command, run.path), "has not the shape that the lab writes")
+    (run.path / "summary.json").unlink()
+    (run.path / "environment.json").write_text("{}")
+    one_line(typed(capsys, "train", "--resume", "--out", run.path), "weights changed since")
 
 
 def test_a_sweep_s_table_has_the_other_runs(made, tmp_path, caplog):
