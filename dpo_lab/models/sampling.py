@@ -83,7 +83,8 @@ def sample(
         One completion a prompt, in order.
 
     Raises:
-        ValueError: If temperature or max_new_tokens is out of range.
+        ValueError: If temperature or max_new_tokens is out of range, or beyond the positions that
+            the model has.
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(
@@ -104,7 +105,15 @@ def sample(
             language_model.answers = _find_way(language_model)
         for chosen in _batches(language_model, prompts, order, batch_size):
             some = [prompts[index] for index in chosen]
-            done = _complete(language_model, some, max_new_tokens, temperature)
+            try:
+                done = _complete(language_model, some, max_new_tokens, temperature)
+            except IndexError as error:
+                config = language_model.base.config.get_text_config()
+                raise ValueError(
+                    f"max_new_tokens={max_new_tokens}: with a prompt of {len(some[-1])} tokens, "
+                    f"more than {language_model.name!r} has positions for "
+                    f"({getattr(config, 'max_position_embeddings', 'a fixed number')}). Give fewer."
+                ) from error
             answers.update(zip(chosen, done, strict=True))
             if progress:
                 progress(len(answers), len(prompts))

@@ -8,6 +8,7 @@ from tiny import GROUPED, make_tokenizer, plain_logp, shake
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import Scorer, score_sequences
 
 IDS = tuple(torch.randint(2, 300, (60,), generator=torch.Generator().manual_seed(0)).tolist())
@@ -58,6 +59,18 @@ def test_no_room_for_a_sequence_is_said_in_one_line():
         ValueError, match="sequence of 40 tokens.*made for 32.*max_length"
     ) as caught:
         score_sequences(scorer, LONG)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["padded", "without cache"])
+def test_no_room_for_an_answer_is_said_in_one_line(way):
+    config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=32)
+    lm = language_model(GPT2LMHeadModel(config))
+    lm.answers = way
+    lm.model.lm_head.weight.data[1] = 0  # the end token is not the likeliest
+    assert len(sample(lm, [IDS[:20]], max_new_tokens=12, temperature=0)[0].ids) == 12
+    with pytest.raises(ValueError, match="max_new_tokens=20.*20 tokens.*32.*Give fewer") as caught:
+        sample(lm, [IDS[:20]], max_new_tokens=20, temperature=0)
     assert "\n" not in str(caught.value)
 
 
