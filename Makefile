@@ -48,6 +48,7 @@ bench: $(READY)  ## measure: beside TRL, growth, overhead (BENCH_DATA=pairs.json
 	$(BIN)/python benchmarks/losses.py --json benchmarks/results/losses.json
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/busy.py --json benchmarks/results/busy.json
 
 notebooks: $(READY)  ## run every notebook from a clean kernel and keep its outputs (needs chromium)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[pictures]'
