@@ -125,35 +125,35 @@ class DataPanel:
 
     def __init__(self, state: WorkbenchState, data: Preferences | Sequence[dict] | None = None):
         self._state, self._data = state, data
-        self._wanted = threading.Condition()
+        self._guard = threading.Lock()
+        self._open = True
         self._asked: TrainConfig | None = None
-        self._closed = False
+        self._reading = False
+        self._thread: threading.Thread | None = None
         self.view = widgets.HTML().add_class("dpo-data")
-        self._thread = threading.Thread(target=self._work, name="dpo-lab data", daemon=True)
-        self._thread.start()
         self._ask(state.config)
         state.observe(self._changed, "config")
 
     def show(self, job: Job) -> None:
         """What a run that is prepared really uses, tokenised."""
-        with self._wanted:
+        with self._guard:
             self._asked = None
             self.view.value = data_fold(data_facts(job))
+        self.wait()
 
     def wait(self) -> None:
         """Until nothing is being read."""
-        with self._wanted:
-            self._wanted.wait_for(lambda: self._asked is None)
+        if thread := self._thread:
+            thread.join()
 
     def close(self) -> None:
         """Read no more."""
-        if self._closed:
-            return
-        self._state.unobserve(self._changed, "config")
-        with self._wanted:
-            self._closed = True
-            self._wanted.notify_all()
-        self._thread.join()
+        if self._open:
+            self._open = False
+            self._state.unobserve(self._changed, "config")
+        with self._guard:
+            self._asked = None
+        self.wait()
 
     def _changed(self, change) -> None:
         old, new = change["old"], change["new"]
@@ -161,23 +161,25 @@ class DataPanel:
             self._ask(new)
 
     def _ask(self, config: TrainConfig) -> None:
-        with self._wanted:
+        with self._guard:
             self._asked = config
-            self._wanted.notify_all()
+            if not self._reading:
+                self._reading = True
+                self._thread = threading.Thread(target=self._work, name="dpo-lab data", daemon=True)
+                self._thread.start()
 
     def _work(self) -> None:
+        """Read what was asked for last, again while that changes; then the thread ends."""
+        read, words = None, ""
         while True:
-            with self._wanted:
-                self._wanted.wait_for(lambda: self._asked is not None or self._closed)
-                config = self._asked
-                if self._closed:
+            with self._guard:
+                if read is not None and self._asked is read:
+                    self._asked, self.view.value = None, words
+                if self._asked is None:
+                    self._reading = False
                     return
-            words = self._read(config)
-            with self._wanted:
-                if self._asked is config:
-                    self._asked = None
-                    self.view.value = words
-                    self._wanted.notify_all()
+                read = self._asked
+            words = self._read(read)
 
     def _read(self, config: TrainConfig) -> str:
         if self._data is None and _on_the_hub(config.data):

@@ -159,7 +159,7 @@ def _panels(
     if pairs and records[-1].step:
         interval = Score.of_share(share, int(pairs))
         note = f"held-out n = {pairs:.0f}: {interval.low:.0%} to {interval.high:.0%}"
-        panels[6] = replace(panels[6], note=f"{note} (95 % interval); a tie at step 0")
+        panels[6] = replace(panels[6], note=f"{note} (95 %); step 0: tie")
     if theory is not None and FRONTIER in panels:
         note = f"pink: the most that any policy scores in up to {MAX_WORDS} words, exactly"
         share = records.last("listed/beyond") or 0.0

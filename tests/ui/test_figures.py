@@ -296,4 +296,4 @@ def test_pair_accuracy_says_of_how_many_pairs_and_within_what() -> None:
         for some in (records[:1], records)
     ]
     assert notes[0].endswith("a tie at step 0 reads 0")
-    assert notes[1].endswith("held-out n = 2: 34% to 100% (95 % interval); a tie at step 0")
+    assert notes[1].endswith("held-out n = 2: 34% to 100% (95 %); step 0: tie")
