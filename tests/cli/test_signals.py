@@ -32,8 +32,8 @@ def running(pid: int) -> bool:
 
 
 def until(true, what: str) -> None:
-    """Wait for a state of the world; two minutes is for a machine that is taken."""
-    end = time.monotonic() + 120
+    """Wait for a state of the world; ten minutes are for a machine that is taken."""
+    end = time.monotonic() + 600
     while not true():
         assert time.monotonic() < end, what
         time.sleep(0.05)
