@@ -23,6 +23,14 @@ def children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """What is started in the background ignores Ctrl-C, and so does all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def running(pid: int) -> bool:
     """A process that has ended and waits to be collected does not run."""
     try:
@@ -61,7 +69,7 @@ def test_a_sweeps_processes_end_with_it_and_leave_runs_that_go_on(tmp_path, name
     workers = children(launcher.pid)
     assert len(workers) >= 2
     launcher.send_signal(number)  # to it alone: a kill from elsewhere, no key in a terminal
-    said, _ = launcher.communicate()
+    said, _ = launcher.communicate(timeout=300)
     until(lambda: not any(map(running, workers)), f"processes that outlive {name}")
     if name == "SIGKILL":
         assert launcher.returncode == -number
@@ -86,7 +94,7 @@ def test_a_run_that_a_signal_ends_says_how_it_goes_on_and_by_which_it_was(tmp_pa
     train = begun("train", *LONG, "--out", str(tmp_path / "run"))
     until(lambda: stepping(tmp_path / "run") or train.poll() is not None, "the run has begun")
     train.send_signal(number)
-    said, _ = train.communicate()
+    said, _ = train.communicate(timeout=300)
     assert train.returncode == 128 + number, said
     assert "Stopped. Go on with: dpo-lab train --resume --out" in said
     assert Run(tmp_path / "run").summary["state"] == "stopped"
@@ -96,7 +104,7 @@ def test_a_failed_run_of_a_sweep_is_named_at_the_end_and_the_others_go_on(tmp_pa
     words = ["--learning-rate", "1e30", "1e-3", "2e-3", "--workers", "1", "--steps", "3"]
     words += ["--eval-every", "0", "--batch-pairs", "4", "--out", str(tmp_path)]
     done = begun("sweep", *words)
-    said, _ = done.communicate()
+    said, _ = done.communicate(timeout=300)
     assert done.returncode == 3, said
     last = said.splitlines()[-1]
     assert last.startswith("dpo-lab: error: 1 run failed: learning_rate=1e+30: ")
@@ -115,7 +123,7 @@ def test_a_process_that_is_killed_is_a_failed_run_and_another_takes_its_place(tm
     for pid in children(launcher.pid):
         if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)
-    said, _ = launcher.communicate()
+    said, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 3, said
     assert "1 run failed: steps=300: its process ended with -9" in said
     assert Run(tmp_path / "steps=3").summary["swept"]
