@@ -24,11 +24,13 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c_is_heard():
-    """What is started in the background ignores Ctrl-C, and so does all that it starts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_are_heard():
+    """What is started in the background ignores Ctrl-C, under nohup SIGHUP; so do its children."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def running(pid: int) -> bool:
