@@ -47,11 +47,11 @@ def refresh(path: Path) -> None:
 
 
 def picture_of(figure: dict) -> str:
-    """A figure for pages that run no JavaScript: PNG in base64, of 255 colours to keep it small."""
+    """A figure for pages that run no JavaScript: PNG in base64, of 64 colours to keep it small."""
     figure = {name: figure[name] for name in ("data", "layout")}
     drawn = plotly.io.to_image(figure, "png", width=WIDTH, height=figure["layout"].get("height"))
     file = io.BytesIO()
-    image = Image.open(io.BytesIO(drawn)).quantize(255, method=Image.Quantize.FASTOCTREE)
+    image = Image.open(io.BytesIO(drawn)).quantize(64, method=Image.Quantize.FASTOCTREE)
     image.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
