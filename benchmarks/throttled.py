@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 from page import Page, browser_page, jupyterlab
 
 NOTEBOOK = "throttled.ipynb"
+RELOADS = 3
+"""Most times that a page is reloaded for JupyterLab to find the kernel's widgets."""
 SOURCE = """
 from dpo_lab.ui.workbench import Workbench
 bench = Workbench(folder=None, steps={steps})
@@ -122,12 +124,27 @@ def reloads(address: str, folder: Path, options: Throttled) -> Iterator[str]:
         for _ in range(options.reloads):
             page.wait_for_status("training", timeout=300_000)
             page.save()
-            page.page.goto(f"{address}/lab/tree/{NOTEBOOK}")
-            page.wait_for_status("training", timeout=300_000)
+            reload(page)
             page.page.click("button.dpo-stop")
             page.wait_for_status("stopped", timeout=300_000)
             yield missing(page, options.patience)
             page.page.click("button.dpo-train")
+
+
+def reload(page: Page) -> None:
+    """Reload, and once more where JupyterLab itself gave up on the kernel's widgets, which is said.
+
+    It then shows no widget at all, and says so on the page: "Error displaying widget".
+    """
+    for _ in range(RELOADS):
+        page.page.goto(f"{page.address}/lab/tree/{NOTEBOOK}")
+        found = page.page.locator(".dpo-status, .jp-OutputArea-output:has-text('model not found')")
+        found.first.wait_for()
+        if page.page.locator(".dpo-status").count():
+            page.wait_for_status("training", timeout=300_000)
+            return
+        print("JupyterLab did not find the kernel's widgets: reloaded", flush=True)
+    raise RuntimeError(f"JupyterLab did not find the kernel's widgets in {RELOADS} reloads.")
 
 
 def missing(page: Page, patience: float) -> str:
