@@ -99,7 +99,11 @@ class Run:
         """The configuration it was begun with."""
         from dpo_lab.training.config import TrainConfig
 
-        return TrainConfig.from_dict(self.settings)
+        settings = self.settings
+        try:
+            return TrainConfig.from_dict(settings)
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'config.json'}: {error}") from None
 
     @property
     def settings(self) -> dict[str, Any]:
