@@ -11,3 +11,14 @@ import pytest
 def _own_cache(tmp_path_factory, monkeypatch):
     """Every test has a cache of its own."""
     monkeypatch.setenv("DPO_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny products are faster, and the same everywhere, on one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

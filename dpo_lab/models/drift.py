@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from dpo_lab.data.batching import Batch
+from dpo_lab.kernels.chunked_stats import compare_tokens
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, share_cut
 from dpo_lab.models.scoring import Scorer
-from dpo_lab.objective.kl import Estimate, compare_tokens, k3
+from dpo_lab.objective.kl import Estimate, k3
 
 
 @dataclass(frozen=True)

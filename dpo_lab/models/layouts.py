@@ -16,7 +16,7 @@ from torch import Tensor
 from dpo_lab.data.batching import Batch, collate
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.packing import pack
-from dpo_lab.models.attention import sliding_window, using_trees
+from dpo_lab.kernels.tree_attention import sliding_window, using_trees
 from dpo_lab.models.loading import LanguageModel
 
 logger = logging.getLogger(__name__)

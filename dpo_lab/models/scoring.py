@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.packing import pack, packed_groups
-from dpo_lab.models.attention import tree_keywords
+from dpo_lab.kernels.chunked_stats import log_square_sums
+from dpo_lab.kernels.head import head_logits, linear_token_logps, module_token_logps
+from dpo_lab.kernels.tree_attention import tree_keywords
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
 from dpo_lab.models.tails import Tails
-from dpo_lab.objective.head import head_logits, linear_token_logps, module_token_logps
-from dpo_lab.objective.weighting import log_square_sums
 
 logger = logging.getLogger(__name__)
 

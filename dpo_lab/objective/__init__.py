@@ -1,7 +1,6 @@
 """What is optimised: pure tensor maths. Imports torch alone."""
 
-from dpo_lab.objective.head import linear_token_logps
-from dpo_lab.objective.kl import Estimate, TokenComparison, compare_tokens, token_kl
+from dpo_lab.objective.kl import Estimate, token_kl
 from dpo_lab.objective.logprobs import sequence_logps, token_logps
 from dpo_lab.objective.loss import Loss, gradient_weight, loss_and_slopes
 from dpo_lab.objective.losses import LOSSES, find_loss
@@ -29,7 +28,6 @@ __all__ = [
     "hinge_loss",
     "implicit_rewards",
     "ipo_loss",
-    "linear_token_logps",
     "loss_and_slopes",
     "preference_accuracy",
     "preference_nll",
@@ -37,7 +35,5 @@ __all__ = [
     "sample_preferences",
     "sequence_logps",
     "token_kl",
-    "TokenComparison",
-    "compare_tokens",
     "token_logps",
 ]

@@ -7,13 +7,11 @@ top-p or top-k. The same arithmetic on the data set's responses is drift, and is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from dpo_lab.objective.head import CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -119,49 +117,3 @@ def k3(log_ratios: Tensor) -> Tensor:
         Schulman 2020, "Approximating KL divergence", estimator k3.
     """
     return torch.expm1(-log_ratios) + log_ratios
-
-
-@dataclass(frozen=True)
-class TokenComparison:
-    """Policy against reference at each step of a response, each `(tokens,)`, nats.
-
-    Attributes:
-        kl: Exact KL(policy || reference) of the next token.
-        log_ratio: `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)` of the token that came.
-        entropy: The policy's entropy over the next token.
-    """
-
-    kl: Tensor
-    log_ratio: Tensor
-    entropy: Tensor
-
-
-@torch.no_grad()
-def compare_tokens(
-    policy_logits_of: Callable[[slice], Tensor],
-    reference_logits_of: Callable[[slice], Tensor],
-    targets: Tensor,
-    vocabulary: int,
-) -> TokenComparison:
-    """KL, log-ratio and entropy of each step, chunk by chunk.
-
-    No `(tokens, vocabulary)` array outlives its chunk. The mean of a response's summed log-ratio,
-    over samples of the policy, estimates the same KL; a single one may be negative.
-
-    Args:
-        policy_logits_of: Given a slice of tokens, the policy's float32 logits there.
-        reference_logits_of: The same for the reference.
-        targets: `(tokens,)`, the sampled tokens.
-        vocabulary: Size of a row of logits; sets the chunk.
-    """
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    kl, log_ratio, entropy = torch.zeros(3, len(targets), device=targets.device)
-    for start in range(0, len(targets), size):
-        rows = slice(start, min(start + size, len(targets)))
-        policy = policy_logits_of(rows).log_softmax(dim=-1)
-        difference = policy - reference_logits_of(rows).log_softmax(dim=-1)
-        share = policy.exp()
-        kl[rows] = (share * difference).sum(dim=-1)
-        entropy[rows] = -(share * policy).sum(dim=-1)
-        log_ratio[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
-    return TokenComparison(kl, log_ratio, entropy)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-from dpo_lab.objective.head import CHUNK_ELEMENTS
 
 
 def tail_weights(position: Tensor, shared: Tensor, ld_alpha: float) -> Tensor:
@@ -28,32 +24,6 @@ def tail_weights(position: Tensor, shared: Tensor, ld_alpha: float) -> Tensor:
         Liu et al. 2024 (LD-DPO, arXiv 2409.06411), Eq. 10 and 11, as TRL computes it.
     """
     return torch.where(position < shared, 1.0, ld_alpha)
-
-
-@torch.no_grad()
-def log_square_sums(
-    logits_of: Callable[[slice], Tensor], tokens: int, vocabulary: int, like: Tensor
-) -> Tensor:
-    """`log sum_v p(v)^2` of the next token at each step, chunk by chunk.
-
-    The log-probability that two draws of the model agree: what a token's log-probability is
-    compared with to see how much it looks like one of the model's own.
-
-    Args:
-        logits_of: Given a slice of tokens, the float32 logits there.
-        tokens: How many there are.
-        vocabulary: Size of a row of logits; sets the chunk.
-        like: A tensor of the wanted device and type.
-
-    Returns:
-        `(tokens,)`, nats.
-    """
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    sums = like.new_empty(tokens)
-    for start in range(0, tokens, size):
-        rows = slice(start, min(start + size, tokens))
-        sums[rows] = (2 * logits_of(rows).log_softmax(-1)).logsumexp(-1)
-    return sums
 
 
 def wpo_weights(aligned_chosen: Tensor, aligned_rejected: Tensor) -> Tensor:

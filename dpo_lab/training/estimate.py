@@ -14,15 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.kernels.head import TILE
+from dpo_lab.kernels.lean_layers import LeanLayers
+from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.models.lean import LeanLayers
 from dpo_lab.models.loading import LanguageModel, load_error, resolve_device
-from dpo_lab.objective.head import TILE
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
 from dpo_lab.training.text_record import with_template
-from dpo_lab.training.threads import is_small
 
 FLOAT = 4
 PROCESS_GB = 0.5

@@ -17,20 +17,20 @@ from torch.nn.utils import clip_grad_norm_
 from dpo_lab.data.batching import Batch, integers
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.quoting import shortened
-from dpo_lab.models.lean import LeanLayers
+from dpo_lab.kernels.lean_layers import LeanLayers
+from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
+from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.models.tails import Tails
 from dpo_lab.objective.loss import loss_and_slopes
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.memory import keep_freed_memory, peak_memory
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.setup import Job, pair_order
 from dpo_lab.training.start import at_start
-from dpo_lab.training.threads import is_small
 
 NO_STATE = (
     OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, LookupError,

@@ -6,15 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from dpo_lab.kernels.memory import release_freed_memory
+from dpo_lab.kernels.threads import threads_worth
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.evaluation import answers, evaluate, reference_score, samples_cut
 from dpo_lab.training.learner import Learner
-from dpo_lab.training.memory import release_freed_memory
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
-from dpo_lab.training.threads import KEY, RunThreads, threads_worth
+from dpo_lab.training.threads import KEY, RunThreads
 
 
 def train(

@@ -12,11 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dpo_lab.data.batching import PairOrder, token_budget_batches
 from dpo_lab.data.tokenization import TokenizedPair
+from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.objective.preference import preference_nll
 from dpo_lab.training.schedule import schedule_factor
-from dpo_lab.training.threads import threads_for
 
 
 @dataclass(frozen=True)

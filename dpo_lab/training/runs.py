@@ -298,7 +298,7 @@ def open_or_create(run: Run, job: Job) -> Run:
         ValueError: If the weights, the data or what makes ids of it are not those it began with.
     """
     if not run.exists:
-        from dpo_lab.training.threads import threads_worth
+        from dpo_lab.kernels.threads import threads_worth
 
         return Run.create(
             run.path,

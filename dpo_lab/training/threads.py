@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 
 import torch
-from torch import nn
 
+from dpo_lab.kernels.threads import say_that_threads_spin, waits_passively
 from dpo_lab.training.records import StepRecord
 
 logger = logging.getLogger(__name__)
 
-SMALL = 2_000_000
-"""Weights of a model whose step is no faster on several threads than on one."""
 TAKEN = 0.65
 """Processor time that each thread gets, over the step's, below which the cores are taken."""
 WATCHED = 3
@@ -32,27 +26,6 @@ SHORT = 0.2
 """Seconds of a step that is too short to tell: calls take its time."""
 KEY = "change/threads"
 """Logged on the first step with another number of threads."""
-
-
-def threads_worth(model: nn.Module) -> int:
-    """Threads that a model is trained with here: one if it is small, else as many as torch has."""
-    return 1 if is_small(model) else torch.get_num_threads()
-
-
-@contextmanager
-def threads_for(model: nn.Module) -> Iterator[None]:
-    """One thread for a small model: no slower, and the other cores are free to draw."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads_worth(model))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def is_small(model: nn.Module) -> bool:
-    """Whether calls, not arithmetic, take a model's time."""
-    return sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
 
 class RunThreads:
@@ -78,7 +51,7 @@ class RunThreads:
         self.number = number or self.number
         torch.set_num_threads(self.number)
         if device.type == "cpu" and self.number > 1 and not waits_passively():
-            _say_that_threads_spin()
+            say_that_threads_spin()
 
     def watched(self, record: StepRecord) -> StepRecord:
         """Note a step's times, and change the number for the next one if the cores are taken.
@@ -116,20 +89,6 @@ class RunThreads:
         self.number, self._changed = number, True
         self._seen.clear()
         torch.set_num_threads(number)
-
-
-def waits_passively() -> bool:
-    """Whether threads sleep while they wait, and do not spin; decided when torch is loaded."""
-    return sys.platform != "linux" or os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
-
-
-@cache
-def _say_that_threads_spin() -> None:
-    logger.warning(
-        "OMP_WAIT_POLICY was not PASSIVE when torch was loaded, so its threads spin while they "
-        "wait: on a busy machine a step can take several times as long. Begin the process with "
-        "OMP_WAIT_POLICY=PASSIVE ('make lab' and 'dpo-lab' do), or call torch.set_num_threads(1)."
-    )
 
 
 def _room_for(more: int) -> bool:

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_lab.objective import kl as kl_module
-from dpo_lab.objective.kl import Estimate, compare_tokens, token_kl
+from dpo_lab.objective.kl import Estimate, token_kl
 
 
 def test_token_kl_by_hand():
@@ -29,43 +28,6 @@ def test_token_kl_is_never_negative_and_zero_for_equals(row, shift):
     policy, reference = torch.tensor(row, dtype=torch.float64).T
     assert token_kl(policy, reference) >= -1e-9
     assert abs(token_kl(policy, policy + shift)) < 1e-9
-
-
-@pytest.mark.parametrize("elements", [1, 15, 1000])
-def test_chunks_change_nothing(monkeypatch, elements):
-    """Seven tokens of a vocabulary of 5 in chunks of 1, 3 and 7."""
-    monkeypatch.setattr(kl_module, "CHUNK_ELEMENTS", elements)
-    torch.manual_seed(0)
-    policy, reference, targets = torch.randn(7, 5), torch.randn(7, 5), torch.randint(5, (7,))
-    longest = []
-
-    def policy_of(rows):
-        longest.append(len(policy[rows]))
-        return policy[rows]
-
-    found = compare_tokens(policy_of, lambda rows: reference[rows], targets, 5)
-    assert max(longest) == min(7, max(1, elements // 5))
-    torch.testing.assert_close(found.kl, token_kl(policy, reference))
-    entropy = torch.distributions.Categorical(logits=policy).entropy()
-    torch.testing.assert_close(found.entropy, entropy)
-    expected = policy.log_softmax(-1) - reference.log_softmax(-1)
-    torch.testing.assert_close(found.log_ratio, expected[torch.arange(7), targets])
-
-
-def test_the_mean_log_ratio_under_the_policy_is_the_kl():
-    """One row of logits for each of the 5 possible samples, weighted by its probability."""
-    torch.manual_seed(0)
-    policy, reference = torch.randn(5).expand(5, 5), torch.randn(5).expand(5, 5)
-    found = compare_tokens(
-        lambda rows: policy[rows], lambda rows: reference[rows], torch.arange(5), 5
-    )
-    torch.testing.assert_close((policy[0].softmax(-1) * found.log_ratio).sum(), found.kl[0])
-
-
-def test_no_tokens():
-    none = torch.zeros(0, dtype=torch.long)
-    found = compare_tokens(lambda rows: None, lambda rows: None, none, 5)
-    assert found.kl.shape == found.log_ratio.shape == found.entropy.shape == (0,)
 
 
 def test_estimate_by_hand():

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective import weighting
-from dpo_lab.objective.weighting import log_square_sums, tail_weights, wpo_weights
+from dpo_lab.objective.weighting import tail_weights, wpo_weights
 
 
 def test_what_the_longer_answer_has_more_weighs_alpha():
@@ -18,17 +17,6 @@ def test_what_the_longer_answer_has_more_weighs_alpha():
     )
     assert tail_weights(places, shared, 0.0).tolist() == [1, 1, 0, 0]
     assert tail_weights(places, shared, 1.0).tolist() == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("chunk", [3, 6, 7, 1_000_000])
-def test_square_sums_by_hand_in_chunks_of_any_size(monkeypatch, chunk):
-    """1/4 + 1/16 + 1/16 = 3/8; thirds, 3 x 1/9 = 1/3; a certain token, 1; 1/100 + 81/100."""
-    monkeypatch.setattr(weighting, "CHUNK_ELEMENTS", chunk)
-    rows = [[1 / 2, 1 / 4, 1 / 4], [1 / 3] * 3, [0, 1, 0], [0.1, 0.9, 0], [1 / 2, 1 / 4, 1 / 4]]
-    logits = torch.tensor(rows).log() + torch.tensor([[0.0], [5.0], [-3.0], [0.0], [40.0]])
-    sums = log_square_sums(lambda some: logits[some], 5, 3, logits)
-    expected = [math.log(s) for s in (3 / 8, 1 / 3, 1, 0.82, 3 / 8)]
-    assert sums.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_pair_weighs_the_product_of_both_answers():

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab.kernels import threads as kernel_threads
 from dpo_lab.training import TrainConfig, prepare, threads, train
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run, open_or_create
@@ -41,14 +42,14 @@ def test_micro_gives_the_same_bits_whatever_threads_the_process_has():
 @pytest.mark.slow
 def test_a_larger_models_records_repeat_with_as_many_threads(monkeypatch):
     """Rows that several answers need get their gradients added in one order."""
-    monkeypatch.setattr(threads, "SMALL", 0)
+    monkeypatch.setattr(kernel_threads, "SMALL", 0)
     monkeypatch.setattr(threads, "SHORT", math.inf)  # whatever else runs here meanwhile
     first = trained(replace(BATCH, steps=25), 2)
     assert all(trained(replace(BATCH, steps=25), 2) == first for _ in range(2))
 
 
 def test_a_run_has_the_threads_that_its_record_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, "SMALL", 0)
+    monkeypatch.setattr(kernel_threads, "SMALL", 0)
     torch.set_num_threads(2)
     job = prepare(replace(BATCH, steps=2, limit=128))
     run = open_or_create(Run(tmp_path / "run"), job)
@@ -92,7 +93,7 @@ def test_all_threads_again_once_the_machine_has_room(monkeypatch):
 
 
 def test_a_run_that_goes_on_has_the_threads_that_it_had_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, "SMALL", 0)
+    monkeypatch.setattr(kernel_threads, "SMALL", 0)
     torch.set_num_threads(4)
     config = replace(BATCH, steps=3, limit=128, checkpoint_every=1)
     run = open_or_create(Run(tmp_path / "run"), prepare(config))
@@ -101,15 +102,15 @@ def test_a_run_that_goes_on_has_the_threads_that_it_had_last(tmp_path, monkeypat
     next(changing)
     changing.close()
     monkeypatch.undo()
-    monkeypatch.setattr(threads, "SMALL", 0)
+    monkeypatch.setattr(kernel_threads, "SMALL", 0)
     seen = [torch.get_num_threads() for _ in train(prepare(config), run=run)]
     assert seen == [3, 3]
 
 
 def test_threads_that_spin_are_said_once(caplog, monkeypatch):
-    monkeypatch.setattr(threads.sys, "platform", "linux")
+    monkeypatch.setattr(kernel_threads.sys, "platform", "linux")
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    threads._say_that_threads_spin.cache_clear()
+    kernel_threads.say_that_threads_spin.cache_clear()
     with caplog.at_level(logging.WARNING):
         RunThreads(1).take(torch.device("cpu"))
         assert not caplog.records, "one thread waits for none"
@@ -117,7 +118,7 @@ def test_threads_that_spin_are_said_once(caplog, monkeypatch):
             RunThreads(2).take(torch.device("cpu"))
     assert len(caplog.records) == 1 and "OMP_WAIT_POLICY=PASSIVE" in caplog.text
     caplog.clear()
-    threads._say_that_threads_spin.cache_clear()
+    kernel_threads.say_that_threads_spin.cache_clear()
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     RunThreads(2).take(torch.device("cpu"))
     assert not caplog.records

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dpo_lab.objective.in_place import add_product, add_rows, adding_in_place
+from dpo_lab.kernels.grad_buffers import add_product, add_rows, adding_in_place
 
 _GATED = "gate_proj", "up_proj", "down_proj"
 _PROBE_TOKENS = 3

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from dpo_lab.objective.in_place import adds_in_place, summed_into
+from dpo_lab.kernels.grad_buffers import adds_in_place, summed_into
 from dpo_lab.objective.logprobs import sum_dtype, upcast
 
 CHUNK_ELEMENTS = 1 << 24

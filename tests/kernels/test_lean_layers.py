@@ -9,7 +9,7 @@ from tiny import FAMILIES, branching_sequences, in_float64, make_language_model,
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dpo_lab.models.lean import LeanLayers, _RMSNorm, _SiluTimes
+from dpo_lab.kernels.lean_layers import LeanLayers, _RMSNorm, _SiluTimes
 from dpo_lab.models.loading import LanguageModel, add_lora
 from dpo_lab.models.scoring import Scorer
 

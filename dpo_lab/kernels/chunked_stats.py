@@ -1,0 +1,86 @@
+"""Statistics of the next-token distribution, a chunk of logits at a time.
+
+No `(tokens, vocabulary)` array outlives its chunk: what is asked for is one number a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpo_lab.kernels.head import CHUNK_ELEMENTS
+
+
+@dataclass(frozen=True)
+class TokenComparison:
+    """Policy against reference at each step of a response, each `(tokens,)`, nats.
+
+    Attributes:
+        kl: Exact KL(policy || reference) of the next token.
+        log_ratio: `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)` of the token that came.
+        entropy: The policy's entropy over the next token.
+    """
+
+    kl: Tensor
+    log_ratio: Tensor
+    entropy: Tensor
+
+
+@torch.no_grad()
+def compare_tokens(
+    policy_logits_of: Callable[[slice], Tensor],
+    reference_logits_of: Callable[[slice], Tensor],
+    targets: Tensor,
+    vocabulary: int,
+) -> TokenComparison:
+    """KL, log-ratio and entropy of each step, chunk by chunk.
+
+    No `(tokens, vocabulary)` array outlives its chunk. The mean of a response's summed log-ratio,
+    over samples of the policy, estimates the same KL; a single one may be negative.
+
+    Args:
+        policy_logits_of: Given a slice of tokens, the policy's float32 logits there.
+        reference_logits_of: The same for the reference.
+        targets: `(tokens,)`, the sampled tokens.
+        vocabulary: Size of a row of logits; sets the chunk.
+    """
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    kl, log_ratio, entropy = torch.zeros(3, len(targets), device=targets.device)
+    for start in range(0, len(targets), size):
+        rows = slice(start, min(start + size, len(targets)))
+        policy = policy_logits_of(rows).log_softmax(dim=-1)
+        difference = policy - reference_logits_of(rows).log_softmax(dim=-1)
+        share = policy.exp()
+        kl[rows] = (share * difference).sum(dim=-1)
+        entropy[rows] = -(share * policy).sum(dim=-1)
+        log_ratio[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
+    return TokenComparison(kl, log_ratio, entropy)
+
+
+@torch.no_grad()
+def log_square_sums(
+    logits_of: Callable[[slice], Tensor], tokens: int, vocabulary: int, like: Tensor
+) -> Tensor:
+    """`log sum_v p(v)^2` of the next token at each step, chunk by chunk.
+
+    The log-probability that two draws of the model agree: what a token's log-probability is
+    compared with to see how much it looks like one of the model's own.
+
+    Args:
+        logits_of: Given a slice of tokens, the float32 logits there.
+        tokens: How many there are.
+        vocabulary: Size of a row of logits; sets the chunk.
+        like: A tensor of the wanted device and type.
+
+    Returns:
+        `(tokens,)`, nats.
+    """
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    sums = like.new_empty(tokens)
+    for start in range(0, tokens, size):
+        rows = slice(start, min(start + size, tokens))
+        sums[rows] = (2 * logits_of(rows).log_softmax(-1)).logsumexp(-1)
+    return sums
