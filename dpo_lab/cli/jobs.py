@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dpo_lab.analysis.frontier_curve import beyond
 from dpo_lab.cli.signals import on_signals
 from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
 from dpo_lab.models.builtin import builtin_model
@@ -19,7 +20,6 @@ from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.ui.summary import report_of
-from dpo_lab.ui.theory import beyond
 
 
 def train_and_report(

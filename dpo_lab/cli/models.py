@@ -113,7 +113,6 @@ class Sample:
     def __call__(self) -> None:
         """Print one line a prompt."""
         from dpo_lab.data.sampled import shown
-        from dpo_lab.models.candidates import as_prompts
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.sampling import sample
         from dpo_lab.training.runs import Run
@@ -135,9 +134,10 @@ class Sample:
         for who, name in names.items():
             model = load_model(name, device=self.device)
             model.use_template(*template)
+            prompts = model.encoder.as_prompts(self.prompt, prompt_format or "auto")
             answers = sample(
                 model,
-                model.encoder.prompts(as_prompts(model, self.prompt, prompt_format or "auto")),
+                model.encoder.prompts(prompts),
                 max_new_tokens=self.max_new_tokens,
                 temperature=self.temperature,
                 seed=self.seed,

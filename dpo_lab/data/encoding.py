@@ -123,6 +123,12 @@ class Encoder:
         meaning = json.dumps([vocabulary, sorted(self.end_ids)]).encode()
         return hashlib.blake2b(meaning, digest_size=8).hexdigest()
 
+    def as_prompts(
+        self, prompts: Sequence[Text], prompt_format: PromptFormat = "auto"
+    ) -> list[Text]:
+        """Prompts in the shape in which this model gets them, each by `as_prompt`."""
+        return [self.as_prompt(prompt, prompt_format) for prompt in prompts]
+
     def as_prompt(self, prompt: Text, prompt_format: PromptFormat = "auto") -> Text:
         """A prompt in the shape in which this model gets it, wherever it comes from.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import Score, Text, prompt_text
 from dpo_lab.data.tokenization import TokenizedPairs
-from dpo_lab.models.drift import measure_kl
+from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import Scorer, score_sequences

@@ -10,11 +10,10 @@ from functools import cache
 import torch
 
 from dpo_lab.data.encoding import Ids
-from dpo_lab.models.displacement import ListedPairs
 from dpo_lab.models.enumeration import enumerable
+from dpo_lab.models.response_space import MAX_WORDS, ListedPairs, World
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.models.sampling import Completion
-from dpo_lab.models.world import MAX_WORDS, World
 from dpo_lab.training.setup import Job
 
 MOST_PROMPTS = 10

@@ -22,8 +22,6 @@ from dpo_lab.data.preferences import (
 )
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.adapters import changes_nothing
-from dpo_lab.models.candidates import as_prompts
-from dpo_lab.models.displacement import ListedPairs
 from dpo_lab.models.dropout import evaluation_mode
 from dpo_lab.models.loading import (
     LanguageModel,
@@ -32,6 +30,7 @@ from dpo_lab.models.loading import (
     weights_fingerprint,
 )
 from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, reference_logps
+from dpo_lab.models.response_space import ListedPairs
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.models.tails import Tails
@@ -243,7 +242,7 @@ def _prompts(
     """Prompts of the held-out pairs that can be used, each once, as the model gets them."""
     kept = {pair.row for pair in tokens}
     usable = replace(held_out, pairs=tuple(pair for pair in held_out if pair.row in kept))
-    return as_prompts(policy, usable.prompts, config.prompt_format)
+    return policy.encoder.as_prompts(usable.prompts, config.prompt_format)
 
 
 def _score_reference(

@@ -10,13 +10,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from dpo_lab.annotation.question_queue import Interview
 from dpo_lab.data.preferences import Score
-from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import json_lines, write_text
-from dpo_lab.training.interview import Interview
 from dpo_lab.training.runs import new_folder
 from dpo_lab.training.setup import Job, load_data, tokenize
 from dpo_lab.ui.live import Ticker
@@ -172,7 +171,9 @@ class Alignment:
     def _ask_the_prompts(self, job: Job) -> None:
         """Answers, KL and score of the person's own prompts, which are what he wants to see."""
         if not job.prompts:
-            job.prompts = as_prompts(job.policy, self._interview.prompts, job.config.prompt_format)
+            job.prompts = job.policy.encoder.as_prompts(
+                self._interview.prompts, job.config.prompt_format
+            )
 
     def _clicked(self, _) -> None:
         try:

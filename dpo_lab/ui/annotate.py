@@ -10,14 +10,14 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from dpo_lab.annotation.question_queue import Interview, check_repeat
+from dpo_lab.annotation.session import UNDO, Answer, Choice, Question, Session
 from dpo_lab.data.preferences import Score, answer_to, prompt_text
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.rows import COLUMNS, Text, row_to_pair
 from dpo_lab.data.sampled import Sampled, shown
 from dpo_lab.models.loading import LanguageModel, load_model
-from dpo_lab.training.annotations import UNDO, Answer, Choice, Question, Session
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.training.interview import Interview, check_repeat
 from dpo_lab.training.outcome import Score as Mean
 from dpo_lab.ui.alignment import Alignment
 from dpo_lab.ui.fragments import bundle

@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from dpo_lab.training.answer_form import AnswerForm
+from dpo_lab.analysis.response_stats import AnswerForm
 from dpo_lab.training.outcome import Score
 from dpo_lab.ui.fragments import Fragment, table
 from dpo_lab.ui.samples import escaped, number

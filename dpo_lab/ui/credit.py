@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dpo_lab.models.credit import Credit
+from dpo_lab.analysis.token_credit import Credit
 from dpo_lab.ui.fragments import Fragment, visible
 from dpo_lab.ui.samples import escaped, number
 

@@ -9,10 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from dpo_lab.analysis.frontier_curve import LISTED, Theory, on_frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.style import CHOSEN, POLICY, REFERENCE, REJECTED, SHADE, SMALL, THEORY
-from dpo_lab.ui.theory import LISTED, Theory, on_frontier
 
 MAX_POINTS = 1000
 FORMER_RUNS, FORMER_POINTS = 6, 120

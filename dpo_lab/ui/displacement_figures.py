@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from dpo_lab.models.displacement import GROUPS, Displacement, Share, StepDisplacement
+from dpo_lab.analysis.displacement import GROUPS, Displacement, Share, StepDisplacement
 from dpo_lab.ui.fragments import Fragment, table, visible
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.style import LEGEND, POLICY, REFERENCE, STYLE, TEXT

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dpo_lab.models.drift import MeasuredKL
+from dpo_lab.analysis.frontier_curve import Theory
+from dpo_lab.models.kl import MeasuredKL
 from dpo_lab.objective.optimum import PolicyPoint
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.style import CHOSEN, POLICY, REJECTED, TEXT, THEORY, blank
 from dpo_lab.ui.sweep_page import SYMBOLS
-from dpo_lab.ui.theory import Theory
 
 _ESTIMATORS = {
     "exact": ("sum of per-token KLs", POLICY),

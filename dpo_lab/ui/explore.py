@@ -13,7 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
-from dpo_lab.models.world import World
+from dpo_lab.analysis.frontier_curve import Theory
+from dpo_lab.models.response_space import World
 from dpo_lab.objective.optimum import (
     Frontier,
     exact_kl,
@@ -36,7 +37,6 @@ from dpo_lab.ui.style import (
     blank,
     line,
 )
-from dpo_lab.ui.theory import Theory
 
 BARS, OF_REFERENCE = 15, 10
 """Responses that have a bar, and how many of them are the reference's likeliest."""

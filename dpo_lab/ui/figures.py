@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
+from dpo_lab.analysis.frontier_curve import LISTED, Theory, on_frontier
+from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
 from dpo_lab.training.history import History
 from dpo_lab.training.outcome import Score
 from dpo_lab.training.records import StepRecord
@@ -31,7 +32,6 @@ from dpo_lab.ui.curves import (
     traces_of,
 )
 from dpo_lab.ui.style import LEGEND, STYLE
-from dpo_lab.ui.theory import LISTED, Theory, on_frontier
 
 _MARGIN, _ROW, _GAP = {"l": 60, "r": 14, "t": 92, "b": 46}, 288, 126
 """Pixels around the panels, of a row of them, and between two rows."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from dpo_lab.analysis.token_report import visible_letter
 from dpo_lab.ui.comms import keep_to_subshells
 from dpo_lab.ui.samples import AS_IT_IS, escaped
-from dpo_lab.ui.tokens import visible_letter
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 from transformers import PreTrainedTokenizerBase
 
+from dpo_lab.analysis.token_report import PairTokens, pair_tokens
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
@@ -16,7 +17,6 @@ from dpo_lab.models.scoring import Scorer
 from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.token_view import tokens_html
-from dpo_lab.ui.tokens import PairTokens, pair_tokens
 
 _UNCUT = 1_000_000_000
 """A limit that no row reaches."""

@@ -8,10 +8,10 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from dpo_lab.models.world import Recovered, World
+from dpo_lab.analysis.label_noise import under_noise
+from dpo_lab.models.response_space import Recovered, World
 from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
 from dpo_lab.objective.pairs import DIVERGENCES
-from dpo_lab.training.label_noise import under_noise
 from dpo_lab.ui.fragments import bundle
 from dpo_lab.ui.live import LiveFigure
 from dpo_lab.ui.loss_figures import curve_traces, curves_spec, noise_spec

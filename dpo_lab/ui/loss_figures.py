@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from dpo_lab.models.world import Recovered
+from dpo_lab.models.response_space import Recovered
 from dpo_lab.objective.loss import Loss, loss_and_slopes
 from dpo_lab.objective.losses import find_loss
 from dpo_lab.objective.pairs import PairLogps

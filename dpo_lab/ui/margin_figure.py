@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from dpo_lab.training.margin_history import MarginHistory
+from dpo_lab.analysis.margin_history import MarginHistory
 from dpo_lab.ui.style import POLICY, REJECTED, SMALL, TEXT, blank
 
 _FADE = [[0, "rgba(40, 140, 210, 0)"], [1, "rgba(40, 140, 210, 1)"]]

@@ -10,12 +10,12 @@ import ipywidgets as widgets
 import traitlets
 from torch import Tensor
 
+from dpo_lab.analysis.pair_margins import ORDERS, Order, PairScores
+from dpo_lab.analysis.token_credit import Credit, token_credit
 from dpo_lab.data.preferences import prompt_text, response_text
 from dpo_lab.data.rows import Pair
-from dpo_lab.models.credit import Credit, token_credit
 from dpo_lab.objective.losses import LOSSES
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.pair_scores import ORDERS, Order, PairScores
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.credit import credit_map
 from dpo_lab.ui.fragments import Fragment, bundle, style, table

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
+from dpo_lab.analysis.frontier_curve import Theory, beyond, distance
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.history import History
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.ui.controls import MAIN, Control
 from dpo_lab.ui.samples import escaped, samples_table
 from dpo_lab.ui.shelf import ShelvedRun
-from dpo_lab.ui.theory import Theory, beyond, distance
 
 if TYPE_CHECKING:
     from dpo_lab.ui.workbench import Workbench

@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
+from dpo_lab.analysis.frontier_curve import Theories, Theory
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
@@ -19,7 +20,6 @@ from dpo_lab.ui.runs_table import RunsTable
 from dpo_lab.ui.shelf import Shelf, ShelvedRun
 from dpo_lab.ui.state import MID_RUN, WorkbenchState
 from dpo_lab.ui.summary import start_loss
-from dpo_lab.ui.theory import Theories, Theory
 
 
 class Screen:

@@ -164,7 +164,7 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
 
 def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
     """What was summed over all answers, where they are listed."""
-    from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
+    from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
 
     tiles = {}
     for label, key, text in (

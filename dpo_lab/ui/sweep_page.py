@@ -11,9 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from dpo_lab.analysis.frontier_curve import LISTED, SAMPLED, Theory
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.world import LEFT_OUT, MAX_WORDS, World
+from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS, World
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_text
 from dpo_lab.training.listed import MOST_PROMPTS
@@ -21,7 +22,6 @@ from dpo_lab.training.setup import load_data
 from dpo_lab.ui.policy import content_policy, scripts_of
 from dpo_lab.ui.samples import escaped
 from dpo_lab.ui.style import CONFIG, TEXT, THEORY, blank
-from dpo_lab.ui.theory import LISTED, SAMPLED, Theory
 
 SCALE = "Viridis"
 SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Literal
 
+from dpo_lab.analysis.token_report import SIDES, PairTokens, Side, Token
 from dpo_lab.ui.samples import AS_IT_IS, escaped
 from dpo_lab.ui.style import AXIS, CHOSEN, GRID, REFERENCE, REJECTED
-from dpo_lab.ui.tokens import SIDES, PairTokens, Side, Token
 
 Table = Literal["folded", "open", "none"]
 

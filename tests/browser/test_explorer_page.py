@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 SOURCE = """
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.world import World
+from dpo_lab.models.response_space import World
 from dpo_lab.ui.explore import OptimumExplorer
 world = World.of(load_model("micro"), ["the acting felt"], score)
 explorer = OptimumExplorer(world, "the acting felt")

@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from dpo_lab.analysis.token_report import pair_tokens
 from dpo_lab.data.encoding import Encoder
 from dpo_lab.data.flips import flip_labels
 from dpo_lab.data.preferences import load_preferences, pair_row, preferences_from_rows
@@ -17,7 +18,6 @@ from dpo_lab.data.problems import BadRows
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sampled_reader import AS_SAMPLED, CHANGED, CUT, OTHER_TOKENIZER
 from dpo_lab.data.tokenization import tokenize_pairs
-from dpo_lab.ui.tokens import pair_tokens
 
 LINES = ["The plot was slow", "the plots were slowly told", "plotting was it"] * 9
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<eot>{% endfor %}<assistant>"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import make_language_model, shake
 
-from dpo_lab.models.drift import measure_kl
 from dpo_lab.models.enumeration import enumerate_responses
+from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import sample

@@ -8,8 +8,8 @@ from peft import PeftModel
 from tiny import make_language_model, plain_logp, shake, some_sequences
 from transformers import AutoModelForCausalLM
 
-from dpo_lab.models.displacement import token_displacement
-from dpo_lab.models.drift import measure_kl
+from dpo_lab.analysis.displacement import token_displacement
+from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import add_lora, load_model, save_model
 from dpo_lab.models.reference import Reference, ReferenceCache
 from dpo_lab.models.sampling import sample

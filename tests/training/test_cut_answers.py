@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny import make_language_model
 
+from dpo_lab.annotation.scored_pairs import completion_pairs
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.sampled_reader import AS_SAMPLED, CUT
 from dpo_lab.data.tokenization import tokenize_pairs
 from dpo_lab.models.choices import new_tokens
-from dpo_lab.models.drift import measure_kl
-from dpo_lab.models.labelling import completion_pairs
+from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel, disable_dropout
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, sample

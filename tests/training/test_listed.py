@@ -7,12 +7,13 @@ import math
 import pytest
 from babble import let_it_babble
 
+from dpo_lab.analysis.frontier_curve import Theory, distance
 from dpo_lab.data.preferences import load_train_and_held_out
 from dpo_lab.data.reviews import score
 from dpo_lab.models.enumeration import enumerate_responses
+from dpo_lab.models.response_space import World
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.models.sampling import sample
-from dpo_lab.models.world import World
 from dpo_lab.training import TrainConfig, prepare
 from dpo_lab.training.evaluation import evaluate
 from dpo_lab.training.history import History
@@ -21,7 +22,6 @@ from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures import training_figure
 from dpo_lab.ui.panels import notice
-from dpo_lab.ui.theory import Theory, distance
 
 
 def _job(strength: float = 0.0, **settings):

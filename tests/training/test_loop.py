@@ -6,13 +6,13 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
+from dpo_lab.analysis.pair_margins import pair_logps
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import ReferenceCache
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.learner import Learner, NonFiniteLoss
 from dpo_lab.training.loop import train
-from dpo_lab.training.pair_scores import pair_logps
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.start import NotTheReference

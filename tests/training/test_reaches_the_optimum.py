@@ -6,7 +6,7 @@ import pytest
 
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, score
 from dpo_lab.models.loading import LanguageModel, load_model
-from dpo_lab.models.world import World
+from dpo_lab.models.response_space import World
 from dpo_lab.training import TrainConfig, prepare, train
 
 

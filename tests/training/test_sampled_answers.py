@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from tiny import make_language_model, plain_logp
 
+from dpo_lab.annotation import scored_pairs as labelling
+from dpo_lab.annotation.question_queue import Interview
+from dpo_lab.annotation.scored_pairs import completion_pairs
+from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data.preferences import load_preferences
-from dpo_lab.models import labelling
-from dpo_lab.models.labelling import completion_pairs
 from dpo_lab.models.loading import disable_dropout
 from dpo_lab.models.sampling import sample
-from dpo_lab.training.annotations import Question, Session
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.interview import Interview
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.setup import prepare
-from dpo_lab.training.simulated import SimulatedAnnotator
 
 PROMPTS = ["where is the answer", "is it there", "the answer"]
 BETA = 0.3

@@ -8,17 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab.annotation.question_queue import Interview
+from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data import load_preferences
 from dpo_lab.data.reviews import PROMPTS as REVIEWS
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.world import World
+from dpo_lab.models.response_space import World
 from dpo_lab.training import background
-from dpo_lab.training.annotations import Question, Session
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.training.interview import Interview
 from dpo_lab.training.runs import Run
-from dpo_lab.training.simulated import SimulatedAnnotator
 
 PROMPTS = ["the acting felt", "the plot was", "the music was"]
 QUICK = {"steps": 4, "eval_every": 2, "kl_samples": 4}

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from dpo_lab.annotation.session import Session
+from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data import load_preferences
 from dpo_lab.models.loading import load_model
-from dpo_lab.training.annotations import Session
-from dpo_lab.training.simulated import SimulatedAnnotator
 from dpo_lab.ui.annotate import Annotator
 from dpo_lab.ui.question import prompt_words
 
@@ -108,7 +108,7 @@ def test_what_goes_wrong_stands_on_the_page_and_is_raised_in_code(open_one, monk
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dpo_lab.training.click_log.os.fsync", full)
+        patch.setattr("dpo_lab.annotation.click_log.os.fsync", full)
         _send(one, "A")
         assert _page(one)["problem"] == "OSError: no space left" and not one.answers
         with pytest.raises(OSError, match="no space"):

@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from dpo_lab.models.credit import Credit
-from dpo_lab.models.displacement import Share, StepDisplacement
-from dpo_lab.training.answer_form import AnswerForm
+from dpo_lab.analysis.displacement import Share, StepDisplacement
+from dpo_lab.analysis.response_stats import AnswerForm
+from dpo_lab.analysis.token_credit import Credit
 from dpo_lab.training.outcome import Score
 from dpo_lab.ui.answer_figures import form_figure, form_table
 from dpo_lab.ui.credit import credit_map, in_words

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_lab.models.drift import MeasuredKL
+from dpo_lab.analysis.frontier_curve import Theory
+from dpo_lab.models.kl import MeasuredKL
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.ui.drift_figures import estimators_figure, frontier_figure
 from dpo_lab.ui.sweep_page import sweep_figure
-from dpo_lab.ui.theory import Theory
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_lab.models.world import World
+from dpo_lab.models.response_space import World
 from dpo_lab.ui.explore import (
     BARS,
     OptimumExplorer,

@@ -7,13 +7,13 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
+from dpo_lab.analysis.frontier_curve import Theory, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.curves import beta_changes, series, thin
 from dpo_lab.ui.figures import MAX_CHANGES, training_figure
 from dpo_lab.ui.style import CONFIG
-from dpo_lab.ui.theory import Theory, distance
 
 TRAIN_KEYS = (
     "loss",

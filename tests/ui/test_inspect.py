@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from dpo_lab.analysis.token_report import pair_tokens
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.tokenization import tokenize_pairs
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.ui import inspect
 from dpo_lab.ui.inspect import TokenInspector
 from dpo_lab.ui.token_view import tokens_html
-from dpo_lab.ui.tokens import pair_tokens
 
 ATTACK = "<img src=x onerror=alert(1)>"
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from dpo_lab.models.world import Recovered
+from dpo_lab.models.response_space import Recovered
 from dpo_lab.objective.losses import LOSSES, SUMS
 from dpo_lab.ui import loss_explorers
 from dpo_lab.ui.live import LiveFigure

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from dpo_lab.analysis.token_report import PairTokens, Side, Token, pair_tokens
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.ui.style import CHOSEN, REJECTED
 from dpo_lab.ui.token_view import SHOWN_OF_PROMPT, notices, tokens_html
-from dpo_lab.ui.tokens import PairTokens, Side, Token, pair_tokens
 
 ATTACKS = ("<img src=x onerror=alert(1)>", "</td><script>alert(1)</script>", "' onclick='x' \"")
 PLAIN = {"div", "p", "b", "span", "small", "bdi", "br", "details", "summary"}

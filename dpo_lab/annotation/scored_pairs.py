@@ -10,7 +10,6 @@ import torch
 
 from dpo_lab.data.preferences import Score, Text, pair_row, prompt_text
 from dpo_lab.data.rows import PromptFormat
-from dpo_lab.models.candidates import as_prompts
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.preference import sample_preferences
@@ -53,7 +52,7 @@ def completion_pairs(
     Source:
         Rafailov et al. 2023, section 6 and appendix C.1: controlled sentiment generation.
     """
-    prompts = as_prompts(language_model, prompts, prompt_format)
+    prompts = language_model.encoder.as_prompts(prompts, prompt_format)
     repeated = [prompt for prompt in prompts for _ in range(completions)]
     answers = sample(
         language_model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from dpo_lab.data.rows import PromptFormat, Text
+from dpo_lab.data.rows import Text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
 
@@ -39,13 +39,6 @@ def two_answers(
     )
     drawn = [random.sample(answers[at : at + 2], 2) for at in range(0, len(answers), 2)]
     return [(a, b) if "" != a.text.strip() != b.text.strip() != "" else None for a, b in drawn]
-
-
-def as_prompts(
-    language_model: LanguageModel, prompts: Sequence[Text], prompt_format: PromptFormat = "auto"
-) -> list[Text]:
-    """Prompts as a model gets them, by `Encoder.as_prompt`."""
-    return [language_model.encoder.as_prompt(prompt, prompt_format) for prompt in prompts]
 
 
 def prompt_of_draw(prompts: Sequence[Text], draw: int, seed: int) -> Text:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from dpo_lab.annotation.scored_pairs import completion_pairs
 from dpo_lab.data.reviews import score
-from dpo_lab.models.labelling import completion_pairs
 from dpo_lab.models.loading import load_model
 
 PROMPTS = ["the acting felt", "the plot was"] * 40

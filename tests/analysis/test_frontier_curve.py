@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpo_lab.analysis.frontier_curve import Theory, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures import training_figure
-from dpo_lab.ui.theory import Theory, distance
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_lab.annotation.session import Question, Session
 from dpo_lab.data import load_preferences
-from dpo_lab.training.annotations import Question, Session
 
 KILLS = 25
 
@@ -80,7 +80,7 @@ def test_the_files_follow_every_click_and_a_session_opened_again_is_the_same(cli
 def test_a_session_is_open_once(session: Session, tmp_path) -> None:
     with pytest.raises(FileExistsError, match="open already.*Close it there"):
         Session(session.path)
-    code = f"from dpo_lab.training.annotations import Session; Session({str(session.path)!r})"
+    code = f"from dpo_lab.annotation.session import Session; Session({str(session.path)!r})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "FileExistsError" in other.stderr
     closer = threading.Thread(target=session.close)  # another thread than the one that opened it
@@ -140,7 +140,7 @@ def test_the_pairs_are_read_by_the_lab_and_have_the_columns_of_trl(tmp_path, pro
 CLICKER = textwrap.dedent(
     """
     import json, os, random, signal, sys, time
-    from dpo_lab.training.annotations import Question, Session
+    from dpo_lab.annotation.session import Question, Session
 
     folder, kills = sys.argv[1], int(sys.argv[2])
 

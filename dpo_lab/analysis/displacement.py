@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dpo_lab.analysis.token_credit import token_texts
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.preferences import Pair, response_text
-from dpo_lab.models.credit import token_texts
 from dpo_lab.models.reference import Reference
+from dpo_lab.models.response_space import World
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import Scorer
-from dpo_lab.models.world import World
 
 GROUPS = ("mostly chosen", "as often both", "mostly rejected", "in no pair")
 """What the pairs of a prompt say of a response."""
@@ -100,44 +100,6 @@ class Displacement:
             Share(self.responses[i], self.before[i].item(), self.after[i].item(), self.kinds[i])
             for i in places.tolist()
         ]
-
-
-@dataclass(frozen=True)
-class PairMass:
-    """The probability of a pair's own answers, of those of other pairs, and of all others.
-
-    Means over pairs, each at its own prompt; together one.
-
-    Attributes:
-        own: Of the pair's two answers.
-        others: Of answers that some other pair shows, to whatever prompt.
-        none: Of answers that no pair shows.
-    """
-
-    own: float
-    others: float
-    none: float
-
-
-@dataclass(frozen=True, eq=False)
-class ListedPairs:
-    """Pairs among the listed responses of a world.
-
-    Attributes:
-        places: `(pairs, 3)`: the prompt of each, its chosen and its rejected response.
-        shown: `(responses,)`, true where some pair shows the response.
-    """
-
-    places: Tensor
-    shown: Tensor
-
-    def mass(self, logps: Tensor) -> PairMass:
-        """Who has the probability, given `(prompts, responses)` log-probabilities, nats."""
-        shares = logps.exp()
-        prompt, chosen, rejected = self.places.T
-        own = (shares[prompt, chosen] + shares[prompt, rejected]).mean().item()
-        shown = (shares * self.shown).sum(dim=-1)[prompt].mean().item()
-        return PairMass(own, shown - own, shares.sum(dim=-1)[prompt].mean().item() - shown)
 
 
 def exact_displacement(

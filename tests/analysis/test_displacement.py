@@ -6,20 +6,19 @@ import pytest
 import torch
 from tiny import FAMILIES, make_language_model, shake, some_sequences
 
-from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.reviews import score
-from dpo_lab.models.displacement import (
+from dpo_lab.analysis.displacement import (
     GROUPS,
-    ListedPairs,
     exact_displacement,
     sampled_displacement,
     token_displacement,
 )
+from dpo_lab.data.preferences import preferences_from_rows
+from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
+from dpo_lab.models.response_space import ListedPairs, World
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import Scorer, score_sequences
-from dpo_lab.models.world import World
 
 PAIRS = preferences_from_rows(
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dpo_lab.training.annotations import Question, Session
+from dpo_lab.annotation.session import Question, Session
 
 
 def question(session: Session, prompt="the plot was") -> Question:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
+from dpo_lab.annotation.candidates import prompt_of_draw, two_answers
+from dpo_lab.annotation.session import Choice, Question, Session
 from dpo_lab.data.preferences import prompt_text
 from dpo_lab.data.rows import Text
-from dpo_lab.models.candidates import as_prompts, prompt_of_draw, two_answers
 from dpo_lab.models.loading import LanguageModel, weights_fingerprint
 from dpo_lab.models.sampling import Completion
-from dpo_lab.training.annotations import Choice, Question, Session
 
 AHEAD = 4
 """Pairs that lie ready while a person reads, and that are drawn at once: hardly slower than one."""
@@ -234,7 +234,7 @@ class Interview:
     def _work(self) -> None:
         try:
             self.model = self._load()
-            prompts = as_prompts(self.model, self.prompts)
+            prompts = self.model.encoder.as_prompts(self.prompts)
             self._source = f"{self.model.name} {weights_fingerprint(self.model.base)[:12]}"
             number = self.session.next_draw
             while self._wait_for_room():

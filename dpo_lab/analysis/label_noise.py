@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.world import Recovered, World
+from dpo_lab.models.response_space import Recovered, World
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.setup import prepare

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
+from dpo_lab.annotation import click_log
+from dpo_lab.annotation import question_queue as module
+from dpo_lab.annotation.question_queue import REST, Interview
+from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.models.loading import load_model, weights_fingerprint
-from dpo_lab.training import click_log
-from dpo_lab.training import interview as module
-from dpo_lab.training.annotations import Question, Session
-from dpo_lab.training.interview import REST, Interview
-from dpo_lab.training.simulated import SimulatedAnnotator
 
 PROMPTS = ["the acting felt", "the plot was", "the music was"]
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab.analysis.cross_fit import cross_fitted_scores
+from dpo_lab.analysis.pair_margins import ORDERS, PairScores, mean_scores, precision_at, score_pairs
 from dpo_lab.data.flips import flip_labels
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.tokenization import TokenizedPair, TokenizedPairs
 from dpo_lab.objective.pairs import PairLogps
 from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.control import RunControl
-from dpo_lab.training.cross_fit import cross_fitted_scores
 from dpo_lab.training.metrics import pair_metrics
-from dpo_lab.training.pair_scores import ORDERS, PairScores, mean_scores, precision_at, score_pairs
 
 QUIET = {"eval_every": 0, "eval_pairs": 0, "kl_samples": 0, "sample_prompts": 0, "held_out": 0.0}
 BY_MODEL = TrainConfig(batch_pairs=64, steps=400, micro_batch_tokens=8192, **QUIET)

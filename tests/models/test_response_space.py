@@ -8,7 +8,7 @@ import torch
 
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.world import World
+from dpo_lab.models.response_space import World
 from dpo_lab.objective.losses import LOSSES
 from dpo_lab.objective.optimum import exact_kl, optimal_logps, rlhf_objective
 from dpo_lab.objective.pairs import PairLogps

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import make_language_model
 
-from dpo_lab.models import candidates
-from dpo_lab.models.candidates import as_prompts, prompt_of_draw, two_answers
+from dpo_lab.annotation import candidates
+from dpo_lab.annotation.candidates import prompt_of_draw, two_answers
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.sampling import Completion
 
@@ -57,6 +57,6 @@ def test_every_round_has_every_prompt_once_in_an_order_of_its_own() -> None:
 def test_texts_become_messages_for_a_model_with_a_chat_template() -> None:
     lm = make_language_model()
     talk = [{"role": "user", "content": "b"}]
-    assert as_prompts(lm, ["a", talk]) == ["a", talk]
+    assert lm.encoder.as_prompts(["a", talk]) == ["a", talk]
     lm.tokenizer.chat_template = "{{ messages[0].content }}"
-    assert as_prompts(lm, ["b", talk]) == [talk, talk]
+    assert lm.encoder.as_prompts(["b", talk]) == [talk, talk]

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab.analysis.label_noise import under_noise
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.world import World
+from dpo_lab.models.response_space import World
 from dpo_lab.objective.optimum import optimal_logps
-from dpo_lab.training.label_noise import under_noise
 
 
 @pytest.fixture(scope="module")

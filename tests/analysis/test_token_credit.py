@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, make_language_model, plain_logp, shake, some_sequences
 
-from dpo_lab.models.credit import token_credit, token_texts
+from dpo_lab.analysis.token_credit import token_credit, token_texts
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer, score_sequences

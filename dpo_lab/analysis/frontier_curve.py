@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from dpo_lab.models.world import LEFT_OUT, MAX_WORDS
+from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
 from dpo_lab.objective.optimum import Frontier, FrontierPoint
 from dpo_lab.training.history import History
 from dpo_lab.training.listed import known_world, world_key, world_of

@@ -21,9 +21,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dpo_lab.training.click_log import append, begin, keep_aside, mend_end
+from dpo_lab.annotation.click_log import append, begin, keep_aside, mend_end
+from dpo_lab.annotation.questions import CHOICES, Answer, Choice, Question
 from dpo_lab.training.files import json_lines, sync, write_text
-from dpo_lab.training.questions import CHOICES, Answer, Choice, Question
 
 UNDO = "undo"
 

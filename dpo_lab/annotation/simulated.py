@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
+from dpo_lab.annotation.session import Choice, Question
 from dpo_lab.data.preferences import Score, prompt_text
 from dpo_lab.objective.preference import sample_preferences
-from dpo_lab.training.annotations import Choice, Question
 
 
 class SimulatedAnnotator:

@@ -1,0 +1,1 @@
+"""A person, or a simulated one, compares two answers."""

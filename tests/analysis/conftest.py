@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread):
+    """Each test here computes on one thread."""
