@@ -24,7 +24,7 @@ REPEATS = 7
 SOURCE = """
 import time
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.ui.workbench import Workbench
+from dpo_lab.ui.workbench.workbench import Workbench
 
 keep, seen = BackgroundRun.on_step, {}
 def note(run, record):

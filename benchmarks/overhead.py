@@ -84,7 +84,7 @@ def best_in_turn(repeats: int, clocks: dict[str, Callable[[int], float]]) -> dic
 def live_and_not(steps: int, batch_pairs: int, repeats: int) -> dict[str, float]:
     """Seconds of a run in a thread, alone and under the workbench; to be called in a kernel."""
     from dpo_lab.training.background import BackgroundRun
-    from dpo_lab.ui.workbench import Workbench
+    from dpo_lab.ui.workbench.workbench import Workbench
 
     bench = Workbench(folder=None, steps=steps, batch_pairs=batch_pairs)
 

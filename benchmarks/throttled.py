@@ -30,7 +30,7 @@ NOTEBOOK = "throttled.ipynb"
 RELOADS = 3
 """Most times that a page is reloaded for JupyterLab to find the kernel's widgets."""
 SOURCE = """
-from dpo_lab.ui.workbench import Workbench
+from dpo_lab.ui.workbench.workbench import Workbench
 bench = Workbench(folder=None, steps={steps})
 bench.train()
 bench

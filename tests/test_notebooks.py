@@ -83,7 +83,7 @@ def test_cells_are_short(path: Path) -> None:
 
 def test_an_error_in_a_training_thread_fails_its_cell(tmp_path: Path) -> None:
     sources = (
-        "from dpo_lab.ui.workbench import Workbench\nbench = Workbench(folder=None)",
+        "from dpo_lab.ui.workbench.workbench import Workbench\nbench = Workbench(folder=None)",
         "bench.train(steps=2).wait(120)",
         "bench.train(data='nowhere.jsonl').wait(120)",
     )

@@ -19,7 +19,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
-from dpo_lab.ui.summary import report_of
+from dpo_lab.ui.report.summary import report_of
 
 
 def train_and_report(

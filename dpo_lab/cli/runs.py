@@ -22,7 +22,7 @@ class RunsList:
     def __call__(self) -> None:
         """Print one line a run."""
         from dpo_lab.training.runs import list_runs, runs_folder
-        from dpo_lab.ui.summary import run_rows
+        from dpo_lab.ui.report.summary import run_rows
 
         folder = self.folder or runs_folder()
         if not folder.is_dir():
@@ -47,7 +47,7 @@ class RunsShow:
         """Print it."""
         from dpo_lab.cli.terminal import print_outcome
         from dpo_lab.training.runs import Run
-        from dpo_lab.ui.summary import run_row, shape_checked
+        from dpo_lab.ui.report.summary import run_row, shape_checked
 
         run = Run.open(self.run)
         console = new_console()
@@ -71,7 +71,7 @@ class RunsReport:
     def __call__(self) -> None:
         """Write it and say where."""
         from dpo_lab.training.runs import Run
-        from dpo_lab.ui.summary import report_of, shape_checked
+        from dpo_lab.ui.report.summary import report_of, shape_checked
 
         run = Run.open(self.run)
         with shape_checked(run):

@@ -28,7 +28,7 @@ def _run(sweep: Any) -> None:
     from dpo_lab.training.runs import runs_folder
     from dpo_lab.training.sweep import SweepFailed, grid
     from dpo_lab.training.sweep import sweep as run_sweep
-    from dpo_lab.ui.sweep_page import write_sweep_page
+    from dpo_lab.ui.report.sweep_page import write_sweep_page
 
     asked, plain = given(sweep), {each.name for each in settings() if each.plain}
     varied = {name: values for name, values in asked.items() if name in plain and len(values) > 1}

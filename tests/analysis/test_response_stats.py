@@ -8,7 +8,7 @@ import pytest
 from dpo_lab.analysis.response_stats import AnswerForm, before_and_after, distinct, repetition
 from dpo_lab.models.sampling import Completion
 from dpo_lab.training import TrainConfig, prepare
-from dpo_lab.ui.answer_figures import form_figure, form_table
+from dpo_lab.ui.figures.responses import form_figure, form_table
 
 
 def test_repetition_by_hand() -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 OPEN = """
 import os
-from dpo_lab.ui.annotate import Annotator
+from dpo_lab.ui.annotator.annotator import Annotator
 annotator = Annotator(["the acting felt", "the plot was", "the music was"], session="mine")
 annotator
 """
@@ -89,7 +89,7 @@ def test_ten_pairs_by_keyboard_outlive_the_kernel(page: Page, lab_folder, pictur
 
 ATTACK = "<img src=x onerror='window.attacked = true'>"
 HOSTILE = f"""
-from dpo_lab.ui.annotate import Annotator
+from dpo_lab.ui.annotator.annotator import Annotator
 prompts = ["the plot was", "the music was", "the acting felt {ATTACK}"]
 annotator = Annotator(prompts, session="hostile {ATTACK}".replace("/", ""))
 annotator

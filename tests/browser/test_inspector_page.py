@@ -13,7 +13,7 @@ SOURCE = f"""
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.ui.inspect import TokenInspector
+from dpo_lab.ui.explorers.token_inspector import TokenInspector
 attack = {ATTACK!r}
 words = ["<end>", "good", "bad", "was", *(str(i) for i in range(9)), attack, "<unk>"]
 backend = Tokenizer(models.WordLevel({{word: i for i, word in enumerate(words)}}, "<unk>"))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from dpo_lab.data.preferences import load_preferences
 from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.analysis.pair_margins import score_pairs
-from dpo_lab.ui.pair_explorer import PairExplorer
+from dpo_lab.ui.explorers.pair_explorer import PairExplorer
 pairs = load_preferences("reviews", limit=200)
 hostile = "<img src=x onerror=document.body.dataset.ran=1>"
 first = replace(pairs[0], prompt=hostile, chosen=f"{hostile} awful", rejected="superb")

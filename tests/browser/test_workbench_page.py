@@ -77,7 +77,7 @@ def _step(status: str) -> int:
 def test_no_text_of_a_data_set_runs_on_the_page(page: Page, lab_folder) -> None:
     attack = "<img src=x onerror='window.attacked = true'>"
     source = f"""
-from dpo_lab.ui.workbench import Workbench
+from dpo_lab.ui.workbench.workbench import Workbench
 rows = [dict(prompt=f"the plot was {{i}} {attack}", chosen="great {attack}", rejected="awful")
         for i in range(12)]
 bench = Workbench(model="micro", data=rows, folder=None, steps=2, batch_pairs=4, held_out=0.5)

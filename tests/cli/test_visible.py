@@ -145,7 +145,7 @@ def test_an_error_of_the_system_is_one_line(capsys, monkeypatch, error, message)
 
 def test_runs_of_the_command_line_and_of_notebooks_lie_in_one_place(capsys, tmp_path, monkeypatch):
     from dpo_lab.training.runs import runs_folder
-    from dpo_lab.ui.workbench import Workbench
+    from dpo_lab.ui.workbench.workbench import Workbench
 
     root = tmp_path / "project"
     (root / "notebooks" / "deep").mkdir(parents=True)

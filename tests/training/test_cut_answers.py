@@ -25,9 +25,9 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
-from dpo_lab.ui.figures import training_figure
-from dpo_lab.ui.samples import compared_answers, samples_table
-from dpo_lab.ui.summary import KL_TILE, row_of, tiles
+from dpo_lab.ui.figures.training import training_figure
+from dpo_lab.ui.html.tables import compared_answers, samples_table
+from dpo_lab.ui.report.summary import KL_TILE, row_of, tiles
 
 PROMPTS = ["where is the answer", "is it there", "the answer", "there", "where", "it is"]
 

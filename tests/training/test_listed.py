@@ -20,8 +20,8 @@ from dpo_lab.training.history import History
 from dpo_lab.training.listed import MOST_PROMPTS, listed_values, world_of
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures import training_figure
-from dpo_lab.ui.panels import notice
+from dpo_lab.ui.figures.training import training_figure
+from dpo_lab.ui.html.run_status import notice
 
 
 def _job(strength: float = 0.0, **settings):

@@ -20,8 +20,8 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import sweep
-from dpo_lab.ui.shelf import Shelf
-from dpo_lab.ui.workbench import Workbench
+from dpo_lab.ui.workbench.run_store import Shelf
+from dpo_lab.ui.workbench.workbench import Workbench
 
 SHORT = {"steps": 4, "batch_pairs": 4, "limit": 16, "eval_every": 0, "eval_pairs": 0}
 QUICK = TrainConfig(**SHORT, checkpoint_every=2)

@@ -21,7 +21,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import table
-from dpo_lab.ui.shelf import Shelf
+from dpo_lab.ui.workbench.run_store import Shelf
 
 CONFIG = TrainConfig(
     steps=6, batch_pairs=4, limit=24, eval_every=3, eval_pairs=4, kl_samples=4, sample_prompts=2,

@@ -9,7 +9,7 @@ import torch
 
 from dpo_lab.data.preferences import Preferences, load_preferences
 from dpo_lab.models.loading import LanguageModel, load_model
-from dpo_lab.ui.annotate import Annotator
+from dpo_lab.ui.annotator.annotator import Annotator
 
 PROMPTS = ["the acting felt", "the plot was", "the music was"]
 

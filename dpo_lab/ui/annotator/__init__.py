@@ -1,0 +1,1 @@
+"""Click which answer is better, then train on the clicks."""

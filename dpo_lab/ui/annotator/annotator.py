@@ -1,0 +1,293 @@
+"""Preferences of one's own: compare two answers again and again, train on what was clicked."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from dpo_lab.annotation.question_queue import Interview, check_repeat
+from dpo_lab.annotation.session import UNDO, Answer, Choice, Question, Session
+from dpo_lab.data.preferences import Score, answer_to, prompt_text
+from dpo_lab.data.problems import RowProblem
+from dpo_lab.data.rows import COLUMNS, Text, row_to_pair
+from dpo_lab.data.sampled import Sampled, shown
+from dpo_lab.models.loading import LanguageModel, load_model
+from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.outcome import Score as Mean
+from dpo_lab.ui.annotator.question import BLANK, QuestionView, prompt_words
+from dpo_lab.ui.annotator.train_panel import Alignment
+from dpo_lab.ui.html.output import bundle
+
+PATIENCE = 600.0
+"""Seconds that code waits for a question: a slow model may have to be fetched first."""
+_SAID = {"tie": "Noted as a tie.", "skip": "Skipped.", UNDO: "Taken back."}
+
+
+class Annotator:
+    """Two answers of a model to each prompt, side by side; the same from the page and from code.
+
+    Every click is on the disk before the next question shows. A session that is left, or whose
+    kernel dies, goes on where it was when it is opened again. One that is open in this process is
+    closed by the next annotator on it, so that a cell can be run again.
+
+    Args:
+        prompts: Texts (messages for a model with a chat template), or lists of messages.
+        model: micro, smollm2, a folder, a hub id, or a model already loaded.
+        session: Folder of the clicks, the pairs made of them, and the runs on these.
+        score: Ground-truth score of `(prompt, response)`, shown before and after training.
+        seed: Of the answers, their order and what is repeated.
+        repeat: Share of the questions that ask an earlier one again with its sides swapped.
+        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
+
+    Attributes:
+        session: The answers, and the files they are in.
+        interview: What is asked next.
+        view: All of it as one widget.
+
+    Raises:
+        ValueError: If a prompt or an argument cannot be used.
+        FileExistsError: If the session is open in another process.
+        NotADirectoryError: If its path is a file.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Text],
+        model: str | LanguageModel = "micro",
+        session: str | Path = "my_preferences",
+        *,
+        score: Score | None = None,
+        seed: int = 0,
+        repeat: float = 0.12,
+        max_new_tokens: int | None = None,
+    ):
+        self._model, prompts = model, _checked(prompts)
+        check_repeat(repeat)
+        _close_the_one_before(Path(session))
+        self._lock = threading.RLock()
+        self._said, self._problem, self._closed = "", "", ""
+        self.session = Session(session)
+        try:
+            self.interview = Interview(
+                self.session,
+                prompts,
+                self._load,
+                seed=seed,
+                repeat=repeat,
+                max_new_tokens=max_new_tokens,
+                changed=self._show,
+            )
+        except BaseException:
+            self.session.close()
+            raise
+        self._alignment = Alignment(self.interview, model, score, max_new_tokens, ended=self._show)
+        self.question_view = QuestionView(self._clicked)
+        parts = [self._alignment.style, self.question_view, self._alignment.view]
+        self.view = widgets.VBox(parts).add_class("dpo-workbench").add_class("dpo-annotator")
+        _open[self.session.path.resolve()] = self
+        self._show()
+        self.interview.start()
+        self._show()
+
+    @property
+    def question(self) -> Question:
+        """What is asked now; waits until it is drawn.
+
+        Raises:
+            BaseException: What the drawing failed with.
+        """
+        return self.interview.wait(PATIENCE)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers in effect."""
+        return self.session.answers
+
+    @property
+    def pairs(self) -> list[dict[str, Text]]:
+        """The preference pairs that follow from them, as in the file."""
+        return self.session.pairs
+
+    @property
+    def agreement(self) -> Mean | None:
+        """Share of questions asked twice that got the same answer; none if there is none yet."""
+        same = [float(agrees) for agrees in self.session.agreements]
+        return Mean.of(same) if same else None
+
+    @property
+    def run(self) -> BackgroundRun | None:
+        """The run that is going on, or the last one."""
+        return self._alignment.run
+
+    def answer(self, choice: Choice) -> None:
+        """Answer the question that is asked now, as a click does; waits for it if need be.
+
+        Args:
+            choice: A, B, tie or skip.
+
+        Raises:
+            ValueError: If there is no such choice.
+            OSError: If it cannot be written.
+        """
+        self.interview.wait(PATIENCE)
+        self._do(choice, None)
+
+    def undo(self) -> None:
+        """Take the last answer back; its question is asked again."""
+        self._do(UNDO, None)
+
+    def answer_as(self, who: Callable[[Question], Choice], questions: int) -> None:
+        """Have somebody answer, such as a `SimulatedAnnotator`.
+
+        Args:
+            who: Says what to click.
+            questions: How many questions.
+        """
+        for _ in range(questions):
+            self.answer(who(self.question))
+
+    def train(self, **changes: Any) -> BackgroundRun:
+        """Align the model on the pairs so far; returns at once, `wait` on what is returned.
+
+        Args:
+            **changes: Fields of `TrainConfig`.
+
+        Raises:
+            RuntimeError: If a run is going on, or the annotator was closed.
+            ValueError: If a setting is wrong, or there is no pair yet.
+        """
+        if self._closed:
+            raise RuntimeError(f"{self._closed}. Open the session again to train.")
+        return self._alignment.train(**changes)
+
+    def stop(self) -> None:
+        """End the run after the step in progress."""
+        self._alignment.stop()
+
+    def close(self, words: str = "closed") -> None:
+        """Stop what is going on and let others open the session; the page keeps what it shows."""
+        if self._closed:
+            return
+        self._closed = words
+        self._alignment.close(words)
+        self.interview.close()
+        self._show()
+
+    def _repr_mimebundle_(self, **options):
+        words = "Two answers to compare: run this cell to open them."
+        still = f"<em>{words}</em>{self._alignment.samples.value}"
+        return bundle(self.view, options, words, still)
+
+    def _load(self) -> LanguageModel:
+        return self._model if isinstance(self._model, LanguageModel) else load_model(self._model)
+
+    def _do(self, choice: str, click: int | None) -> None:
+        """What a click does: `click` tells which question was on the page."""
+        words = ""
+        try:
+            if choice == UNDO:
+                done = self.interview.undo(click)
+            else:
+                done = self.interview.answer(choice, click)
+            words = _SAID.get(choice, f"{choice} is noted.") if done else self._said
+        finally:
+            self._show(words, "")
+
+    def _clicked(self, choice: Any, click: Any) -> None:
+        """A click on the page; what goes wrong is told there."""
+        if self._closed or not isinstance(click, int):
+            return
+        try:
+            self._do(choice, click)
+        except Exception as error:  # a callback's error is seen nowhere else
+            self._show("", f"{type(error).__name__}: {error}")
+
+    def _show(self, said: str | None = None, problem: str | None = None) -> None:
+        """The page as things stand; called from any thread."""
+        with self._lock:
+            self._said = self._said if said is None else said
+            self._problem = self._problem if problem is None else problem
+            question, click = self.interview.now()
+            asked = question is not None and not self._closed
+            self.question_view.state = BLANK | {
+                "click": click,
+                "heard": self.question_view.heard,
+                "asked": asked,
+                "open": not self._closed,
+                "prompt": prompt_words(question.prompt) if asked else "",
+                "a": shown(question.a, _cut(question.a_sampled)) if asked else "",
+                "b": shown(question.b, _cut(question.b_sampled)) if asked else "",
+                "waiting": self._closed or self.interview.waiting_for,
+                "progress": self._progress(),
+                "place": self._place(),
+                "said": self._said,
+                "problem": self._problems(),
+            }
+
+    def _progress(self) -> str:
+        count = self.session.count
+        words = f"{count('A', 'B', 'tie')} answered, {count('tie')} of them ties"
+        words += f" · {count('skip')} skipped"
+        if cut := sum(answer.question.cut for answer in self.session.answers):
+            words += f" · {cut} of {2 * len(self.session.answers)} shown were cut at their limit"
+        if agreement := self.agreement:
+            same = round(agreement.mean * agreement.n)
+            low, high = (f"{100 * end:.0f}" for end in (agreement.low, agreement.high))
+            words += f" · the same answer as before to {same} of {agreement.n} questions asked "
+            words += f"twice (95 % interval {low} to {high} %)"
+        return words
+
+    def _place(self) -> str:
+        pairs = len(self.session.pairs)
+        return f"{pairs} pair{'' if pairs == 1 else 's'} in {self.session.file}"
+
+    def _problems(self) -> str:
+        parts = [self._problem, *self.session.notes]
+        if self.interview.given_up:
+            listed = ", ".join(repr(prompt_text(one)[:40]) for one in self.interview.given_up)
+            parts.append(f"The model gives no two different answers to {listed}.")
+        if self.interview.error:
+            parts.append(f"No more questions: {self.interview.error}")
+        return "\n".join(part for part in parts if part)
+
+
+def _cut(sampled: Sampled | None) -> bool:
+    return sampled is not None and sampled.cut
+
+
+_open: weakref.WeakValueDictionary[Path, Annotator] = weakref.WeakValueDictionary()
+
+
+def _close_the_one_before(session: Path) -> None:
+    before = _open.get(session.resolve())
+    if before is not None:
+        before.close("closed: the session was opened again")
+
+
+def _checked(prompts: Sequence[Text]) -> list[Text]:
+    """Prompts that make rows which `load_preferences` reads, each once.
+
+    Raises:
+        ValueError: If there is none, or one makes no such row.
+    """
+    if isinstance(prompts, str) or not list(prompts):
+        raise ValueError(f"prompts={prompts!r}: must be a list of prompts. Give at least one.")
+    columns = dict(zip(COLUMNS, COLUMNS, strict=True))
+    kept: list[Text] = []
+    for number, prompt in enumerate(prompts, start=1):
+        row = {"prompt": prompt, "chosen": answer_to(prompt, "a")}
+        row["rejected"] = answer_to(prompt, "b")
+        try:
+            row_to_pair(number, row, columns)
+        except RowProblem as problem:
+            raise ValueError(
+                f"prompts, {problem}. A prompt is a text, or a list of messages: mend it."
+            ) from None
+        if prompt not in kept:
+            kept.append(prompt)
+    return kept

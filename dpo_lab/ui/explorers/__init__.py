@@ -1,0 +1,1 @@
+"""One idea to drag or to look into."""

@@ -1,0 +1,279 @@
+"""Records of a run to curves: pure functions, arrays of at most `MAX_POINTS` points."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from dpo_lab.analysis.frontier_curve import LISTED, Theory, on_frontier
+from dpo_lab.training.history import History
+from dpo_lab.training.records import StepRecord
+from dpo_lab.ui.figures.style import CHOSEN, POLICY, REFERENCE, REJECTED, SHADE, SMALL, THEORY
+
+MAX_POINTS = 1000
+FORMER_RUNS, FORMER_POINTS = 6, 120
+"""Former runs that a figure has room for, and the points of each of their curves."""
+
+SCORE, SHADED, FRONTIER = 7, 8, 9
+"""Numbers of the panel of the score, of the axis that shading is drawn on, and of the panel of
+reward against KL."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One curve; `around` names its band's keys: a standard error, or a lower and an upper edge."""
+
+    panel: int
+    key: str
+    name: str
+    colour: str
+    kind: str = "train"
+    around: tuple[str, ...] = ()
+
+
+_KINDS = {
+    "train": {"mode": "lines", "line": {"width": 1.3}, "opacity": 0.8},
+    "held-out": {"mode": "lines+markers", "line": {"width": 2, "dash": "4px,3px"}},
+    "measured": {"mode": "lines+markers", "line": {"width": 2}},
+    "faint": {"mode": "lines+markers", "line": {"width": 1.2, "dash": "2px,3px"}, "opacity": 0.8},
+}
+_QUIET = {"mode": "lines", "hoverinfo": "skip", "showlegend": False}
+_PERCENTILES = ("rewards/margins_p10", "rewards/margins_p90")
+_LINES = (
+    _Line(1, "loss", "train", POLICY),
+    _Line(1, "eval/loss", "held-out", POLICY, "held-out"),
+    _Line(2, "rewards/chosen", "chosen", CHOSEN),
+    _Line(2, "rewards/rejected", "rejected", REJECTED),
+    _Line(2, "eval/rewards/chosen", "chosen, held-out", CHOSEN, "held-out"),
+    _Line(2, "eval/rewards/rejected", "rejected, held-out", REJECTED, "held-out"),
+    _Line(3, "rewards/margins", "train", POLICY, around=_PERCENTILES),
+    _Line(3, "eval/rewards/margins", "held-out", POLICY, "held-out"),
+    _Line(4, "kl/log_ratio", "plain log-ratio", POLICY, "faint", ("kl/log_ratio_stderr",)),
+    _Line(4, "kl/policy", "exact per token", POLICY, "measured", ("kl/policy_stderr",)),
+    _Line(5, "drift/chosen", "chosen", CHOSEN),
+    _Line(5, "drift/rejected", "rejected", REJECTED),
+    _Line(5, "eval/drift/chosen", "chosen, held-out", CHOSEN, "held-out"),
+    _Line(5, "eval/drift/rejected", "rejected, held-out", REJECTED, "held-out"),
+    _Line(6, "rewards/accuracies", "train", POLICY),
+    _Line(6, "eval/rewards/accuracies", "held-out", POLICY, "held-out"),
+    _Line(SCORE, "score/policy", "policy", POLICY, "measured"),
+    _Line(SCORE, "score/reference", "reference", REFERENCE, "measured"),
+)
+# Panel, keys (the first that was measured), colour, whether beta stands at the end.
+_FORMER_LINES = (
+    (1, ("eval/loss", "loss"), POLICY, False),
+    (2, ("eval/rewards/chosen", "rewards/chosen"), CHOSEN, False),
+    (2, ("eval/rewards/rejected", "rewards/rejected"), REJECTED, False),
+    (3, ("eval/rewards/margins", "rewards/margins"), POLICY, False),
+    (4, ("kl/policy",), POLICY, True),
+    (5, ("eval/drift/chosen", "drift/chosen"), CHOSEN, False),
+    (5, ("eval/drift/rejected", "drift/rejected"), REJECTED, False),
+    (6, ("eval/rewards/accuracies", "rewards/accuracies"), POLICY, False),
+    (SCORE, ("score/policy",), POLICY, True),
+)
+
+
+FORMER_CURVES = len(_FORMER_LINES) + 1
+_NOTHING = History()
+
+
+def thin(rows: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
+    """Evenly spaced rows, always with the first and the last.
+
+    Args:
+        rows: `(n,)` or `(n, columns)`.
+        limit: Most rows to keep, at least 2.
+
+    Returns:
+        At most `limit` rows, unchanged and in order; all of them when there are no more.
+    """
+    keep = np.linspace(0, len(rows) - 1, min(len(rows), limit))
+    return rows[keep.round().astype(int)]
+
+
+def series(records: Sequence[StepRecord], *keys: str, limit: int = MAX_POINTS) -> np.ndarray:
+    """The steps on which every key was measured, thinned.
+
+    Args:
+        records: Of one run, in order of steps.
+        *keys: Logged names.
+        limit: Most points to keep.
+
+    Returns:
+        `(points, 1 + keys)` in float32: step, then each key's value in its own unit.
+    """
+    return thin(History.of(records).columns(*keys), limit).astype(np.float32)
+
+
+def beta_changes(records: Sequence[StepRecord]) -> list[tuple[int, float]]:
+    """Step and new beta wherever beta differs from that of the record before."""
+    steps, betas = History.of(records).columns("beta").T
+    return [(int(steps[i]), float(betas[i])) for i in np.flatnonzero(np.diff(betas)) + 1]
+
+
+def changes(records: Sequence[StepRecord]) -> list[tuple[int, str]]:
+    """Step and words wherever beta or the peak learning rate was changed in mid-run."""
+    rates = History.of(records).columns("change/learning_rate").tolist()
+    found = [(step, f"β {beta:.3g}") for step, beta in beta_changes(records)]
+    found += [(int(step), f"lr {rate:.3g}") for step, rate in rates]
+    return sorted(found, key=lambda change: change[0])
+
+
+@dataclass(frozen=True)
+class Former:
+    """A run drawn faintly behind another.
+
+    Attributes:
+        name: For people.
+        records: Its records.
+    """
+
+    name: str
+    records: Sequence[StepRecord]
+
+
+def traces_of(
+    records: History,
+    start_loss: float | None,
+    start_name: str,
+    former: Sequence[Former],
+    theory: Theory | None,
+    aims_at_optimum: bool,
+) -> list[dict]:
+    """Every trace of the training figure, the same in number and order whatever was measured."""
+    traces = [*_former_traces(former), _start_line(records, start_loss, start_name)]
+    for line in _LINES:
+        traces += [*_band(records, line), _curve(records, line)]
+    return [*traces, _shade(records), *_frontier_traces(records, theory, aims_at_optimum)]
+
+
+def _former_traces(former: Sequence[Former]) -> list[dict]:
+    """Curves of former runs at falling opacity: first room for more, then the oldest."""
+    shown = [(run.name, History.of(run.records)) for run in former[:FORMER_RUNS]]
+    shown += [("", _NOTHING)] * (FORMER_RUNS - len(shown))
+    aged = reversed(list(enumerate(shown)))
+    return [
+        trace
+        for age, (name, records) in aged
+        for trace in _former_run(age, name, records, len(records))
+    ]
+
+
+@lru_cache(maxsize=4 * FORMER_RUNS)
+def _former_run(age: int, name: str, records: History, length: int) -> tuple[dict, ...]:
+    """Curves of one former run; kept, since they are asked for at every drawing of another."""
+    look = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
+    look |= {"opacity": 0.6 * 0.75**age, "name": html.escape(name, quote=False)}
+
+    def drawn(panel: int, points: np.ndarray, key: str, colour: str, label: str | None) -> dict:
+        line = look | {"line": {"width": 1.3, "color": colour}}
+        if label and len(points):
+            text = [*[""] * (len(points) - 1), f"β {records[-1].beta:.3g}"]
+            line |= {"mode": "lines+text", "text": text, "textposition": label}
+            line |= {"textfont": SMALL | {"color": colour}, "cliponaxis": False}
+        return _trace(panel, *points.T, meta=f"former {age} {key}", **line)
+
+    traces = []
+    for panel, keys, colour, labelled in _FORMER_LINES:
+        measured = [series(records, key, limit=FORMER_POINTS) for key in keys]
+        points = next((found for found in measured if len(found) > 1), measured[-1])
+        traces.append(drawn(panel, points, keys[-1], colour, "top left" if labelled else None))
+    path = series(records, *on_frontier(records), limit=FORMER_POINTS)[:, 1:]
+    return *traces, drawn(FRONTIER, path, "path", POLICY, "bottom center")
+
+
+def _frontier_traces(records: History, theory: Theory | None, aims_at_optimum: bool) -> list[dict]:
+    """Exact frontier, pi* at the current beta, and the run's path in reward against KL.
+
+    All of the listed answers where they were measured: then the path has no error.
+    """
+    keys = on_frontier(records)
+    exact = keys is LISTED
+    errors = () if exact else tuple(f"{key}_stderr" for key in keys)
+    steps, kl, score, *error = series(records, *keys, *errors).T
+    nothing = np.zeros((0, 2), np.float32)
+    curve, star = nothing, nothing
+    if theory is not None and len(kl):
+        best = theory.star(float(records[-1].beta))
+        reach = max(float(kl.max()), best.kl if aims_at_optimum else 0.0, 0.1)
+        curve = theory.up_to(1.15 * reach).astype(np.float32)
+        star = np.array([(best.kl, best.reward)], np.float32) if aims_at_optimum else nothing
+    line = {"mode": "lines", "line": {"color": THEORY, "width": 2}, "name": "exact frontier"}
+    mark = {"symbol": "star", "size": 14, "color": THEORY}
+    mark = {"mode": "markers", "marker": mark, "name": "π* at the current β"}
+    thin_bars = {"width": 0, "thickness": 1, "color": POLICY}
+    walked = {"mode": "lines+markers", "customdata": steps, "showlegend": len(kl) > 0}
+    walked |= {"name": "the run, exactly" if exact else "the run, ±1 s.e."}
+    walked |= {"line": {"color": POLICY, "width": 2}, "marker": {"size": 5, "color": POLICY}}
+    for axis_name, size in zip("xy", error or (nothing[:, 0],) * 2, strict=True):
+        walked |= {f"error_{axis_name}": {"array": size} | thin_bars}
+    tell = "score %{y:.3g}, KL %{x:.3g}<extra>"
+    line |= {"hovertemplate": tell + "frontier</extra>"}
+    mark |= {"hovertemplate": tell + "π*</extra>"}
+    walked |= {"hovertemplate": tell + "step %{customdata}</extra>"}
+    return [
+        _trace(FRONTIER, *curve.T, meta="frontier", **line | {"showlegend": len(curve) > 0}),
+        _trace(FRONTIER, *star.T, meta="optimum", **mark | {"showlegend": len(star) > 0}),
+        _trace(FRONTIER, kl, score, meta="path", **walked),
+    ]
+
+
+def _curve(records: History, line: _Line) -> dict:
+    points, kind = series(records, line.key), _KINDS[line.kind]
+    # One entry stands for both dashed lines of a panel.
+    label = "held-out" if line.kind == "held-out" else line.name
+    look = kind | {"line": kind["line"] | {"color": line.colour}}
+    look |= {"marker": {"size": 4, "color": line.colour}, "legendgroup": label}
+    look |= {"showlegend": len(points) > 0 and (label == line.name or line.colour == CHOSEN)}
+    at = "" if line.kind == "train" else " at step %{x}"
+    look |= {"hovertemplate": f"%{{y:.4g}}{at}<extra>{line.name}</extra>"}
+    return _trace(line.panel, *points.T, name=label, meta=line.key, **look)
+
+
+def _band(records: History, line: _Line) -> list[dict]:
+    """Lower and upper edge, filled between; none for a line that has no band."""
+    if not line.around:
+        return []
+    points = series(records, line.key, *line.around)
+    # One sample has no standard error.
+    points = points[np.isfinite(points).all(axis=1)]
+    steps, value, *around = points.T
+    low, high = around if len(around) == 2 else (value - around[0], value + around[0])
+    alpha = 0.1 if line.kind == "faint" else 0.2
+    red, green, blue = (int(line.colour[i : i + 2], 16) for i in (1, 3, 5))
+    look = _QUIET | {"line": {"width": 0}, "legendgroup": line.name}
+    fill = {"fill": "tonexty", "fillcolor": f"rgba({red}, {green}, {blue}, {alpha})"}
+    low = _trace(line.panel, steps, low, meta=f"{line.key} low", **look)
+    return [low, _trace(line.panel, steps, high, meta=f"{line.key} high", **look | fill)]
+
+
+def _start_line(records: History, start_loss: float | None, name: str) -> dict:
+    drawn = bool(records) and start_loss is not None
+    steps = series(records)[[0, -1], 0] if drawn else np.zeros(0, np.float32)
+    values = np.full_like(steps, start_loss or 0)
+    look = _QUIET | {"line": {"color": THEORY, "width": 1.5, "dash": "7px,4px"}}
+    return _trace(1, steps, values, name=name, meta="start_loss", **look | {"showlegend": drawn})
+
+
+def _shade(records: History) -> dict:
+    """1 where both log-ratios of a step's training pairs are below zero, else 0."""
+    points = series(records, "drift/chosen", "drift/rejected")
+    both = (points[:, 1:] < 0).all(axis=1).astype(np.float32)
+    # Filled from midpoint to midpoint, so that a single step is seen too.
+    look = _QUIET | {"line": {"width": 0, "shape": "hvh"}, "fill": "tozeroy", "fillcolor": SHADE}
+    return _trace(5, points[:, 0], both, meta="both fell", yaxis=f"y{SHADED}", **look)
+
+
+def _trace(panel: int, steps: np.ndarray, values: np.ndarray, **options) -> dict:
+    axes = {"xaxis": axis("x", panel), "yaxis": axis("y", panel)}
+    place = {"type": "scatter", "legend": axis("legend", panel)}
+    return place | {"x": steps, "y": values} | axes | options
+
+
+def axis(name: str, number: int) -> str:
+    """Name of an axis or legend: plotly calls the first of each by its bare name."""
+    return name if number == 1 else f"{name}{number}"

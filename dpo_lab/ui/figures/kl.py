@@ -1,0 +1,131 @@
+"""Figures of KL and optimum: estimators against the exact KL, policies against the frontier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from dpo_lab.analysis.frontier_curve import Theory
+from dpo_lab.models.kl import MeasuredKL
+from dpo_lab.objective.optimum import PolicyPoint
+from dpo_lab.ui.figures.style import CHOSEN, POLICY, REJECTED, TEXT, THEORY, blank
+from dpo_lab.ui.html.tables import escaped
+from dpo_lab.ui.report.sweep_page import SYMBOLS
+
+_ESTIMATORS = {
+    "exact": ("sum of per-token KLs", POLICY),
+    "log_ratio": ("log-ratio of the samples", CHOSEN),
+    "k3": ("Schulman's k3", REJECTED),
+}
+_SIDE = 1.06
+"""Estimates at one sample size stand side by side: the factor between them on the axis."""
+_PLACES = ("bottom right", "bottom center", "middle right")
+"""Where labels stand: those of policies that lie side by side must not cover each other."""
+_COLOURS = (POLICY, CHOSEN, REJECTED, "#E69F00", "#56B4E9", TEXT)
+
+
+def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure:
+    """Three estimates of one KL against the number of samples, with standard errors.
+
+    Args:
+        measured: Of the same policy, each from another number of its samples.
+        exact: The KL itself on the same prompts, nats: errors are those for these prompts, where
+            each has several samples.
+    """
+    figure = blank(420)
+    for shift, (field, (name, colour)) in enumerate(_ESTIMATORS.items(), start=-1):
+        found = [getattr(one, field) for one in measured]
+        errors = [
+            one.stderr if math.isnan(one.stderr_samples) else one.stderr_samples for one in found
+        ]
+        figure.add_scatter(
+            x=[one.n * _SIDE**shift for one in found],
+            y=[one.mean for one in found],
+            error_y={"array": errors, "width": 0, "thickness": 1.5},
+            mode="markers",
+            marker={"size": 8, "color": colour},
+            name=name,
+            customdata=[(one.n, error) for one, error in zip(found, errors, strict=True)],
+            hovertemplate="%{y:.3f} ± %{customdata[1]:.3f} nats of %{customdata[0]} samples",
+        )
+    sizes = [one.exact.n for one in measured]
+    figure.add_scatter(
+        x=[min(sizes) / 1.3, max(sizes) * 1.3],
+        y=[exact, exact],
+        mode="lines",
+        line={"color": THEORY, "width": 2},
+        name="exact, all responses listed",
+        hoverinfo="skip",
+    )
+    figure.update_xaxes(
+        title_text="samples of the policy",
+        type="log",
+        tickvals=sizes,
+        ticktext=list(map(str, sizes)),
+    )
+    cut = max(one.cut for one in measured)
+    at_least = f", at least: up to {cut:.0%} of answers cut" if cut else ""
+    figure.update_yaxes(title_text=f"KL(policy ‖ reference) (nats), ± 1 s.e.{at_least}")
+    return figure
+
+
+def frontier_figure(
+    theory: Theory,
+    groups: Mapping[str, Mapping[str, PolicyPoint]],
+    optima: Sequence[float] = (),
+) -> go.Figure:
+    """Policies by exact reward and exact KL, with the exact frontier behind.
+
+    Args:
+        theory: The frontier.
+        groups: Name in the legend to label to where a policy stands.
+        optima: Betas whose pi* is marked.
+    """
+    figure = blank(520)
+    furthest = [point.kl for group in groups.values() for point in group.values()]
+    furthest += [theory.star(beta).kl for beta in optima]
+    curve = theory.up_to(1.08 * max(furthest))
+    figure.add_scatter(
+        x=curve[:, 0],
+        y=curve[:, 1],
+        name="exact frontier",
+        line={"color": THEORY, "width": 2},
+        hovertemplate="no policy of KL %{x:.2f} has more than %{y:.2f}<extra></extra>",
+    )
+    if optima:
+        figure.add_scatter(
+            x=[theory.star(beta).kl for beta in optima],
+            y=[theory.star(beta).reward for beta in optima],
+            text=[f"π* at β {beta:g}" for beta in optima],
+            mode="markers+text",
+            textposition="top left",
+            textfont={"color": THEORY},
+            marker={"symbol": "star", "size": 13, "color": THEORY},
+            name="π*",
+            hovertemplate="%{text}: KL %{x:.2f}, reward %{y:.2f}<extra></extra>",
+        )
+    for number, (name, group) in enumerate(groups.items()):
+        points = list(group.values())
+        figure.add_scatter(
+            x=[point.kl for point in points],
+            y=[point.reward for point in points],
+            text=[escaped(label) for label in group],
+            customdata=[point.gained for point in points],
+            mode="markers+text",
+            textposition=_PLACES[number % len(_PLACES)],
+            marker={
+                "symbol": SYMBOLS[number % len(SYMBOLS)],
+                "size": 10,
+                "color": _COLOURS[number % len(_COLOURS)],
+            },
+            textfont={"color": _COLOURS[number % len(_COLOURS)]},
+            name=name,
+            hovertemplate="%{text}: KL %{x:.2f}, reward %{y:.2f}, %{customdata:.0%} of what can be "
+            "gained there<extra></extra>",
+        )
+    figure.update_xaxes(title_text="KL(policy ‖ reference) (nats)", rangemode="tozero")
+    figure.update_yaxes(title_text="expected reward")
+    figure.update_layout(hovermode="closest")
+    return figure

@@ -1,0 +1,1 @@
+"""Escaped HTML: output of cells, tables, tokens, the text of a run."""

@@ -1,0 +1,1 @@
+"""One run, or a sweep, as a page without a kernel."""

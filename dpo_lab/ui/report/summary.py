@@ -1,0 +1,200 @@
+"""A run in a few numbers: a row of the table of runs, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_lab.training.history import History
+from dpo_lab.training.loss_words import loss_words
+from dpo_lab.training.records import StepRecord
+from dpo_lab.training.runs import Run
+
+if TYPE_CHECKING:
+    from dpo_lab.training.config import TrainConfig
+
+COLUMNS = ("run", "state", "model", "data", "loss", "beta", "step", "margin", "KL", "score")
+"""Of a table of runs."""
+
+KL_TILE = "KL(policy ‖ reference)"
+
+
+def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
+    """The loss where the policy equals the reference, ln 2 for DPO; at another beta if given.
+
+    None where it is not one number: without a reference, or with pairs that are weighed.
+    """
+    from dpo_lab.objective.pairs import PairLogps
+
+    loss = config.loss_function
+    if not loss.known_start or config.use_weighting:
+        return None
+    return loss(PairLogps.at_reference(), beta or config.beta, **config.loss_options).item()
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """A run's folder in one row; read as files, without torch."""
+    return row_of(run.path.name, run.summary["state"], run.settings, run.records())
+
+
+NOT_READABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
+"""What reading a run's folder raises that was touched."""
+
+
+@contextmanager
+def shape_checked(run: Run) -> Iterator[None]:
+    """What is read of a run in here has the shape that the lab writes, or the run is named.
+
+    Raises:
+        ValueError: If a value is missing or of another kind.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run.path}: a file of this run has not the shape that the lab writes "
+            f"({type(error).__name__}: {error}). It was changed by hand or by a fault."
+        ) from error
+
+
+def run_rows(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each run, and why those that cannot be read cannot."""
+    rows, reasons = [], []
+    for run in runs:
+        try:
+            rows.append(run_row(run))
+        except NOT_READABLE as error:
+            rows.append(dict.fromkeys(COLUMNS, "") | {"run": run.path.name, "state": "unreadable"})
+            reasons.append(f"{run.path.name} is not readable: {error}")
+    return rows, reasons
+
+
+def row_of(
+    name: str, state: str, settings: Mapping[str, Any], records: Sequence[StepRecord]
+) -> dict[str, Any]:
+    """A run in one row: what it was, how far it is, its last measured numbers.
+
+    Args:
+        name: Its name.
+        state: How it stands.
+        settings: Its configuration as plain values.
+        records: What it measured.
+    """
+    records = History.of(records)
+    return {
+        "run": name,
+        "state": state,
+        "model": settings["model"],
+        "data": settings["data"],
+        "loss": loss_words(settings),
+        "beta": settings["beta"],
+        "step": records[-1].step if records else 0,
+        "margin": _shown(records.last("rewards/margins")),
+        "KL": "≥ " * bool(records.last("kl/cut")) + _shown(records.last("kl/policy")),
+        "score": _shown(records.last("score/policy")),
+    }
+
+
+def report_of(run: Run, *, single_file: bool = False) -> Path:
+    """Write a run's report beside its records.
+
+    Args:
+        run: The run.
+        single_file: Whether plotly is put inside, 5 MB, so that the page can be sent alone;
+            otherwise it is a file in the folder of runs that all their pages read.
+
+    Returns:
+        The path of `report.html`.
+    """
+    from dpo_lab.ui.report.page import shared_plotly, write_report
+
+    config, records = run.config, run.records()
+    return write_report(
+        run.path / "report.html",
+        title=run.path.name,
+        config=config.as_dict(),
+        records=records,
+        samples=run.samples(),
+        summary=tiles(records, run.summary.get("outcome")),
+        environment=run.environment,
+        start_loss=start_loss(config),
+        library=None if single_file else shared_plotly(run.path.resolve().parent),
+    )
+
+
+def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, dict[str, Any]]:
+    """Numbers before and after, under the names a reader knows.
+
+    Args:
+        records: Of one run.
+        outcome: Scores before and after, as in `summary.json`.
+    """
+    records, tiles = History.of(records), {}
+    for label, key, text in (
+        ("Held-out accuracy", "eval/rewards/accuracies", _accuracy_text(records)),
+        ("Held-out reward margin", "eval/rewards/margins", _margin_text(records)),
+        (KL_TILE, "kl/policy", "nats, on the policy's own samples"),
+    ):
+        values = records.columns(key).tolist()
+        if values:
+            tiles[label] = {"before": values[0][1], "after": values[-1][1], "text": text}
+            if key.endswith("accuracies") and values[0][0] == 0:
+                tiles[label]["before"] = None  # policy and reference tie, which is not 0 %
+    error = records.last("kl/policy_stderr")
+    if error is not None:
+        tiles[KL_TILE]["text"] = (
+            f"nats, ± {error:.3f} (1 s.e.), on {records.last('kl/policy_n'):.0f} samples"
+        )
+        if prompts := records.last("kl/prompts"):
+            tiles[KL_TILE]["text"] += f" of {prompts:.0f} prompts (error for prompts like these)"
+    if cut := records.last("kl/cut"):
+        tiles[KL_TILE]["text"] += f"; at least: {cut:.0%} of the answers were cut at their limit"
+    tiles |= _listed_tiles(records)
+    if outcome:
+        after = outcome["after"]
+        tiles["Score"] = {
+            "before": outcome["before"]["mean"],
+            "after": after["mean"],
+            "text": f"95 % interval {after['low']:.3f} to {after['high']:.3f}; {outcome['what']}",
+        }
+    return tiles
+
+
+def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
+    """What was summed over all answers, where they are listed."""
+    from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
+
+    tiles = {}
+    for label, key, text in (
+        ("Answers in no pair", "listed/no_pair", "probability, exact, at the held-out prompts"),
+        (f"Over {MAX_WORDS} words", "listed/beyond", "share of the policy's own samples"),
+    ):
+        values = records.columns(key)[:, 1].tolist()
+        if values and (key != "listed/beyond" or values[-1] > LEFT_OUT):
+            tiles[label] = {"before": values[0], "after": values[-1], "text": text}
+    return tiles
+
+
+def _accuracy_text(records: History) -> str:
+    """What held-out accuracy is, with its 95 % interval where it is known how many pairs it has."""
+    from dpo_lab.training.outcome import Score
+
+    text = "share of pairs whose chosen answer has the larger reward; before training they all tie"
+    share, n = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
+    if not n:
+        return text
+    interval = Score.of_share(share, int(n))
+    return f"95 % interval {interval.low:.2f} to {interval.high:.2f}, n = {n:.0f} pairs; {text}"
+
+
+def _margin_text(records: History) -> str:
+    """What the margin is, with its standard error where it was measured."""
+    text = "β × (chosen − rejected log-ratio), mean over pairs"
+    error, n = records.last("eval/rewards/margins_stderr"), records.last("eval/pairs")
+    return text if error is None else f"± {error:.3f} (1 s.e.), n = {n:.0f} pairs; {text}"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""Widgets that others are made of."""

@@ -1,0 +1,1 @@
+"""Drag beta, train, watch."""

@@ -1,0 +1,112 @@
+"""The rows of the data that the settings name, read before Train in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from dpo_lab.data.preferences import Preferences
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.runs import data_facts
+from dpo_lab.training.setup import Job, load_data
+from dpo_lab.ui.html.data_list import data_fold
+from dpo_lab.ui.html.tables import escaped
+from dpo_lab.ui.workbench.state import WorkbenchState
+
+SOURCE = ("data", "split", "held_out", "eval_pairs", "columns", "limit", "seed")
+"""Settings that decide which rows are read and how they are divided."""
+
+
+class DataPanel:
+    """Reads the data that the settings name, before anything is trained, and shows what it found.
+
+    What lies on this machine is read in a thread of its own whenever a setting that names it is
+    changed; a data set of the hub is read once a run needs it.
+
+    Args:
+        state: The workbench's settings.
+        data: Pairs or rows in memory, instead of `state.config.data`.
+
+    Attributes:
+        view: The panel.
+    """
+
+    def __init__(self, state: WorkbenchState, data: Preferences | Sequence[dict] | None = None):
+        self._state, self._data = state, data
+        self._guard = threading.Lock()
+        self._open = True
+        self._asked: TrainConfig | None = None
+        self._reading = False
+        self._thread: threading.Thread | None = None
+        self.view = widgets.HTML().add_class("dpo-data")
+        self._ask(state.config)
+        state.observe(self._changed, "config")
+
+    def show(self, job: Job) -> None:
+        """What a run that is prepared really uses, tokenised."""
+        with self._guard:
+            self._asked = None
+            self.view.value = data_fold(data_facts(job))
+        self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is being read."""
+        if thread := self._thread:
+            thread.join()
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._open:
+            self._open = False
+            self._state.unobserve(self._changed, "config")
+        with self._guard:
+            self._asked = None
+        self.wait()
+
+    def _changed(self, change) -> None:
+        old, new = change["old"], change["new"]
+        if any(getattr(old, name) != getattr(new, name) for name in SOURCE):
+            self._ask(new)
+
+    def _ask(self, config: TrainConfig) -> None:
+        with self._guard:
+            self._asked = config
+            if not self._reading:
+                self._reading = True
+                self._thread = threading.Thread(target=self._work, name="dpo-lab data", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        """Read what was asked for last, again while that changes; then the thread ends."""
+        read, words = None, ""
+        while True:
+            with self._guard:
+                if read is not None and self._asked is read:
+                    self._asked, self.view.value = None, words
+                if self._asked is None:
+                    self._reading = False
+                    return
+                read = self._asked
+            words = self._read(read)
+
+    def _read(self, config: TrainConfig) -> str:
+        if self._data is None and _on_the_hub(config.data):
+            return f"<p class='note'>{escaped(config.data)} is read when training begins.</p>"
+        try:
+            train, held_out = load_data(replace(config, on_bad_rows="skip"), self._data)
+            measured = min(len(held_out), config.resolved().eval_pairs)
+        except (ValueError, OSError) as error:
+            return f"<p class='dpo-problem'>{escaped(error)}</p>"
+        reports = [some.report.as_dict() for some in (train, held_out) if len(some)]
+        pairs = {"train": len(train), "held_out": measured, "prompts": len(held_out.prompts)}
+        return data_fold({"pairs": pairs, "load_reports": reports})
+
+
+def _on_the_hub(name: str) -> bool:
+    """Whether a name can only be that of a data set on the hub."""
+    here = Path(name).expanduser().exists() or name.startswith((".", "/", "~"))
+    return name.count("/") == 1 and not here

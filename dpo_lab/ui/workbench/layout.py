@@ -1,0 +1,24 @@
+"""Where the parts of the workbench stand, and their look."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import ipywidgets as widgets
+
+from dpo_lab.ui.workbench.controls import MAIN, Control
+
+
+def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget:
+    """The workbench as one widget: controls, the rarer ones folded away, then the other parts."""
+    views = {name: control.view for name, control in controls.items()}
+    main = widgets.HBox([views.pop(name) for name in MAIN]).add_class("dpo-grid")
+    more = widgets.HBox(list(views.values())).add_class("dpo-grid")
+    folded = widgets.Accordion([more], titles=["Advanced"])
+    return widgets.VBox([style(), main, folded, *parts]).add_class("dpo-workbench")
+
+
+def style() -> widgets.HTML:
+    """The look of the workbench, in the colours of JupyterLab's theme."""
+    css = files("dpo_lab.ui.workbench").joinpath("workbench.css").read_text()
+    return widgets.HTML(f"<style>{css}</style>").add_class("dpo-style")

@@ -1,0 +1,165 @@
+"""The runs at hand, of this session and of earlier ones, and what can be made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+
+from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import write_table
+from dpo_lab.training.history import History
+from dpo_lab.training.records import SampleRecord
+from dpo_lab.training.runs import Run, list_runs
+from dpo_lab.ui.figures.curves import Former
+from dpo_lab.ui.report.page import write_report
+from dpo_lab.ui.report.summary import NOT_READABLE, report_of, start_loss, tiles
+
+EARLIER_RUNS = 30
+"""Most runs of earlier sessions that are read, the newest."""
+
+
+@dataclass(frozen=True)
+class ShelvedRun:
+    """A run that has ended, as it is shown again.
+
+    Attributes:
+        name: Unique on the shelf.
+        config: What was run.
+        records: What it measured.
+        samples: Answers of its last evaluation.
+        state: How it ended; unfinished after a kill.
+        folder: Where it is kept, if it is.
+        total_steps: Optimiser steps of the whole run, where that is known.
+    """
+
+    name: str
+    config: TrainConfig
+    records: History
+    samples: Sequence[SampleRecord]
+    state: str
+    folder: Path | None = None
+    total_steps: int | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it can go on where it was."""
+        return self.state in ("stopped", "unfinished", "failed") and self.folder is not None
+
+    @property
+    def label(self) -> str:
+        """Name and beta, for people."""
+        beta = self.records[-1].beta if self.records else self.config.beta
+        return f"{self.name}, β {beta:.3g}"
+
+
+class Shelf:
+    """Runs by name, the newest last.
+
+    Args:
+        folder: Where runs of earlier sessions lie; none for no such runs.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.runs: dict[str, ShelvedRun] = {}
+        self.unread: list[str] = []
+        self._number = 0
+        self._pages: dict[str, Path] = {}
+        for run in list_runs(folder)[-EARLIER_RUNS:] if folder else ():
+            try:
+                self._put(_of_folder(run))
+            except NOT_READABLE as error:
+                self.unread.append(f"{run.path.name}: {error}")
+
+    def add(self, run: BackgroundRun) -> ShelvedRun:
+        """A run that has ended, put where it is found again.
+
+        One that was taken up again and never got to training stays what it was.
+        """
+        if run.folder:
+            name = run.folder.name
+            if run.total_steps is None and name in self.runs:
+                return self.runs[name]
+        else:
+            self._number += 1
+            name = f"run {self._number}"
+        shelved = ShelvedRun(
+            name,
+            run.config,
+            run.records,
+            run.samples,
+            run.state,
+            run.folder,
+            run.total_steps,
+        )
+        self._put(shelved)
+        return shelved
+
+    def _put(self, run: ShelvedRun) -> None:
+        self.runs.pop(run.name, None)
+        self.runs[run.name] = run
+
+    def former(self, names: Iterable[str]) -> list[Former]:
+        """Runs to be drawn behind another, the newest first."""
+        chosen = set(names)
+        return [
+            Former(run.label, run.records)
+            for run in reversed(list(self.runs.values()))
+            if run.name in chosen and run.records
+        ]
+
+    def export_csv(self, names: Iterable[str], path: Path) -> Path:
+        """Every record of some runs in one table, a column a metric.
+
+        Returns:
+            `path`.
+        """
+        rows = [
+            {"run": name, **record.as_dict(), **record.timing}
+            for name in names
+            for record in self.runs[name].records
+        ]
+        return write_table(rows, path)
+
+    def report(self, name: str) -> Path:
+        """Write a run's page: in its folder, or under the name of the run beside the others.
+
+        A page that another kernel wrote under that name stays.
+        """
+        run = self.runs[name]
+        if run.folder:
+            return report_of(Run.open(run.folder))
+        return write_report(
+            self._page(name),
+            title=run.label,
+            config=run.config.as_dict(),
+            records=run.records,
+            samples=run.samples,
+            summary=tiles(run.records, None),
+            environment={},
+            start_loss=start_loss(run.config),
+        )
+
+    def _page(self, name: str) -> Path:
+        """Where the page of a run without a folder goes, the same whenever it is asked for."""
+        if name not in self._pages:
+            folder = self.folder or Path()
+            names = chain([name], (f"{name} ({number})" for number in count(2)))
+            pages = (folder / f"{name}.html" for name in names)
+            self._pages[name] = next(page for page in pages if not page.exists())
+        return self._pages[name]
+
+
+def _of_folder(run: Run) -> ShelvedRun:
+    return ShelvedRun(
+        run.path.name,
+        run.config,
+        History(run.records()),
+        run.last_samples(),
+        run.summary["state"],
+        run.path,
+        run.environment.get("total_steps"),
+    )

@@ -1,0 +1,424 @@
+"""The workbench: controls, a run, its curves, its answers, and the runs before it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import plotly.graph_objects as go
+
+from dpo_lab.data.preferences import Preferences, Score
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.runs import Run, new_folder, runs_folder
+from dpo_lab.training.setup import Job
+from dpo_lab.ui.html.output import bundle
+from dpo_lab.ui.html.tables import escaped
+from dpo_lab.ui.widgets.freeing import free
+from dpo_lab.ui.widgets.live import LiveFigure, Ticker
+from dpo_lab.ui.workbench.controls import Control, setting_names
+from dpo_lab.ui.workbench.data_panel import DataPanel
+from dpo_lab.ui.workbench.layout import page
+from dpo_lab.ui.workbench.run_store import Shelf, ShelvedRun
+from dpo_lab.ui.workbench.run_view import Screen
+from dpo_lab.ui.workbench.runs_table import RunsTable
+from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState
+from dpo_lab.ui.workbench.toolbar import Bar, RunActions
+
+MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
+"""At beta 0.1, micro ends with the same answer to everything."""
+IN_MEMORY = "(in memory)"
+
+
+class Workbench:
+    """Tune beta, train, and watch; the same from the page and from code.
+
+    There is one workbench at a time: a new one closes the one before and frees its widgets, so that
+    a cell run again leaves nothing behind. A run that is going on is taken over if both were made
+    with the same settings, as after a page was loaded again; otherwise it is stopped. Either is
+    said.
+
+    Args:
+        model: micro, smollm2, a folder, a hub id, or a model already loaded (a copy is trained).
+        data: reviews, places, a file, a folder, a hub id, or pairs or rows in memory.
+        score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        folder: Where runs are kept, and runs of earlier sessions and of the command line are found;
+            `auto` is `runs_folder()`, none keeps nothing.
+        **settings: Any other field of `TrainConfig`.
+
+    Attributes:
+        state: Its settings.
+        run: The run that is going on, or the last one.
+        screen: What follows the run that is shown.
+        data: What became of the rows of its data.
+        view: All of it as one widget.
+        parts: What it holds, from the top.
+
+    Raises:
+        ValueError: If a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        model: str | LanguageModel = "micro",
+        data: str | Preferences | Sequence[dict] = "reviews",
+        *,
+        score: Score | None = None,
+        folder: str | Path | None = "auto",
+        **settings: Any,
+    ):
+        self._inputs = {
+            "model": None if isinstance(model, str) else model,
+            "data": None if isinstance(data, str) else data,
+            "score": score,
+        }
+        settings["model"] = model if isinstance(model, str) else model.name
+        settings["data"] = data if isinstance(data, str) else IN_MEMORY
+        if settings["model"] == "micro":
+            settings = MICRO_DEFAULTS | settings
+            if "epochs" in settings:
+                del settings["steps"]
+        self.state = WorkbenchState(TrainConfig(**settings))
+        self._made_with = self.state.config
+        self.run: BackgroundRun | None = None
+        self._ticker: Ticker | None = None
+        self._closed = ""
+        self._taken_over = False
+        self._warm_up: BackgroundRun | None = None
+        self._lock = threading.RLock()
+        self.screen = Screen(self.state, _kept_in(folder), self._draw, self.show)
+        self.controls = {name: Control(self.state, name) for name in setting_names()}
+        for name, given in self._inputs.items():
+            if given is not None and name in self.controls:
+                self.controls[name].value.disabled = True
+        self.bar = Bar(self.state, self._actions())
+        self.data = DataPanel(self.state, self._inputs["data"])
+        screen = self.screen
+        below = self.data.view, screen.figure.view, screen.notice, screen.samples, screen.runs.view
+        self.view = page(self.controls, self.bar.view, *below)
+        self.parts = self.view.children
+        self.state.observe(self._set, "config")
+        self.state.observe(self._corrected, ["config", "problems"])
+        self.figure.on_trouble = self._draw
+        _take_the_place_of_the_one_before(self)
+        if self.run is None:
+            self._warm_up = self._warmed_up()
+
+    @property
+    def figure(self) -> LiveFigure:
+        """The live figure."""
+        return self.screen.figure
+
+    @property
+    def shelf(self) -> Shelf:
+        """The runs at hand."""
+        return self.screen.shelf
+
+    @property
+    def runs(self) -> RunsTable:
+        """Their table."""
+        return self.screen.runs
+
+    def train(self, **changes: Any) -> BackgroundRun:
+        """Begin a run from the reference; returns at once, `wait` on what is returned.
+
+        A run that this workbench took over from the one before is stopped for it.
+
+        Args:
+            **changes: Fields of the configuration, which the controls take on.
+
+        Raises:
+            RuntimeError: If a run is going on.
+            ValueError: If a setting is wrong.
+        """
+        if self._taken_over and self.run:
+            self.run.end()
+        with self._lock:
+            self._check_free()
+            self.change(**changes)
+            return self._start(self.state.config, keep=True)
+
+    def step(self, steps: int = 1) -> BackgroundRun:
+        """Some optimiser steps, then pause: of the run that is going on, or of a new one."""
+        with self._lock:
+            if self.run is None or not self.run.running:
+                self._start(self.state.config, keep=True, paused=True)
+            control = self.run.control
+            if not control.paused:
+                control.pause()
+            control.step(steps)
+            return self.run
+
+    def change(self, **settings: Any) -> None:
+        """New settings; beta and learning rate take effect in a run that is going on, too.
+
+        Raises:
+            ValueError: If a setting is wrong, or names a model or data instead of those that the
+                workbench was made with.
+        """
+        config = replace(self.state.config, **settings)
+        for name in ("model", "data"):
+            asked, own = getattr(config, name), getattr(self.state.config, name)
+            if asked != own and IN_MEMORY in (asked, own) or asked != own and self._inputs[name]:
+                raise ValueError(
+                    f"{name}={asked!r}: this workbench was made with {own!r}. Make another one."
+                )
+        with self.state.from_code():
+            self.state.config = config
+            self.state.problems = {}
+
+    def pause(self) -> None:
+        """Wait after the step in progress."""
+        if self.run:
+            self.run.control.pause()
+            self._hurry()
+
+    def resume(self) -> BackgroundRun | None:
+        """Go on: with the run that is paused, or with the unfinished one that is shown.
+
+        Raises:
+            FileNotFoundError: If the folder of the unfinished one is gone.
+        """
+        with self._lock:
+            if self.run and self.run.running:
+                self.run.control.resume()
+                self._hurry()
+            elif isinstance(self.screen.shown, ShelvedRun) and self.screen.shown.unfinished:
+                shown, loaded = self.screen.shown, self.screen.loaded
+                wanted = self.state.config.resolved()
+                Run.open(shown.folder)
+                moved = {name for name in MID_RUN if getattr(wanted, name) != loaded[name]}
+                # No file may let a model's code run: that is this workbench's own setting.
+                trusted = self.state.config.trust_remote_code
+                config = replace(shown.config, trust_remote_code=trusted)
+                self._start(config, folder=shown.folder)
+                self.run.control.set(**{name: getattr(wanted, name) for name in moved})
+            return self.run
+
+    def stop(self) -> None:
+        """End the run after the step in progress."""
+        if self.run:
+            self.run.stop()
+            self._hurry()
+
+    def reset(self) -> None:
+        """Back to the reference: no run is shown, none is drawn behind.
+
+        Raises:
+            RuntimeError: If a run is going on.
+        """
+        with self._lock:
+            self._check_free()
+            self.screen.put_away()
+            self.run = None
+            self.screen.clear()
+            self._draw()
+
+    def show(self, run: ShelvedRun) -> None:
+        """Show a run again, and take on its settings.
+
+        Raises:
+            RuntimeError: If a run is going on.
+        """
+        with self._lock:
+            self._check_free()
+            self.screen.put_away()
+            beta = run.records[-1].beta if run.records else run.config.beta
+            own = {"beta": beta, "trust_remote_code": self.state.config.trust_remote_code}
+            self.change(**run.config.unresolved().as_dict() | own)
+            self.screen.show_again(run)
+            self._draw()
+
+    def picture(self) -> go.Figure:
+        """The curves as they stand, as a figure for pages without a kernel."""
+        return self.screen.picture()
+
+    def close(self, words: str = "closed") -> None:
+        """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
+        for run in (self.run, self._warm_up):
+            if run:
+                run.end()
+        self._let_go(words)
+
+    def _let_go(self, words: str) -> None:
+        """Draw and answer no more; what is going on goes on."""
+        with self._lock:
+            self._closed = words
+            self.run = self.screen.shown = None
+            self._inputs = dict.fromkeys(self._inputs)
+        self.data.close()
+        self.bar.close(words)
+
+    def _repr_mimebundle_(self, **options):
+        return bundle(self.view, options, "The workbench: run this cell to open it.")
+
+    # From here on: what happens when.
+
+    def _set(self, change) -> None:
+        """A setting was changed, by hand or from code."""
+        old, new = change["old"].resolved(), change["new"].resolved()
+        changed = {name for name in MID_RUN if getattr(old, name) != getattr(new, name)}
+        with self._lock:
+            if self.run and self.run.running:
+                if changed:
+                    self.run.control.set(**{name: getattr(new, name) for name in changed})
+                    self._hurry()
+            elif "beta" in changed and self.state.by_hand and self._instant:
+                self._start(change["new"])
+
+    def _corrected(self, change) -> None:
+        """A setting was changed: what was said about the one before does not hold any more."""
+        with self._lock:
+            if self.run and self.run.running or self._closed:
+                return
+            self.screen.forget_error()
+            self.bar.show(self.screen.shown)
+
+    def _actions(self) -> RunActions:
+        return RunActions(
+            train=self.train,
+            pause=self.pause,
+            resume=self.resume,
+            stop=self.stop,
+            step=self.step,
+            reset=self.reset,
+            current_run=lambda: self.run,
+        )
+
+    @property
+    def _instant(self) -> bool:
+        """Whether letting go of beta trains."""
+        return self.bar.instant.value and not self.state.problems and not self._closed
+
+    def _check_free(self) -> None:
+        if self.run and self.run.running:
+            raise RuntimeError("a run is going on: stop it, or wait for it.")
+
+    def _start(
+        self,
+        config: TrainConfig,
+        *,
+        keep: bool = False,
+        folder: Path | None = None,
+        paused: bool = False,
+    ) -> BackgroundRun:
+        if self._closed:
+            raise RuntimeError(self._closed)
+        if self._warm_up:
+            self._warm_up.stop()
+        self.screen.put_away()
+        self._taken_over = False
+        self.bar.note.value = ""
+        if keep and self.shelf.folder is not None:
+            folder = new_folder(config, self.shelf.folder)
+        theories = self.screen.theories
+        theories.begin()
+
+        def prepared(job: Job) -> None:
+            theories.prepared(job)
+            self.data.show(job)
+
+        run = BackgroundRun(config, folder=folder, on_prepared=prepared, **self._inputs)
+        if paused:
+            run.control.pause()
+        self._ticker = Ticker(self._follow)
+        run.followers.append(self._ticker)
+        self.run = run
+        self.screen.begin(run)
+        self.state.phase = run.state
+        self._ticker.start()
+        return run.start()
+
+    def _warmed_up(self) -> BackgroundRun | None:
+        """Take a step that nobody sees, while the page is read: a kernel's first is slow."""
+        if self.state.config.model != "micro" or any(
+            given is not None for given in self._inputs.values()
+        ):
+            return None
+        short = replace(self.state.config, steps=1, epochs=None)
+        run = BackgroundRun(short, on_prepared=self.screen.theories.warm)
+        ticker = Ticker(self._draw)
+        run.followers.append(ticker)
+        ticker.start()
+        return run.start()
+
+    def _draw(self) -> None:
+        """Everything that follows the run; in the drawing thread while one is going on."""
+        with self._lock:
+            if self._closed:
+                return
+            screen, before = self.screen, self.state.phase
+            screen.put_away()
+            self.state.phase = screen.phase
+            ready = not (self._warm_up and self._warm_up.running)
+            trouble = self.figure.trouble
+            self.bar.show(screen.shown, screen.error, ready=ready, trouble=trouble)
+            screen.draw(at_rest=screen.phase not in (before, "training"))
+
+    def _hurry(self) -> None:
+        if self._ticker:
+            self._ticker.hurry()
+
+    def _follow(self) -> None:
+        """The drawing thread's work."""
+        self._draw()
+        if self.screen.theories.compute():
+            self._draw()
+
+    def _take_over(self, before: Workbench) -> None:
+        """Go on showing the run of the workbench before, which lets go of it."""
+        run, settings = before.run, before.state.config
+        self.screen.theories = before.screen.theories
+        before._let_go(REPLACED)
+        with self._lock, self.state.from_code():
+            self.state.config = settings
+            self.run, self._taken_over = run, True
+            self.screen.begin(run)
+            self.state.phase = run.state
+        self._ticker = Ticker(self._follow)
+        self._ticker.start()
+        run.followers.append(self._ticker)
+        if not run.running:  # it may have ended before it knew of this follower
+            self._ticker.end()
+
+
+REPLACED = "closed: another workbench was opened"
+_open: weakref.ref[Workbench] | None = None
+
+
+def _take_the_place_of_the_one_before(new: Workbench) -> None:
+    global _open
+    before, _open = _open and _open(), weakref.ref(new)
+    if before is None:
+        return
+    run = before.run if before.run and before.run.running else None
+    same = before._made_with == new._made_with and before.shelf.folder == new.shelf.folder
+    if run and same and not any((*before._inputs.values(), *new._inputs.values())):
+        if before._warm_up:
+            before._warm_up.end()
+        new._take_over(before)
+        new.bar.note.value = "The run that was going on in this kernel is shown again."
+    else:
+        before.close(REPLACED)
+        if run:
+            kept = f"{run.folder} keeps it" if run.folder else "it was not kept"
+            step = run.records[-1].step if run.records else 0
+            new.bar.note.value = escaped(
+                f"The run of the workbench before was stopped at step {step}; {kept}."
+            )
+    before.figure.close()
+    before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
+    free(*before.parts)
+
+
+def _kept_in(folder: str | Path | None) -> Path | None:
+    """The folder of the runs that a workbench was asked for."""
+    if folder is None:
+        return None
+    return runs_folder() if folder == "auto" else Path(folder)
