@@ -22,3 +22,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def micro():
+    """The micro model on the CPU, one for the tests of a file."""
+    import torch
+
+    from dpo_lab.models.loading import load_model
+
+    torch.set_num_threads(1)
+    return load_model("micro", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def reviews():
+    """The first hundred pairs of the built-in reviews."""
+    from dpo_lab.data.preferences import load_preferences
+
+    return load_preferences("reviews", limit=100)
