@@ -25,8 +25,8 @@ from trl.experimental.orpo import ORPOTrainer
 from trl_side import SameTokens, rows_in_order, trl_config
 
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.objective.losses import LOSSES, SUMS
-from dpo_lab.objective.pairs import DIVERGENCES
+from dpo_lab.objective.pair_logps import F_DIVERGENCES
+from dpo_lab.objective.registry import LOSSES, SUMS
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.setup import Job, prepare
@@ -77,7 +77,7 @@ def compare_all() -> dict[str, Agreement]:
     }
     smooth = ("robust", "exo_pair", "aot", "aot_unpaired")
     cases |= {f"{n}, label_smoothing 0.1": {"loss": n, "label_smoothing": 0.1} for n in smooth}
-    for name in DIVERGENCES[1:]:
+    for name in F_DIVERGENCES[1:]:
         for loss in ("sigmoid", "hinge", "sigmoid + 0.2 sft"):
             cases[f"{loss}, {name}"] = {"loss": loss, "f_divergence_type": name}
     cases["sigmoid, ld_alpha 0.3"] = {"loss": "sigmoid", "ld_alpha": 0.3}

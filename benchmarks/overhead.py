@@ -21,8 +21,8 @@ import torch
 import tyro
 from nbclient import NotebookClient
 
-from dpo_lab.objective.losses import LOSSES
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.learner import Learner
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 
-from dpo_lab.objective.losses import LOSSES
+from dpo_lab.objective.registry import LOSSES
 
 README = Path(__file__).parents[1] / "README.md"
 

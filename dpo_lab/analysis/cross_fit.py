@@ -10,7 +10,7 @@ import torch
 from dpo_lab.analysis.pair_margins import PairScores, score_pairs
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.kernels.threads import threads_for
-from dpo_lab.objective.pairs import LOGPS, PairLogps
+from dpo_lab.objective.pair_logps import LOGPS, PairLogps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.setup import prepare

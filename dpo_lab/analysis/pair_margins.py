@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences, prompt_text, response_text
 from dpo_lab.data.tokenization import TokenizedPairs
-from dpo_lab.objective.pairs import LOGPS, PairLogps
+from dpo_lab.objective.pair_logps import LOGPS, PairLogps
 from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.setup import Job, tokenize
 
@@ -75,7 +75,7 @@ class PairScores:
         It is the Bradley-Terry probability of the label where beta x log-ratio is the implicit
         reward: where the run's configuration `aims_at_optimum`, so under `sigmoid` and `robust`
         without smoothing, divergence or `ld_alpha`. Under any other loss it only sorts and squeezes
-        the margins; `reward_meaning` in `LOSSES` says what they are.
+        the margins; `rewards` in `LOSSES` says what they are.
         """
         return torch.sigmoid(self.reward_margins)
 

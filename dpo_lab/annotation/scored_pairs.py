@@ -12,7 +12,7 @@ from dpo_lab.data.preferences import Score, Text, pair_row, prompt_text
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
-from dpo_lab.objective.preference import sample_preferences
+from dpo_lab.objective.bradley_terry import sample_preferences
 
 
 def completion_pairs(

@@ -8,7 +8,7 @@ import torch
 
 from dpo_lab.annotation.session import Choice, Question
 from dpo_lab.data.preferences import Score, prompt_text
-from dpo_lab.objective.preference import sample_preferences
+from dpo_lab.objective.bradley_terry import sample_preferences
 
 
 class SimulatedAnnotator:

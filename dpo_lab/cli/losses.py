@@ -19,7 +19,7 @@ class Losses:
 
     def __call__(self) -> None:
         """Print a row a loss."""
-        from dpo_lab.objective.losses import LOSSES, SUMS
+        from dpo_lab.objective.registry import LOSSES, SUMS
 
         rows = [
             {
@@ -27,7 +27,7 @@ class Losses:
                 "of a pair": loss.formula,
                 "source": loss.citation,
                 "options": ", ".join(f"{k}={v}" for k, v in loss.options.items()),
-                "rewards are": loss.reward_meaning,
+                "rewards are": loss.rewards,
                 "status": loss.status,
             }
             for name, loss in LOSSES.items()

@@ -13,8 +13,8 @@ from dpo_lab.data.encoding import Ids
 from dpo_lab.data.preferences import Score, Text, prompt_text
 from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.objective.bradley_terry import sample_preferences
 from dpo_lab.objective.optimum import Frontier, PolicyPoint, exact_kl, expected_reward
-from dpo_lab.objective.preference import sample_preferences
 
 logger = logging.getLogger(__name__)
 

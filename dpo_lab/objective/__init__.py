@@ -1,25 +1,29 @@
-"""What is optimised: pure tensor maths. Imports torch alone."""
+"""What is optimised: pure tensor maths. Imports torch alone.
 
-from dpo_lab.objective.kl import Estimate, token_kl
-from dpo_lab.objective.logprobs import sequence_logps, token_logps
-from dpo_lab.objective.loss import Loss, gradient_weight, loss_and_slopes
-from dpo_lab.objective.losses import LOSSES, find_loss
-from dpo_lab.objective.margins import dpo_loss, hinge_loss, ipo_loss
-from dpo_lab.objective.pairs import PairLogps, implicit_rewards
-from dpo_lab.objective.preference import (
+Importing it enters every loss into `LOSSES`.
+"""
+
+from dpo_lab.objective.dpo import dpo_loss, hinge_loss, ipo_loss  # isort: split
+
+from dpo_lab.objective import anchored, reference_free
+from dpo_lab.objective.bradley_terry import (
     calibration,
     expected_accuracy,
-    preference_accuracy,
     preference_nll,
     preference_probability,
     sample_preferences,
 )
+from dpo_lab.objective.kl import Estimate, token_kl
+from dpo_lab.objective.logprobs import sequence_logps, token_logps
+from dpo_lab.objective.pair_logps import PairLogps, implicit_rewards
+from dpo_lab.objective.registry import LOSSES, Loss, find_loss, gradient_weight, loss_and_grads
 
 __all__ = [
     "LOSSES",
     "Estimate",
     "Loss",
     "PairLogps",
+    "anchored",
     "calibration",
     "dpo_loss",
     "expected_accuracy",
@@ -28,10 +32,10 @@ __all__ = [
     "hinge_loss",
     "implicit_rewards",
     "ipo_loss",
-    "loss_and_slopes",
-    "preference_accuracy",
+    "loss_and_grads",
     "preference_nll",
     "preference_probability",
+    "reference_free",
     "sample_preferences",
     "sequence_logps",
     "token_kl",

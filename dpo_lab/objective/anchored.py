@@ -1,4 +1,7 @@
-"""Losses that hold each response to something of its own, not only the margin between the two."""
+"""Losses with a target for each response, and not only for the margin between the two.
+
+Arguments, returns and errors as in `dpo.py`; `r` is a response's reward, `beta * log-ratio`.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +9,75 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lab.objective.margins import check_beta, smoothed_nll
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.checks import check_beta, check_not_negative, check_smoothing
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import NOT_A_REWARD, TESTED, register
 
 
-def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """Noise contrastive alignment on pairs.
+@register(
+    "dpop",
+    title="DPO-positive",
+    formula="-log sigmoid(beta * (margin - lambda * max(0, -chosen log-ratio)))",
+    citation="Pal et al. 2024 (Smaug)",
+    arxiv="2402.13228",
+    rewards=NOT_A_REWARD + ", since chosen responses are kept from falling",
+)
+def dpop_loss(pairs: PairLogps, beta: float, dpop_lambda: float = 50.0) -> Tensor:
+    """DPO with a penalty on chosen responses that lose probability: a remedy for displacement.
 
-    With `r = beta * log-ratio`: `-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2`.
-    The chosen reward is pulled up once and down half as often, so it ends at `ln 2` and does not
-    fall; the rejected one is pulled down.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: As in DPO, > 0.
-
-    Returns:
-        `(pairs,)`, nats; 2 ln 2 where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
+    Lambda is the penalty's weight; at 0 it is DPO. Where the penalty is at work, beta x log-ratio
+    is not a Bradley-Terry reward, and pi* not the optimum.
 
     Source:
-        Chen et al. 2024 (NCA, arXiv 2402.05369), for two responses and a hard label.
+        Pal et al. 2024, whose experiments use lambda 50.
+    """
+    check_beta(beta)
+    check_not_negative("dpop_lambda", dpop_lambda, "0 is DPO.")
+    fallen = torch.relu(-pairs.chosen_logratios)
+    logits = beta * (pairs.margins - dpop_lambda * fallen)
+    return -F.logsigmoid(logits)
+
+
+@register(
+    "nca_pair",
+    title="NCA",
+    formula="-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2, r = beta * log-ratio",
+    citation="Chen et al. 2024",
+    arxiv="2402.05369",
+    rewards="ln(2 x share of times chosen), at most ln 2; as far as probabilities sum to one",
+    trl="nca_pair",
+)
+def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """The chosen reward is pulled up once and down half as often; the rejected one down.
+
+    So the chosen reward ends at `ln 2` and does not fall. 2 ln 2 at the reference.
+
+    Source:
+        Chen et al. 2024 (NCA), for two responses and a hard label.
     """
     check_beta(beta)
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
     return -F.logsigmoid(chosen) - (F.logsigmoid(-chosen) + F.logsigmoid(-rejected)) / 2
 
 
+@register(
+    "bco_pair",
+    title="BCO",
+    formula="-log sigmoid(r_w) - log sigmoid(-r_l), r = beta * log-ratio",
+    citation="Jung et al. 2024",
+    arxiv="2404.04656",
+    rewards="log-odds that a response is a chosen one; as far as probabilities sum to one",
+    trl="bco_pair",
+    status=TESTED + "; without the paper's shift delta, as in TRL",
+)
 def bco_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """Binary classifier optimisation on pairs: is this response a chosen one?
+    """A binary classifier: is this response a chosen one?
 
-    `-log sigmoid(beta * chosen log-ratio) - log sigmoid(-beta * rejected log-ratio)`. It bounds the
-    DPO loss from above, and asks that the chosen response rise.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: As in DPO, > 0.
-
-    Returns:
-        `(pairs,)`, nats; 2 ln 2 where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
+    It bounds the DPO loss from above, and asks that the chosen response rise. 2 ln 2 at the
+    reference.
 
     Source:
-        Jung et al. 2024 (BCO, arXiv 2404.04656).
+        Jung et al. 2024 (BCO).
 
     Note:
         Without the paper's shift delta of the rewards, their running mean, as in TRL: a response's
@@ -64,121 +89,126 @@ def bco_loss(pairs: PairLogps, beta: float) -> Tensor:
     return -F.logsigmoid(chosen) - F.logsigmoid(-rejected)
 
 
+@register(
+    "sppo_hard",
+    title="SPPO",
+    formula="(chosen log-ratio - 1 / (2 beta))^2 + (rejected log-ratio + 1 / (2 beta))^2",
+    citation="Wu et al. 2024, Eq. 4.7",
+    arxiv="2405.00675",
+    rewards="beta x log-ratio; the targets are +1/2 and -1/2",
+    trl="sppo_hard",
+)
 def sppo_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """Self-play preference optimisation with hard labels: a target for each log-ratio.
+    """A target for each log-ratio, `1 / (2 beta)` up for the chosen and down for the rejected.
 
-    `(chosen log-ratio - 1 / (2 beta))^2 + (rejected log-ratio + 1 / (2 beta))^2`.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: Inverse of the paper's eta, > 0.
-
-    Returns:
-        `(pairs,)`, nats squared; `1 / (2 * beta^2)` where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
+    In nats squared; beta is the inverse of the paper's eta.
 
     Source:
-        Wu et al. 2024 (SPPO, arXiv 2405.00675), Eq. 4.7 with win probabilities of 1 and 0.
+        Wu et al. 2024 (SPPO), Eq. 4.7 with win probabilities of 1 and 0.
     """
     check_beta(beta)
     target = 1 / (2 * beta)
-    missed = (pairs.chosen_logratios - target).square()
-    return missed + (pairs.rejected_logratios + target).square()
+    chosen_error = pairs.chosen_logratios - target
+    rejected_error = pairs.rejected_logratios + target
+    return chosen_error.square() + rejected_error.square()
 
 
+@register(
+    "apo_zero",
+    title="APO-zero",
+    formula="sigmoid(-r_w) + sigmoid(r_l), r = beta * log-ratio",
+    citation="D'Oosterlinck et al. 2024, Eq. 7",
+    arxiv="2408.06266",
+    rewards=NOT_A_REWARD,
+    trl="apo_zero",
+)
 def apo_zero_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """Anchored preference optimisation, for data better than the model: chosen up, rejected down.
-
-    `1 - sigmoid(beta * chosen log-ratio) + sigmoid(beta * rejected log-ratio)`.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: As in DPO, > 0.
-
-    Returns:
-        `(pairs,)`, in (0, 2); 1 where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
+    """For data better than the model: chosen up, rejected down. In (0, 2), no unit.
 
     Source:
-        D'Oosterlinck et al. 2024 (APO, arXiv 2408.06266), Eq. 7.
+        D'Oosterlinck et al. 2024 (APO), Eq. 7.
     """
     check_beta(beta)
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
     return torch.sigmoid(-chosen) + torch.sigmoid(rejected)
 
 
+@register(
+    "apo_down",
+    title="APO-down",
+    formula="sigmoid(r_w) + sigmoid(-beta * margin)",
+    citation="D'Oosterlinck et al. 2024, Eq. 8",
+    arxiv="2408.06266",
+    rewards=NOT_A_REWARD,
+    trl="apo_down",
+    status=TESTED + "; lowers chosen responses on purpose",
+)
 def apo_down_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """Anchored preference optimisation, for data worse than the model: both down, rejected more.
-
-    `sigmoid(beta * chosen log-ratio) + 1 - sigmoid(beta * margin)`. It lowers chosen responses on
-    purpose.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`.
-        beta: As in DPO, > 0.
-
-    Returns:
-        `(pairs,)`, in (0, 2); 1 where the policy equals the reference.
-
-    Raises:
-        ValueError: If beta is not positive.
+    """For data worse than the model: both down, the rejected more. In (0, 2), no unit.
 
     Source:
-        D'Oosterlinck et al. 2024 (APO, arXiv 2408.06266), Eq. 8.
+        D'Oosterlinck et al. 2024 (APO), Eq. 8.
     """
     check_beta(beta)
-    return torch.sigmoid(beta * pairs.chosen_logratios) + torch.sigmoid(-beta * pairs.margins)
+    chosen, logits = beta * pairs.chosen_logratios, beta * pairs.margins
+    return torch.sigmoid(chosen) + torch.sigmoid(-logits)
 
 
+@register(
+    "aot",
+    title="AOT",
+    formula="-log sigmoid(beta * (policy's sorted - reference's sorted))",
+    citation="Melnyk et al. 2024",
+    arxiv="2406.05882",
+    rewards=NOT_A_REWARD,
+    couples_pairs=True,
+    trl="aot",
+    status=TESTED + "; beside micro-batches a second forward pass",
+)
 def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """Distributional alignment by optimal transport, paired: sorted margins of the policy.
 
     The policy's `log pi(y_w|x) - log pi(y_l|x)` and the reference's are sorted over the batch, each
     by itself, and the DPO loss is taken of their differences: the whole distribution is to lie
-    above the reference's, whichever pair is where.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`; they are the whole batch.
-        beta: As in DPO, > 0.
-        label_smoothing: As in conservative DPO, in [0, 0.5).
-
-    Returns:
-        `(pairs,)`, nats, a value a place in the order, not a pair; the mean is what counts.
-
-    Raises:
-        ValueError: If beta or label_smoothing is out of range.
+    above the reference's, whichever pair is where. One value a place in the order, not a pair; the
+    mean is what counts, and `pairs` are the whole batch.
 
     Source:
-        Melnyk et al. 2024 (AOT, arXiv 2406.05882).
+        Melnyk et al. 2024 (AOT).
     """
-    policy = pairs.policy_chosen - pairs.policy_rejected
-    reference = pairs.reference_chosen - pairs.reference_rejected
-    return smoothed_nll(policy.sort().values - reference.sort().values, beta, label_smoothing)
+    check_beta(beta)
+    check_smoothing(label_smoothing)
+    policy = (pairs.policy_chosen - pairs.policy_rejected).sort().values
+    reference = (pairs.reference_chosen - pairs.reference_rejected).sort().values
+    logits = beta * (policy - reference)
+    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(1 - label_smoothing) * kept - label_smoothing * flipped
 
 
+@register(
+    "aot_unpaired",
+    title="AOT, unpaired",
+    formula="-log sigmoid(beta * (chosen sorted - rejected sorted)), of log-ratios",
+    citation="Melnyk et al. 2024",
+    arxiv="2406.05882",
+    rewards=NOT_A_REWARD,
+    couples_pairs=True,
+    trl="aot_unpaired",
+    status=TESTED + "; beside micro-batches a second forward pass",
+)
 def aot_unpaired_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """Distributional alignment by optimal transport, unpaired: chosen above rejected log-ratios.
 
     Both sides' log-ratios are sorted over the batch, each by itself; the DPO loss is taken of their
-    differences. It needs no pairs: chosen and rejected may answer different prompts.
-
-    Args:
-        pairs: Log-probabilities, each `(pairs,)`; they are the whole batch.
-        beta: As in DPO, > 0.
-        label_smoothing: As in conservative DPO, in [0, 0.5).
-
-    Returns:
-        `(pairs,)`, nats, a value a place in the order, not a pair; the mean is what counts.
-
-    Raises:
-        ValueError: If beta or label_smoothing is out of range.
+    differences. It needs no pairs: chosen and rejected may answer different prompts. One value a
+    place in the order, as for `aot`.
 
     Source:
-        Melnyk et al. 2024 (AOT, arXiv 2406.05882).
+        Melnyk et al. 2024 (AOT).
     """
+    check_beta(beta)
+    check_smoothing(label_smoothing)
     chosen, rejected = pairs.chosen_logratios.sort().values, pairs.rejected_logratios.sort().values
-    return smoothed_nll(chosen - rejected, beta, label_smoothing)
+    logits = beta * (chosen - rejected)
+    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(1 - label_smoothing) * kept - label_smoothing * flipped

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MIN_EFFECTIVE_SAMPLES = 50
-"""Fewest effective samples from which an optimum is estimated: about 14 % standard error."""
 _HALVINGS = 60
 
 
@@ -187,18 +185,6 @@ class Frontier:
         """The frontier at some betas, in their order."""
         return [self.at(beta) for beta in betas]
 
-    def efficiency(self, kl: float, reward: float) -> float:
-        """Share of the reward gained over the reference that the frontier gains at the same KL.
-
-        Args:
-            kl: Of a policy, nats.
-            reward: Its mean expected reward.
-
-        Returns:
-            1 on the frontier; NaN at KL 0.
-        """
-        return self._gained(reward, self.at_kl(kl).reward)
-
     def _gained(self, reward: float, best: float) -> float:
         start = self.at(math.inf).reward
         return (reward - start) / (best - start) if best > start else math.nan
@@ -206,55 +192,3 @@ class Frontier:
     @property
     def _best(self) -> Tensor:
         return self.rewards.max(dim=-1, keepdim=True).values
-
-
-class TooFewSamples(ValueError):
-    """The samples hardly reach where the optimum lies."""
-
-
-@dataclass(frozen=True)
-class SampledOptimum:
-    """An estimate of pi* from samples of the reference.
-
-    Attributes:
-        beta: Weight of the KL.
-        kl: KL(pi* || pi_ref), nats.
-        reward: Expected reward of pi*.
-        effective_samples: How many samples of pi* itself those of the reference are worth.
-    """
-
-    beta: float
-    kl: float
-    reward: float
-    effective_samples: float
-
-
-def sampled_optimum(rewards: Tensor, beta: float) -> SampledOptimum:
-    """pi* where responses cannot be listed, by self-normalised importance weights.
-
-    A sample y of the reference weighs `exp(r(x, y) / beta)`; normalised, the weights stand for pi*.
-
-    Args:
-        rewards: `(samples,)` of one prompt, or `(prompts, samples)`; samples of the reference.
-        beta: Weight of the KL, > 0.
-
-    Raises:
-        TooFewSamples: If for some prompt the weights are worth fewer than
-            `MIN_EFFECTIVE_SAMPLES` samples.
-
-    Source:
-        Owen 2013, "Monte Carlo theory, methods and examples", sections 9.2 and 9.3.
-    """
-    rewards = rewards.double()
-    weights = (rewards / beta).softmax(dim=-1)
-    effective = (1 / weights.square().sum(dim=-1)).min().item()
-    if effective < MIN_EFFECTIVE_SAMPLES:
-        raise TooFewSamples(
-            f"beta={beta:g}: {rewards.shape[-1]} samples of the reference are worth "
-            f"{effective:.1f} of the optimum, fewer than {MIN_EFFECTIVE_SAMPLES}. "
-            "Draw more, or take a larger beta."
-        )
-    log_ratio = weights.log() + math.log(rewards.shape[-1])
-    kl = (weights * log_ratio).sum(dim=-1).mean().item()
-    reward = (weights * rewards).sum(dim=-1).mean().item()
-    return SampledOptimum(beta, kl, reward, effective)

@@ -14,9 +14,8 @@ from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.template_files import template_text
 from dpo_lab.models.choices import Precision, new_tokens
-from dpo_lab.objective.loss import Loss
-from dpo_lab.objective.losses import OPTIONS, find_loss
-from dpo_lab.objective.pairs import Divergence, PairLogps
+from dpo_lab.objective.pair_logps import FDivergence, PairLogps
+from dpo_lab.objective.registry import Loss, all_options, find_loss
 from dpo_lab.training.loss_words import loss_words
 from dpo_lab.training.schedule import Schedule
 
@@ -49,7 +48,7 @@ class TrainConfig:
     label_smoothing: float | None = None
     """Share of labels taken to be flipped (conservative DPO, robust, exo_pair and others); by
     default 0, and 1e-3 for exo_pair."""
-    f_divergence_type: Divergence = "reverse_kl"
+    f_divergence_type: FDivergence = "reverse_kl"
     """What ties the policy to its reference, in losses of the margin; DPO's is the reverse KL."""
     f_alpha_divergence_coef: float | None = None
     """Alpha of alpha_divergence, 0.5 by default."""
@@ -163,7 +162,7 @@ class TrainConfig:
 
     def _check_loss(self) -> None:
         loss = self.loss_function
-        for name in OPTIONS:
+        for name in all_options():
             nothing = (None, 0) if name == "label_smoothing" else (None, "reverse_kl")
             if getattr(self, name) not in nothing and name not in loss.options:
                 raise ValueError(
@@ -172,7 +171,7 @@ class TrainConfig:
                 )
         if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
             raise ValueError(f"ld_alpha={self.ld_alpha}: must be in 0 to 1; 1 is no weighting.")
-        if self.ld_alpha is not None and loss.per_token:
+        if self.ld_alpha is not None and loss.uses_lengths:
             raise ValueError(
                 f"ld_alpha={self.ld_alpha}: the loss {self.loss!r} divides by the number of "
                 "tokens, so that weighing some of them down would make long answers look better. "
@@ -187,7 +186,7 @@ class TrainConfig:
                 "has none. Use --f-divergence-type alpha_divergence "
                 "(f_divergence_type='alpha_divergence'), or leave it out."
             )
-        if self.use_weighting and loss.whole_batch:
+        if self.use_weighting and loss.couples_pairs:
             raise ValueError(
                 f"use_weighting=True: the loss {self.loss!r} sorts the batch, so that a value is "
                 "no pair's and cannot be weighed. Use another loss."

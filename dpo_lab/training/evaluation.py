@@ -17,8 +17,8 @@ from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import Scorer, score_sequences
 from dpo_lab.models.tails import Tails
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.objective.loss import loss_and_slopes
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.training.listed import listed_values
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
@@ -63,7 +63,7 @@ def evaluate(
         pairs = PairLogps(*policy, *reference, *held_out.lengths)
         pairs = pairs if moved else at_start(pairs, config.precision)
         loss, options = config.loss_function, config.loss_options
-        losses, slopes = loss_and_slopes(loss, pairs, beta, **options)
+        losses, slopes = loss_and_grads(loss, pairs, beta, **options)
         metrics = pair_metrics(losses, pairs, -slopes[0] / beta, beta)
         values |= {f"eval/{name}": value for name, value in metrics.items()}
         error = Estimate.of(pairs.margins).stderr

@@ -22,8 +22,8 @@ from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.models.tails import Tails
-from dpo_lab.objective.loss import loss_and_slopes
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.metrics import pair_metrics
@@ -142,11 +142,11 @@ class Learner:
         sizes = list(map(len, micro_batches))
         mean_tokens, options = known[2].mean().item(), self.config.loss_options
         ahead = None
-        if self.loss.whole_batch and len(micro_batches) > 1:
+        if self.loss.couples_pairs and len(micro_batches) > 1:
             # What a pair's value is hangs on pairs of other micro-batches: look at all of them,
             # then go through them again with what each has to push.
             pairs = PairLogps(*self._logps(micro_batches), *known, mean_tokens)
-            losses, slopes = loss_and_slopes(self.loss, pairs, self.beta, **options)
+            losses, slopes = loss_and_grads(self.loss, pairs, self.beta, **options)
             ahead = zip(losses.split(sizes), slopes.split(sizes, dim=1), strict=True)
         parts, tokens = [], 0
         for group, references in zip(micro_batches, known.split(sizes, dim=1), strict=True):

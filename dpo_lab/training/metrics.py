@@ -19,7 +19,7 @@ Before the first step, in step 0 and in the record of step 1, all rewards are ti
 With `ld_alpha` every log-probability here is the weighted sum that the loss sees. With
 `use_weighting` the training `loss` and `gradient_weight` are weighed as WPO does, `eval/loss` is
 not, so that it can be compared over time. Rewards are beta x log-ratio under every loss and
-divergence; what that means is told by `LOSSES[...].reward_meaning`, and under another divergence
+divergence; what that means is told by `LOSSES[...].rewards`, and under another divergence
 than the reverse KL it is not the reward that the loss compares, `beta * f'(ratio)`.
 """
 
@@ -30,7 +30,7 @@ import math
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
 
 ROUNDING = 1e-4
 """Nats: a log-ratio smaller than this is the rounding of float32, and has not fallen."""

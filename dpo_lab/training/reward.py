@@ -15,7 +15,7 @@ from dpo_lab.data.tokenization import TokenizedPair
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
-from dpo_lab.objective.preference import preference_nll
+from dpo_lab.objective.bradley_terry import preference_nll
 from dpo_lab.training.schedule import schedule_factor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
 
 START_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest log-ratio at the start, nats per token of the longest response, by precision."""
@@ -27,7 +27,7 @@ def at_start(pairs: PairLogps, precision: str) -> PairLogps:
     Raises:
         NotTheReference: If a log-ratio is more than rounding.
     """
-    longest = torch.stack(pairs.tokens).max().item()
+    longest = torch.stack(pairs.lengths).max().item()
     ratios = pairs.chosen_logratios, pairs.rejected_logratios
     worst = max(ratio.abs().max().item() for ratio in ratios)
     if not worst <= START_TOLERANCE[precision] * longest:

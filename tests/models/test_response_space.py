@@ -9,10 +9,10 @@ import torch
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import World
-from dpo_lab.objective.losses import LOSSES
+from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import exact_kl, optimal_logps, rlhf_objective
-from dpo_lab.objective.pairs import PairLogps
-from dpo_lab.objective.preference import preference_probability
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES
 
 PROMPTS = ["the acting felt", "the plot was"]
 

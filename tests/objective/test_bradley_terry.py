@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective.losses import LOSSES, find_loss
+from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import exact_kl, optimal_logps
-from dpo_lab.objective.pairs import PairLogps
-from dpo_lab.objective.preference import preference_probability
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES, find_loss
 from dpo_lab.training.config import TrainConfig
 
 BETA = 0.7
@@ -55,7 +55,7 @@ CASES = {name: {} for name in LOSSES} | {
 def test_pi_star_is_claimed_for_the_losses_that_end_there_and_no_others(case) -> None:
     name, options = case.split(",")[0], CASES[case]
     claimed = TrainConfig(loss=name, beta=BETA, **options).aims_at_optimum
-    if find_loss(name).whole_batch:
+    if find_loss(name).couples_pairs:
         # Its value is of a place in the order, not of a pair: no label's probability weighs it.
         assert not claimed
         return

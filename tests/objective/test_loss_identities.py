@@ -10,9 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dpo_lab.objective.loss import loss_and_slopes
-from dpo_lab.objective.losses import LOSSES
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES, loss_and_grads
 
 RATIOS = torch.linspace(-4, 4, 9, dtype=torch.float64)
 
@@ -37,7 +36,7 @@ def grid() -> PairLogps:
 def test_averaged_losses_are_the_summed_ones_at_another_beta():
     """With N tokens on both sides, m / N - 1 / (2 tau) = (m - 1 / (2 tau / N)) / N."""
     pairs = replace(
-        grid(), chosen_tokens=torch.full((81,), 5.0), rejected_tokens=torch.full((81,), 5.0)
+        grid(), chosen_lengths=torch.full((81,), 5.0), rejected_lengths=torch.full((81,), 5.0)
     )
     dpo, ipo = LOSSES["sigmoid"](pairs, 0.3 / 5), LOSSES["ipo"](pairs, 0.3 / 5) / 25
     torch.testing.assert_close(LOSSES["sigmoid_norm"](pairs, 0.3), dpo)
@@ -78,7 +77,7 @@ def test_discopop_goes_from_logistic_to_exponential_and_survives_both_ends():
     far = PairLogps(*(value.float() for value in vars(far).values() if value is not None))
     naive = torch.sigmoid(far.margins / 0.05) * torch.exp(-far.margins)
     assert naive[0].isnan()
-    losses, slopes = loss_and_slopes(LOSSES["discopop"], far, 1.0)
+    losses, slopes = loss_and_grads(LOSSES["discopop"], far, 1.0)
     torch.testing.assert_close(losses, torch.tensor([1e4, 0.0]))
     torch.testing.assert_close(slopes[0], torch.tensor([-1.0, 0.0]))
 
@@ -99,11 +98,11 @@ def test_dpop_is_dpo_where_the_chosen_rises_and_pushes_harder_where_it_falls():
 @pytest.mark.parametrize("beta", [0.1, 2.0])
 def test_anchored_losses_stop_where_they_say(beta):
     """NCA at a chosen reward of ln 2; SPPO at +-1 / (2 beta)."""
-    slopes = loss_and_slopes(LOSSES["nca_pair"], pairs_of(math.log(2) / beta, -1.0), beta)[1]
+    slopes = loss_and_grads(LOSSES["nca_pair"], pairs_of(math.log(2) / beta, -1.0), beta)[1]
     assert slopes[0].abs().item() < 1e-12 and slopes[1] > 0
     best = pairs_of(1 / (2 * beta), -1 / (2 * beta))
     assert LOSSES["sppo_hard"](best, beta).item() < 1e-20
-    assert not loss_and_slopes(LOSSES["sppo_hard"], best, beta)[1].abs().max() > 1e-12
+    assert not loss_and_grads(LOSSES["sppo_hard"], best, beta)[1].abs().max() > 1e-12
 
 
 def test_bco_bounds_dpo_from_above_and_apo_zero_is_symmetric():
@@ -114,7 +113,7 @@ def test_bco_bounds_dpo_from_above_and_apo_zero_is_symmetric():
     torch.testing.assert_close(both, torch.full_like(both, 2))
     # On a pair that it ranks well already, apo_down lowers the chosen response, apo_zero raises it.
     won = pairs_of(0.0, -9.0)
-    down, zero = (loss_and_slopes(LOSSES[name], won, 1.0)[1] for name in ("apo_down", "apo_zero"))
+    down, zero = (loss_and_grads(LOSSES[name], won, 1.0)[1] for name in ("apo_down", "apo_zero"))
     assert down[0] > 0 > zero[0]
 
 
@@ -144,7 +143,7 @@ def test_sft_is_the_mean_over_the_tokens_of_the_batch_however_it_is_cut():
     torch.testing.assert_close(whole.mean(), -torch.cat(tokens).mean())
     part = PairLogps(*([sums[:2]] * 4), lengths[:2], lengths[:2], lengths.mean().item())
     torch.testing.assert_close(LOSSES["sft"](part, 0.1), whole[:2])
-    with pytest.raises(ValueError, match="chosen_tokens=None: this loss divides by"):
+    with pytest.raises(ValueError, match="chosen_lengths=None: this loss divides by"):
         LOSSES["sft"](PairLogps(sums, sums, sums, sums), 0.1)
 
 
@@ -175,12 +174,12 @@ def test_orpo_is_the_odds_ratio_and_exact_where_the_plain_formula_is_not():
     other, one = torch.tensor([-1.0, -200.0, -1e-7]), torch.ones(3)
     assert (1 - edge.exp())[0] != -torch.expm1(edge)[0]  # 1 - e^a has lost its digits
     extreme = PairLogps(edge, other, edge, other, one, one)
-    losses, slopes = loss_and_slopes(LOSSES["orpo"], extreme, 0.7)
+    losses, slopes = loss_and_grads(LOSSES["orpo"], extreme, 0.7)
     assert losses.isfinite().all() and slopes.isfinite().all()
 
 
 # name, f'(u) of a divergence in its plain form, and its generator f.
-DIVERGENCES = [
+F_DIVERGENCES = [
     ("reverse_kl", {}, torch.log, lambda u: u * u.log()),
     ("forward_kl", {}, lambda u: 1 - 1 / u, lambda u: -u.log()),
     ("js_divergence", {}, lambda u: (2 * u / (1 + u)).log(),
@@ -190,7 +189,7 @@ DIVERGENCES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, options, slope, _", DIVERGENCES)
+@pytest.mark.parametrize("name, options, slope, _", F_DIVERGENCES)
 def test_scores_are_the_slope_of_the_divergence(name, options, slope, _):
     pairs = grid()
     scores = slope(pairs.chosen_logratios.exp()) - slope(pairs.rejected_logratios.exp())
@@ -201,7 +200,7 @@ def test_scores_are_the_slope_of_the_divergence(name, options, slope, _):
     torch.testing.assert_close(LOSSES["hinge"](pairs, 0.7, **options), (1 - 0.7 * scores).relu())
 
 
-@pytest.mark.parametrize("name, options, _, generator", DIVERGENCES)
+@pytest.mark.parametrize("name, options, _, generator", F_DIVERGENCES)
 def test_the_optimum_under_a_divergence_has_the_reward_that_the_loss_assumes(
     name, options, _, generator
 ):
@@ -224,22 +223,22 @@ def test_the_optimum_under_a_divergence_has_the_reward_that_the_loss_assumes(
     logps = logits.detach().log_softmax(0)
     first, second = torch.triu_indices(4, 4, 1)
     pairs = PairLogps(logps[first], logps[second], reference.log()[first], reference.log()[second])
-    margins = pairs.under(name, options.get("f_alpha_divergence_coef", 0.5)).margins
+    margins = pairs.with_f_divergence(name, options.get("f_alpha_divergence_coef", 0.5)).margins
     torch.testing.assert_close(beta * margins, rewards[first] - rewards[second], rtol=0, atol=1e-6)
 
 
 def test_alpha_divergence_has_the_two_kls_at_its_ends_and_does_not_overflow():
     pairs = grid()
     for alpha, name in ((1.0, "reverse_kl"), (0.0, "forward_kl")):
-        ours = pairs.under("alpha_divergence", alpha).margins
-        torch.testing.assert_close(ours, pairs.under(name).margins)
+        ours = pairs.with_f_divergence("alpha_divergence", alpha).margins
+        torch.testing.assert_close(ours, pairs.with_f_divergence(name).margins)
     far = pairs_of([500.0, -500.0], [-500.0, 500.0])
     for name in ("forward_kl", "alpha_divergence", "js_divergence"):
-        assert far.under(name).margins.isfinite().all()
+        assert far.with_f_divergence(name).margins.isfinite().all()
     # Squared losses of them are float32 numbers still.
     squared = replace(far, **{k: v.float() for k, v in vars(far).items() if v is not None})
     for name in ("forward_kl", "alpha_divergence"):
         for loss in ("ipo", "ipo_norm"):
             assert LOSSES[loss](squared, 0.1, f_divergence_type=name).isfinite().all()
     with pytest.raises(ValueError, match="f_divergence_type='kl': unknown. Use one of reverse_kl"):
-        pairs.under("kl")
+        pairs.with_f_divergence("kl")

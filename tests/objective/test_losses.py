@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dpo_lab.objective.loss import gradient_weight, loss_and_slopes
-from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
-from dpo_lab.objective.margins import dpo_loss, hinge_loss, ipo_loss
-from dpo_lab.objective.pairs import DIVERGENCES, PairLogps, implicit_rewards
-from dpo_lab.objective.preference import preference_nll
+from dpo_lab.objective.bradley_terry import preference_nll
+from dpo_lab.objective.dpo import dpo_loss, hinge_loss, ipo_loss
+from dpo_lab.objective.pair_logps import F_DIVERGENCES, PairLogps, implicit_rewards
+from dpo_lab.objective.registry import LOSSES, SUMS, find_loss, gradient_weight, loss_and_grads
 
 SIGMOID = LOSSES["sigmoid"]
 
@@ -94,7 +93,7 @@ BY_HAND = [
 
 @pytest.mark.parametrize("name, options, value, by_chosen, by_rejected", BY_HAND)
 def test_value_and_slopes_by_hand(name, options, value, by_chosen, by_rejected):
-    losses, slopes = loss_and_slopes(LOSSES[name], one_pair(), 1 / 3, **options)
+    losses, slopes = loss_and_grads(LOSSES[name], one_pair(), 1 / 3, **options)
     torch.testing.assert_close(losses.item(), value, rtol=0, atol=1e-12)
     expected = torch.tensor([[by_chosen], [by_rejected]], dtype=torch.float64)
     torch.testing.assert_close(slopes, expected, rtol=0, atol=1e-12)
@@ -112,7 +111,7 @@ def some_pairs() -> PairLogps:
     return PairLogps(chosen.requires_grad_(), rejected.requires_grad_(), *reference, *tokens)
 
 
-@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("divergence", F_DIVERGENCES)
 @pytest.mark.parametrize("name", [*LOSSES, *SUMS])
 def test_gradient_is_that_of_finite_differences(name, divergence):
     loss, pairs = find_loss(name), some_pairs()
@@ -127,13 +126,13 @@ def test_gradient_is_that_of_finite_differences(name, divergence):
     assert torch.autograd.gradcheck(of_policy, leaves)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].divergences])
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].of_margin])
 def test_a_loss_that_takes_divergences_is_a_function_of_the_margin(name):
     """Both log-ratios shifted alike, as a function of the prompt shifts them: nothing changes.
 
     (For the two losses that average, of answers of one length, as the registry says.)
     """
-    pairs = replace(some_pairs(), rejected_tokens=some_pairs().chosen_tokens)
+    pairs = replace(some_pairs(), rejected_lengths=some_pairs().chosen_lengths)
     shifted = replace(
         pairs, policy_chosen=pairs.policy_chosen + 2, policy_rejected=pairs.policy_rejected + 2
     )
@@ -146,15 +145,15 @@ def test_a_reference_free_loss_does_not_look_at_the_reference_and_the_others_do(
     other = replace(pairs, reference_chosen=pairs.reference_chosen + torch.tensor([1.0, -2, 3, -4]))
     same = bool(torch.equal(loss(pairs, 0.3), loss(other, 0.3)))
     assert same == loss.reference_free
-    assert loss.known_start == (not same and "sft" not in name)
+    assert loss.has_initial_value == (not same and "sft" not in name)
 
 
 @pytest.mark.parametrize("name", [*LOSSES, *SUMS])
 def test_a_loss_that_divides_by_numbers_of_tokens_says_so(name):
     loss, pairs = find_loss(name), some_pairs()
-    more = replace(pairs, chosen_tokens=3 * pairs.chosen_tokens)
+    more = replace(pairs, chosen_lengths=3 * pairs.chosen_lengths)
     same = torch.equal(loss(pairs, 0.3), loss(more, 0.3))
-    assert same == (not loss.per_token)
+    assert same == (not loss.uses_lengths)
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5.0])
@@ -229,7 +228,7 @@ def test_implicit_rewards_carry_beta_and_no_gradient():
 def test_registry_is_complete(name):
     loss = LOSSES[name]
     assert name in {case[0] for case in BY_HAND}
-    assert loss.title and loss.formula and loss.reward_meaning
+    assert loss.title and loss.formula and loss.rewards
     assert re.search(r"\b(19|20)\d\d\b", loss.citation) and re.fullmatch(
         r"\d{4}\.\d{5}", loss.arxiv
     )
@@ -257,7 +256,7 @@ def test_a_weighted_sum_adds_its_members_with_the_options_they_know():
     expected = 0.5 * LOSSES["sigmoid"](pairs, 0.3, **smooth) + 2 * LOSSES["hinge"](pairs, 0.3)
     torch.testing.assert_close(total, expected + LOSSES["sft"](pairs, 0.3))
     assert find_loss(" sigmoid ") is LOSSES["sigmoid"]
-    assert find_loss("sigmoid + aot").whole_batch and not find_loss("sigmoid + sft").whole_batch
+    assert find_loss("sigmoid + aot").couples_pairs and not find_loss("sigmoid + sft").couples_pairs
     assert "f_divergence_type" in find_loss("sigmoid + sft").options
     assert "f_divergence_type" not in find_loss("sigmoid + bco_pair").options
 

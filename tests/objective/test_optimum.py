@@ -5,20 +5,17 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective.losses import LOSSES
+from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import (
-    MIN_EFFECTIVE_SAMPLES,
     Frontier,
-    TooFewSamples,
     exact_kl,
     expected_reward,
     log_partition,
     optimal_logps,
     rlhf_objective,
-    sampled_optimum,
 )
-from dpo_lab.objective.pairs import PairLogps
-from dpo_lab.objective.preference import preference_probability
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES
 
 
 @pytest.fixture
@@ -134,7 +131,8 @@ def test_a_point_of_the_frontier_is_found_by_its_kl(world, beta) -> None:
     found = frontier.at_kl(wanted.kl)
     assert found.beta == pytest.approx(beta, rel=1e-6)
     assert found.reward == pytest.approx(wanted.reward, rel=1e-9)
-    assert frontier.efficiency(wanted.kl, wanted.reward) == pytest.approx(1)
+    optimum = optimal_logps(*world, beta)
+    assert frontier.point(optimum).gained == pytest.approx(1)
     assert frontier.at_kl(1e3) == frontier.at(0) and frontier.at_kl(0).reward == pytest.approx(
         frontier.at(math.inf).reward, abs=1e-6
     )
@@ -147,39 +145,11 @@ def test_no_policy_is_beyond_the_frontier(world) -> None:
     for seed in range(50):
         noise = torch.randn(3, 60, generator=torch.Generator().manual_seed(seed)).double()
         policy = (world[0] + world[1] * seed / 10 + noise).log_softmax(-1)
-        kl, reward = exact_kl(policy, world[0]), expected_reward(policy, world[1])
-        assert frontier.efficiency(kl.mean().item(), reward.mean().item()) < 1
-    assert math.isnan(frontier.efficiency(0.0, 0.0))
+        assert frontier.point(policy).gained < 1
+    assert math.isnan(frontier.point(world[0]).gained)
 
 
 def test_a_policy_that_says_some_responses_never_has_a_finite_kl(world) -> None:
     policy = world[0].masked_fill(world[1] < 0, -torch.inf).log_softmax(-1)
     share = world[0].exp().masked_fill(world[1] < 0, 0).sum(-1)
     torch.testing.assert_close(exact_kl(policy, world[0]), -share.log())
-
-
-def test_samples_of_the_reference_estimate_the_optimum_within_their_error(world) -> None:
-    reference, rewards = world[0][0], world[1][0]
-    exact = Frontier(reference[None], rewards[None]).at(1.0)
-    found = []
-    for seed in range(40):
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.multinomial(reference.exp(), 4000, replacement=True, generator=generator)
-        found.append(sampled_optimum(rewards[drawn], 1.0))
-    for name in ("kl", "reward"):
-        values = torch.tensor([getattr(one, name) for one in found], dtype=torch.float64)
-        error = (values.std() / math.sqrt(len(values))).item()
-        assert abs(values.mean().item() - getattr(exact, name)) < 3 * error + 1e-3
-    assert all(MIN_EFFECTIVE_SAMPLES < one.effective_samples < 4000 for one in found)
-
-
-def test_equal_rewards_leave_the_reference() -> None:
-    same = sampled_optimum(torch.full((2, 100), 0.7), 0.1)
-    assert same.effective_samples == pytest.approx(100)
-    assert same.kl == pytest.approx(0, abs=1e-9) and same.reward == pytest.approx(0.7)
-
-
-def test_an_optimum_that_the_samples_do_not_reach_is_refused() -> None:
-    rewards = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(TooFewSamples, match="beta=0.05: 500 samples .* larger beta"):
-        sampled_optimum(rewards, 0.05)

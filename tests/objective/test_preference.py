@@ -3,10 +3,9 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective.preference import (
+from dpo_lab.objective.bradley_terry import (
     calibration,
     expected_accuracy,
-    preference_accuracy,
     preference_nll,
     preference_probability,
     sample_preferences,
@@ -39,9 +38,8 @@ def test_labels_are_drawn_with_their_probability():
     assert torch.equal(labels, again)
 
 
-def test_accuracy_and_what_is_the_best_to_expect_by_hand() -> None:
+def test_what_accuracy_is_the_best_to_expect_by_hand() -> None:
     margins = torch.tensor([1.0, -2.0, 0.0, 3.0])
-    assert preference_accuracy(margins).item() == 2.5 / 4
     true = torch.tensor([math.log(3), -math.log(3), 5.0, 0.0])
     # The first wins with 3/4, 1/4, s(5) and 1/2; the reward says first, second, a toss, first.
     assert expected_accuracy(margins, true).item() == pytest.approx((0.75 + 0.75 + 0.5 + 0.5) / 4)

@@ -11,8 +11,8 @@ from dpo_lab.data.batching import collate
 from dpo_lab.data.packing import pack
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import ReferenceCache
-from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES, SUMS, find_loss
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.loop import train

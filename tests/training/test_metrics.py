@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from dpo_lab.objective.loss import loss_and_slopes
-from dpo_lab.objective.losses import LOSSES
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import LOSSES, loss_and_grads
 from dpo_lab.training.metrics import ROUNDING, pair_metrics
 
 
@@ -11,7 +10,7 @@ def metrics(margins: torch.Tensor, beta: float = 0.5) -> dict[str, float]:
     """Metrics of pairs whose chosen log-ratio is the margin and whose rejected one is 0."""
     zeros = torch.zeros_like(margins)
     pairs = PairLogps(margins - 3, zeros - 5, zeros - 3, zeros - 5)
-    losses, slopes = loss_and_slopes(LOSSES["sigmoid"], pairs, beta)
+    losses, slopes = loss_and_grads(LOSSES["sigmoid"], pairs, beta)
     return pair_metrics(losses, pairs, -slopes[0] / beta, beta)
 
 
@@ -46,7 +45,7 @@ def test_accuracy_is_a_strict_comparison_of_rewards():
     rejected = torch.tensor([1.0, 1.0, 1 + step, -3.0])
     zeros = torch.zeros(4)
     pairs = PairLogps(chosen, rejected, zeros, zeros)
-    losses, slopes = loss_and_slopes(LOSSES["sigmoid"], pairs, 0.1)
+    losses, slopes = loss_and_grads(LOSSES["sigmoid"], pairs, 0.1)
     values = pair_metrics(losses, pairs, -slopes[0] / 0.1, 0.1)
     theirs = (0.1 * chosen > 0.1 * rejected).float().mean().item()
     assert values["rewards/accuracies"] == theirs == 0.5

@@ -14,7 +14,7 @@ from dpo_lab.data.tokenization import tokenize_pairs
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reward import RewardEnsemble, new_reward_model
-from dpo_lab.objective.preference import expected_accuracy
+from dpo_lab.objective.bradley_terry import expected_accuracy
 from dpo_lab.training import TrainConfig, prepare
 from dpo_lab.training.evaluation import evaluate
 from dpo_lab.training.reward import RewardTraining, reward_margins, train_reward_model

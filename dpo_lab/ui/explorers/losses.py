@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from dpo_lab.analysis.label_noise import under_noise
 from dpo_lab.models.response_space import Recovered, World
-from dpo_lab.objective.losses import LOSSES, SUMS, find_loss
-from dpo_lab.objective.pairs import DIVERGENCES
+from dpo_lab.objective.pair_logps import F_DIVERGENCES
+from dpo_lab.objective.registry import LOSSES, SUMS, find_loss
 from dpo_lab.ui.figures.losses import curve_traces, curves_spec, noise_spec
 from dpo_lab.ui.figures.style import POLICY, TEXT
 from dpo_lab.ui.html.output import bundle
@@ -21,7 +21,7 @@ from dpo_lab.ui.widgets.live import LiveFigure
 WITH_REFERENCE = tuple(
     name
     for name in (*LOSSES, SUMS[0])
-    if not (name in LOSSES and LOSSES[name].reference_free) and not find_loss(name).whole_batch
+    if not (name in LOSSES and LOSSES[name].reference_free) and not find_loss(name).couples_pairs
 )
 """Losses that are curves over the margin of one pair."""
 
@@ -60,7 +60,7 @@ class LossExplorer:
         self.smoothing = widgets.FloatSlider(
             max=0.45, step=0.01, description="smoothing", readout_format=".2f"
         )
-        self.divergence = widgets.Dropdown(options=DIVERGENCES, description="divergence")
+        self.divergence = widgets.Dropdown(options=F_DIVERGENCES, description="divergence")
         self.note = widgets.HTML()
         self.figure = LiveFigure(self._spec())
         controls = widgets.Box([self.loss, self.beta, self.smoothing, self.divergence])
@@ -95,7 +95,7 @@ class LossExplorer:
         self.divergence.disabled = "f_divergence_type" not in loss.options
         self.note.value = (
             f"<b>{escaped(loss.title)}</b>: <code>{escaped(loss.formula)}</code>. "
-            f"{escaped(loss.citation)}. Logged rewards are {escaped(loss.reward_meaning)}."
+            f"{escaped(loss.citation)}. Logged rewards are {escaped(loss.rewards)}."
         )
 
     def _repr_mimebundle_(self, **options):

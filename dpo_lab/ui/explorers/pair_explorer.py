@@ -14,7 +14,7 @@ from dpo_lab.analysis.pair_margins import ORDERS, Order, PairScores
 from dpo_lab.analysis.token_credit import Credit, token_credit
 from dpo_lab.data.preferences import prompt_text, response_text
 from dpo_lab.data.rows import Pair
-from dpo_lab.objective.losses import LOSSES
+from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.html.credit import credit_map
@@ -216,7 +216,7 @@ def caveats(config: TrainConfig) -> list[str]:
     """
     loss, said = config.loss_function, []
     if loss is not LOSSES["sigmoid"]:
-        said.append(f"Trained with {loss.title}, whose rewards are {loss.reward_meaning}.")
+        said.append(f"Trained with {loss.title}, whose rewards are {loss.rewards}.")
     divergence = config.loss_options.get("f_divergence_type", "reverse_kl")
     if divergence != "reverse_kl":
         said.append(f"The loss saw scores of {divergence} in place of log-ratios.")

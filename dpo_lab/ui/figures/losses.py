@@ -11,9 +11,8 @@ import torch
 from plotly.subplots import make_subplots
 
 from dpo_lab.models.response_space import Recovered
-from dpo_lab.objective.loss import Loss, loss_and_slopes
-from dpo_lab.objective.losses import find_loss
-from dpo_lab.objective.pairs import PairLogps
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import Loss, find_loss, loss_and_grads
 from dpo_lab.ui.figures.style import (
     CHOSEN,
     LEGEND,
@@ -53,7 +52,7 @@ def curve_traces(name: str, loss: Loss, beta: float, look: dict, **options: Any)
     that does not pull there is left as it is.
     """
     margins = torch.linspace(-REACH, REACH, 121, dtype=torch.float64)
-    losses, slopes = loss_and_slopes(loss, pairs_at(margins / 2, -margins / 2), beta, **options)
+    losses, slopes = loss_and_grads(loss, pairs_at(margins / 2, -margins / 2), beta, **options)
     pull = (slopes[1] - slopes[0]) / (2 * beta)
     unit = 2 * pull[60] if pull[60] > 0 else 1
     values = (losses - losses[60]) / unit
@@ -143,7 +142,7 @@ def push_figure(names: Sequence[str], beta: float = 1.0) -> go.Figure:
 def _pushes(loss: Loss, beta: float, ticks: torch.Tensor) -> tuple[np.ndarray, ...]:
     """Rewards of a grid, and the push on each side, the largest being 1."""
     chosen, rejected = torch.cartesian_prod(ticks, ticks).T
-    slopes = -loss_and_slopes(loss, pairs_at(chosen / beta, rejected / beta), beta)[1]
+    slopes = -loss_and_grads(loss, pairs_at(chosen / beta, rejected / beta), beta)[1]
     scale = slopes.norm(dim=0).max().clamp_min(1e-9)
     return tuple(part.numpy() for part in (chosen, rejected, *(slopes / scale)))
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from dpo_lab.objective.preference import Calibration, preference_probability
+from dpo_lab.objective.bradley_terry import Calibration, preference_probability
 from dpo_lab.ui.figures.style import CHOSEN, POLICY, REFERENCE, REJECTED, THEORY, blank, line
 from dpo_lab.ui.html.tables import escaped
 

@@ -26,10 +26,10 @@ def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
 
     None where it is not one number: without a reference, or with pairs that are weighed.
     """
-    from dpo_lab.objective.pairs import PairLogps
+    from dpo_lab.objective.pair_logps import PairLogps
 
     loss = config.loss_function
-    if not loss.known_start or config.use_weighting:
+    if not loss.has_initial_value or config.use_weighting:
         return None
     return loss(PairLogps.at_reference(), beta or config.beta, **config.loss_options).item()
 

@@ -12,7 +12,7 @@ from docstring_parser import parse_from_object
 
 from dpo_lab.data.builtin import BUILTIN as BUILTIN_DATA
 from dpo_lab.models.builtin import BUILTIN_MODELS
-from dpo_lab.objective.losses import LOSSES, SUMS
+from dpo_lab.objective.registry import LOSSES, SUMS
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.workbench.state import WorkbenchState

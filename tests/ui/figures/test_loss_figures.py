@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from dpo_lab.models.response_space import Recovered
-from dpo_lab.objective.losses import LOSSES, SUMS
+from dpo_lab.objective.registry import LOSSES, SUMS
 from dpo_lab.ui.explorers import losses as loss_explorers
 from dpo_lab.ui.explorers.losses import WITH_REFERENCE, LossExplorer, NoiseExplorer
 from dpo_lab.ui.figures.losses import (

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective.preference import calibration
+from dpo_lab.objective.bradley_terry import calibration
 from dpo_lab.ui.figures.rewards import calibration_figure, preference_figure, rewards_figure
 
 

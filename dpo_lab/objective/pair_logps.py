@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
-DIVERGENCES = get_args(Divergence)
+FDivergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+F_DIVERGENCES = get_args(FDivergence)
 """What may tie the policy to its reference (f-DPO), by TRL's names; DPO's is `reverse_kl`."""
 
 LOGPS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -29,9 +29,9 @@ class PairLogps:
         policy_rejected: `log pi(y_l|x)`.
         reference_chosen: `log pi_ref(y_w|x)`.
         reference_rejected: `log pi_ref(y_l|x)`.
-        chosen_tokens: Scored tokens of the chosen responses; for losses that divide by them.
-        rejected_tokens: The same of the rejected.
-        mean_chosen_tokens: Mean of `chosen_tokens` over the optimiser's batch, where these pairs
+        chosen_lengths: Scored tokens of the chosen responses; for losses that divide by them.
+        rejected_lengths: The same of the rejected.
+        mean_chosen_length: Mean of `chosen_lengths` over the optimiser's batch, where these pairs
             are a part of one; by default over these pairs.
 
     Raises:
@@ -42,9 +42,9 @@ class PairLogps:
     policy_rejected: Tensor
     reference_chosen: Tensor
     reference_rejected: Tensor
-    chosen_tokens: Tensor | None = None
-    rejected_tokens: Tensor | None = None
-    mean_chosen_tokens: float | None = None
+    chosen_lengths: Tensor | None = None
+    rejected_lengths: Tensor | None = None
+    mean_chosen_length: float | None = None
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -80,18 +80,18 @@ class PairLogps:
         return self.chosen_logratios - self.rejected_logratios
 
     @property
-    def tokens(self) -> tuple[Tensor, Tensor]:
+    def lengths(self) -> tuple[Tensor, Tensor]:
         """Scored tokens of the chosen and of the rejected responses, each `(pairs,)`.
 
         Raises:
             ValueError: If they were not given.
         """
-        if self.chosen_tokens is None or self.rejected_tokens is None:
+        if self.chosen_lengths is None or self.rejected_lengths is None:
             raise ValueError(
-                "chosen_tokens=None: this loss divides by the number of tokens. "
-                "Give chosen_tokens and rejected_tokens."
+                "chosen_lengths=None: this loss divides by the number of tokens. "
+                "Give chosen_lengths and rejected_lengths."
             )
-        return self.chosen_tokens, self.rejected_tokens
+        return self.chosen_lengths, self.rejected_lengths
 
     def per_token(self) -> PairLogps:
         """The same with means over tokens in place of sums.
@@ -99,7 +99,7 @@ class PairLogps:
         Raises:
             ValueError: If the numbers of tokens were not given.
         """
-        chosen, rejected = self.tokens
+        chosen, rejected = self.lengths
         return replace(
             self,
             policy_chosen=self.policy_chosen / chosen,
@@ -108,7 +108,7 @@ class PairLogps:
             reference_rejected=self.reference_rejected / rejected,
         )
 
-    def under(self, divergence: Divergence, alpha: float = 0.5) -> PairLogps:
+    def with_f_divergence(self, divergence: FDivergence, alpha: float = 0.5) -> PairLogps:
         """The same with each log-ratio `log u` replaced by the score `f'(u)` of an f-divergence.
 
         The policy that maximises reward minus `beta * D_f(pi || pi_ref)` has
@@ -118,7 +118,7 @@ class PairLogps:
         divergence.
 
         Args:
-            divergence: One of `DIVERGENCES`.
+            divergence: One of `F_DIVERGENCES`.
             alpha: Of the alpha divergence; at 1 it is the reverse KL, at 0 the forward KL.
 
         Returns:
@@ -135,9 +135,9 @@ class PairLogps:
             other end, `1 - alpha`. Scores are the same for ratios whose power exceeds e^40, so a
             response that has fallen that far is no longer pushed.
         """
-        if divergence not in DIVERGENCES:
+        if divergence not in F_DIVERGENCES:
             raise ValueError(
-                f"f_divergence_type={divergence!r}: unknown. Use one of {', '.join(DIVERGENCES)}."
+                f"f_divergence_type={divergence!r}: unknown. Use one of {', '.join(F_DIVERGENCES)}."
             )
         if not -LARGEST_EXPONENT < alpha < LARGEST_EXPONENT:
             raise ValueError(

@@ -65,18 +65,6 @@ def sample_preferences(
     return torch.bernoulli(preference_probability(reward_a, reward_b), generator=generator).bool()
 
 
-def preference_accuracy(margins: Tensor) -> Tensor:
-    """Share of pairs whose chosen response has the larger reward; a tie counts half.
-
-    Args:
-        margins: `(pairs,)`, `r(x, y_w) - r(x, y_l)`.
-
-    Returns:
-        Scalar in [0, 1].
-    """
-    return ((margins > 0).double() + 0.5 * (margins == 0).double()).mean()
-
-
 def expected_accuracy(margins: Tensor, true_margins: Tensor) -> Tensor:
     """The accuracy to expect if the labels of these pairs were drawn again from Bradley-Terry.
 

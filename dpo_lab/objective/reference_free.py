@@ -1,0 +1,146 @@
+"""Losses of the policy's own likelihoods, with no reference in them.
+
+Arguments, returns and errors as in `dpo.py`; all of them need lengths. No reference holds the
+policy here, so beta is what each loss says it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpo_lab.objective.checks import check_beta, check_not_negative, check_smoothing
+from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.objective.registry import NO_REFERENCE, UNTIED, register
+
+
+@register(
+    "sft",
+    title="SFT on the chosen",
+    formula="-log pi(y_w|x) per token; beta has no part",
+    citation="Pang et al. 2024, beside DPO",
+    arxiv="2404.19733",
+    rewards=NO_REFERENCE,
+    reference_free=True,
+    uses_lengths=True,
+    trl="sft",
+    status=UNTIED,
+)
+def sft_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """Negative log-likelihood of the chosen responses, in nats per token of the batch.
+
+    `-log pi(y_w|x) / (mean chosen length)`, so that the mean over pairs is the mean over all chosen
+    tokens of the optimiser's batch. Added to another loss it keeps chosen responses from falling.
+    Beta has no part in it.
+
+    Source:
+        Supervised fine-tuning; beside DPO: Pang et al. 2024.
+    """
+    check_beta(beta)
+    chosen, _ = pairs.lengths
+    mean = chosen.mean() if pairs.mean_chosen_length is None else pairs.mean_chosen_length
+    return -pairs.policy_chosen / mean
+
+
+@register(
+    "simpo",
+    title="SimPO",
+    formula="-log sigmoid(beta * (mean logp of chosen - of rejected) - gamma)",
+    citation="Meng et al. 2024, Eq. 6",
+    arxiv="2405.14734",
+    rewards=NO_REFERENCE,
+    reference_free=True,
+    uses_lengths=True,
+    trl="simpo (CPOTrainer)",
+    status=UNTIED,
+)
+def simpo_loss(
+    pairs: PairLogps, beta: float, simpo_gamma: float = 0.5, label_smoothing: float = 0.0
+) -> Tensor:
+    """The reward is beta x the mean log-probability of a token, and must win by gamma.
+
+    Beta is the reward's scale, 2 to 10 in the paper; it holds the policy to nothing.
+
+    Source:
+        Meng et al. 2024, Eq. 6.
+    """
+    check_beta(beta)
+    check_smoothing(label_smoothing)
+    if not math.isfinite(simpo_gamma):
+        raise ValueError(f"simpo_gamma={simpo_gamma!r}: must be a finite number; 0.5 is TRL's.")
+    mean = pairs.per_token()
+    logits = beta * (mean.policy_chosen - mean.policy_rejected) - simpo_gamma
+    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(1 - label_smoothing) * kept - label_smoothing * flipped
+
+
+@register(
+    "cpo",
+    title="CPO",
+    formula="-log sigmoid(beta * (logp of chosen - of rejected)) + a * sft",
+    citation="Xu et al. 2024, Eq. 3",
+    arxiv="2401.08417",
+    rewards=NO_REFERENCE,
+    reference_free=True,
+    uses_lengths=True,
+    trl="sigmoid (CPOTrainer)",
+    status=UNTIED,
+)
+def cpo_loss(
+    pairs: PairLogps, beta: float, cpo_alpha: float = 1.0, label_smoothing: float = 0.0
+) -> Tensor:
+    """DPO with a uniform reference, and the chosen responses' likelihood, weighed by `cpo_alpha`.
+
+    Beta is the scale of the difference.
+
+    Source:
+        Xu et al. 2024, Eq. 3; the likelihood per token, as in its code.
+    """
+    check_beta(beta)
+    check_smoothing(label_smoothing)
+    check_not_negative("cpo_alpha", cpo_alpha, "1 is TRL's.")
+    logits = beta * (pairs.policy_chosen - pairs.policy_rejected)
+    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
+    preferred = -(1 - label_smoothing) * kept - label_smoothing * flipped
+    return preferred + cpo_alpha * sft_loss(pairs, beta)
+
+
+@register(
+    "orpo",
+    title="ORPO",
+    formula="sft - beta * log sigmoid(log odds of chosen - of rejected)",
+    citation="Hong et al. 2024, Eq. 6",
+    arxiv="2403.07691",
+    rewards=NO_REFERENCE,
+    reference_free=True,
+    uses_lengths=True,
+    trl="(ORPOTrainer)",
+    status=UNTIED + "; larger beta moves further",
+)
+def orpo_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """The chosen responses' likelihood, and beta x the odds ratio of chosen to rejected.
+
+    With the mean log-probability of a token `a = log pi(y|x) / |y|`, `log odds = a - log(1 - e^a)`.
+    Beta is the paper's lambda, weight of the odds ratio: here larger moves further.
+
+    Source:
+        Hong et al. 2024, Eq. 4, 6 and 7.
+
+    Note:
+        TRL's likelihood term runs over the prompt's tokens too; this one over the response's.
+    """
+    check_beta(beta)
+    mean = pairs.per_token()
+    log_odds_ratio = _log_odds(mean.policy_chosen) - _log_odds(mean.policy_rejected)
+    return sft_loss(pairs, beta) - beta * F.logsigmoid(log_odds_ratio)
+
+
+def _log_odds(logp: Tensor) -> Tensor:
+    """`log(p / (1 - p))` of `p = e^logp`, exact near p = 0 and near p = 1."""
+    logp = logp.clamp(max=-torch.finfo(logp.dtype).eps)
+    near_one = torch.log(-torch.expm1(logp))
+    near_zero = torch.log1p(-logp.exp())
+    return logp - torch.where(logp > -math.log(2), near_one, near_zero)

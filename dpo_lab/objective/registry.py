@@ -1,0 +1,254 @@
+"""The registry of losses: what a decorator enters, weighted sums of entries, their gradients.
+
+A loss is added by decorating its function with `register`. The training loop, the command line,
+the workbench and the documentation read names, options and texts from `LOSSES`, which is complete
+once `dpo_lab.objective` is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dpo_lab.objective.pair_logps import PairLogps
+
+F_DIVERGENCE_DEFAULTS = {"f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5}
+"""Options of the losses that take an f-divergence, with their defaults."""
+TESTED = "tested"
+"""By a value and a gradient derived by hand, an identity, and finite differences in float64."""
+UNTIED = TESTED + "; no reference holds the policy"
+
+DPO_REWARD = "implicit reward of the policy, up to a function of the prompt"
+NOT_A_REWARD = "beta x log-ratio, to read margins by; not a Bradley-Terry reward"
+NO_REFERENCE = "beta x log-ratio to where the policy began: drift, not what the loss rewards"
+
+SUMS = ("sigmoid + 0.2 sft", "0.8 sigmoid + 0.2 bco_pair + sft")
+"""Weighted sums that people use: DPO with the chosen's likelihood (Pang et al. 2024), and MPO."""
+
+_TERM = re.compile(r"\s*([0-9]*\.?[0-9]+)?\s*\*?\s*([a-z_]+)\s*")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One entry of `LOSSES`, or a weighted sum of some.
+
+    Attributes:
+        function: `(pairs, beta, **options)` to `(pairs,)`.
+        title: Name as people say it.
+        formula: In the words of the glossary.
+        citation: Paper and equation.
+        arxiv: The paper's number; empty where it has none.
+        rewards: What the logged `rewards/...` mean under this loss.
+        own_options: Keyword options it takes beside beta, with their defaults, from its signature;
+            those of the f-divergences come in `options`.
+        of_margin: Whether it is a function of the margin alone, so that the log-ratios may be
+            replaced by the scores of an f-divergence: what depends on the prompt cancels. (With
+            `sigmoid_norm` and `ipo_norm` it cancels for responses of one length alone; TRL allows
+            them too.) Of a sum, its `options` tell.
+        couples_pairs: Whether a value depends on the other pairs of the optimiser's batch by more
+            than the batch's mean length.
+        reference_free: Whether the reference has no part in it.
+        uses_lengths: Whether it divides by numbers of tokens.
+        bradley_terry: Whether its reward is a Bradley-Terry reward: with pairs enough whose labels
+            are drawn from Bradley-Terry, its optimum is pi* at beta.
+        trl: How TRL 1.16 calls it; empty where it has no such loss.
+        status: How far it is checked, and what to know before use.
+        members: The losses that a sum adds up; none of a single loss.
+    """
+
+    function: Callable[..., Tensor]
+    title: str
+    formula: str
+    citation: str
+    arxiv: str
+    rewards: str
+    own_options: Mapping[str, Any] = field(default_factory=dict)
+    of_margin: bool = False
+    couples_pairs: bool = False
+    reference_free: bool = False
+    uses_lengths: bool = False
+    bradley_terry: bool = False
+    trl: str = ""
+    status: str = TESTED
+    members: tuple[Loss, ...] = ()
+
+    @property
+    def has_initial_value(self) -> bool:
+        """Whether its value where the policy equals the reference is one number."""
+        return not any(loss.reference_free for loss in self.members or (self,))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every keyword option with its default."""
+        return {**self.own_options, **(F_DIVERGENCE_DEFAULTS if self.of_margin else {})}
+
+    def __call__(self, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
+        """Loss of every pair, `(pairs,)`.
+
+        Args:
+            pairs: Log-probabilities, each `(pairs,)`.
+            beta: As in the loss.
+            **options: As named in `options`.
+
+        Raises:
+            TypeError: If the loss has no such option.
+            ValueError: If a value is out of range.
+        """
+        if self.of_margin:
+            divergence = [
+                options.pop(name, default) for name, default in F_DIVERGENCE_DEFAULTS.items()
+            ]
+            pairs = pairs.with_f_divergence(*divergence)
+        return self.function(pairs, beta, **options)
+
+
+LOSSES: dict[str, Loss] = {}
+"""Every loss by its name: TRL's, where TRL has it. TRL's `ipo` is `ipo_norm` here."""
+
+LossFunction = TypeVar("LossFunction", bound=Callable[..., Tensor])
+
+
+def register(name: str, **texts: Any) -> Callable[[LossFunction], LossFunction]:
+    """Enter a loss function into `LOSSES`; its arguments with defaults are its options.
+
+    Args:
+        name: What `--loss` takes.
+        **texts: The attributes of `Loss` beside its function and options.
+
+    Raises:
+        ValueError: If there is a loss of this name.
+    """
+
+    def enter(function: LossFunction) -> LossFunction:
+        if name in LOSSES:
+            raise ValueError(f"loss {name!r}: is there already. Give this one another name.")
+        parameters = inspect.signature(function).parameters.values()
+        options = {p.name: p.default for p in parameters if p.default is not p.empty}
+        LOSSES[name] = Loss(function, own_options=options, **texts)
+        return function
+
+    return enter
+
+
+def all_options() -> dict[str, Any]:
+    """Every option that some loss takes, with the default of the first that does."""
+    return {k: v for loss in reversed(LOSSES.values()) for k, v in loss.options.items()}
+
+
+@cache
+def find_loss(name: str) -> Loss:
+    """A loss by its name, or a weighted sum such as `sigmoid + 0.2 sft`.
+
+    Every member of a sum takes those of the options that it knows, and has its own default where
+    one is not given.
+
+    Args:
+        name: A name of `LOSSES`, or several joined by `+`, each with a weight before it or none.
+
+    Raises:
+        ValueError: If a name is unknown, or a weight is not a positive number.
+    """
+    parts = name.split("+")
+    terms = [_TERM.fullmatch(part) for part in parts]
+    for part, term in zip(parts, terms, strict=True):
+        if term is None or term[2] not in LOSSES:
+            raise ValueError(
+                f"loss={name!r}: {part.strip()!r} is unknown. Use one of {', '.join(LOSSES)}; or a "
+                "weighted sum, such as 'sigmoid + 0.2 sft'."
+            )
+    weighted = [(float(term[1] or 1), LOSSES[term[2]]) for term in terms]
+    if any(weight <= 0 for weight, _ in weighted):
+        raise ValueError(f"loss={name!r}: a weight is not above 0. Leave that loss out.")
+    return weighted[0][1] if weighted == [(1.0, weighted[0][1])] else _weighted_sum(weighted)
+
+
+def _weighted_sum(weighted: list[tuple[float, Loss]]) -> Loss:
+    members = [loss for _, loss in weighted]
+    # A divergence in some terms only would tie the policy to its reference in two ways.
+    divergences = all(loss.of_margin or loss.reference_free for loss in members)
+    taken = {k: v for loss in reversed(members) for k, v in loss.options.items()}
+    if not divergences:
+        taken = {k: v for k, v in taken.items() if k not in F_DIVERGENCE_DEFAULTS}
+
+    def total(pairs: PairLogps, beta: float, **options: Any) -> Tensor:
+        if unknown := options.keys() - taken:
+            raise TypeError(f"{', '.join(sorted(unknown))}: no option of this sum of losses.")
+        return sum(
+            weight * loss(pairs, beta, **{k: v for k, v in options.items() if k in loss.options})
+            for weight, loss in weighted
+        )
+
+    def joined(attribute: str, between: str, weights: bool = False) -> str:
+        texts = [
+            (f"{weight:g} x " if weights and weight != 1 else "") + getattr(loss, attribute)
+            for weight, loss in weighted
+        ]
+        return between.join(dict.fromkeys(texts))
+
+    return Loss(
+        total,
+        title=joined("title", " + ", weights=True),
+        formula=joined("formula", " + ", weights=True),
+        citation=joined("citation", "; "),
+        arxiv="",
+        rewards=joined("rewards", "; and: "),
+        own_options=taken,  # to look at: each member keeps its own default of what is not given
+        couples_pairs=any(loss.couples_pairs for loss in members),
+        reference_free=all(loss.reference_free for loss in members),
+        uses_lengths=any(loss.uses_lengths for loss in members),
+        trl="" if not all(loss.trl for loss in members) else joined("trl", " + "),
+        status=joined("status", "; "),
+        members=tuple(members),
+    )
+
+
+def loss_and_grads(
+    loss: Loss, pairs: PairLogps, beta: float, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Loss of each pair, and its gradient by the policy's two log-probabilities.
+
+    All that a model needs of the loss: `logps.backward(grads)` carries it to the weights.
+
+    Args:
+        loss: An entry of `LOSSES`.
+        pairs: Log-probabilities, each `(pairs,)`.
+        beta: As in the loss.
+        **options: As in the loss.
+
+    Returns:
+        `(pairs,)` and `(2, pairs)`: by chosen and by rejected; both without gradient.
+    """
+    with torch.enable_grad():
+        policy = torch.stack([pairs.policy_chosen, pairs.policy_rejected]).detach()
+        chosen, rejected = policy.requires_grad_()
+        losses = loss(pairs.with_policy(chosen, rejected), beta, **options)
+        (grads,) = torch.autograd.grad(losses.sum(), policy)
+    return losses.detach(), grads
+
+
+def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
+    """How hard each pair pushes: `w` in `dL/dtheta = -beta * w * d(log pi(y_w|x))/dtheta + ...`.
+
+    For the DPO loss this is `sigmoid(-beta * margin)`: one half at the start, near one for a pair
+    that the implicit reward ranks wrongly, near zero for one that it ranks well.
+
+    Args:
+        loss: An entry of `LOSSES`.
+        pairs: Log-probabilities, each `(pairs,)`.
+        beta: As in the loss.
+        **options: As in the loss.
+
+    Returns:
+        `(pairs,)`, without gradient.
+
+    Source:
+        Rafailov et al. 2023, section 4 ("What does the DPO update do?").
+    """
+    return -loss_and_grads(loss, pairs, beta, **options)[1][0] / beta
