@@ -163,6 +163,23 @@ def preferences_from_rows(
     return Preferences(pairs, report, score)
 
 
+def as_preferences(
+    data: str | os.PathLike | Preferences | Iterable[Mapping[str, Any]], **options: Any
+) -> Preferences:
+    """Preference pairs in any of the forms in which people have them.
+
+    Args:
+        data: What `load_preferences` reads, rows in memory, a `datasets.Dataset`, or `Preferences`,
+            which are taken as they are.
+        **options: As in `load_preferences` or `preferences_from_rows`, of which `None` counts as
+            not given.
+    """
+    if isinstance(data, Preferences):
+        return data
+    read = load_preferences if isinstance(data, str | os.PathLike) else preferences_from_rows
+    return read(data, **options)
+
+
 def load_train_and_held_out(
     source: str | os.PathLike,
     *,

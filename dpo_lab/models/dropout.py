@@ -7,6 +7,8 @@ A policy is trained in evaluation mode, where nothing is dropped; gradient check
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -24,6 +26,18 @@ def disable_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         _zero_floats(module)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which nothing is dropped; afterwards every module has its own again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def evaluation_mode(model: nn.Module, checkpointing: bool = False) -> None:

@@ -1,0 +1,125 @@
+# The public names, each with the module that it comes from: `__init__.py` reads this list.
+
+from dpo_lab.analysis.cross_fit import cross_fitted_scores as cross_fitted_scores
+from dpo_lab.analysis.displacement import (
+    exact_displacement as exact_displacement,
+)
+from dpo_lab.analysis.displacement import (
+    sampled_displacement as sampled_displacement,
+)
+from dpo_lab.analysis.displacement import (
+    token_displacement as token_displacement,
+)
+from dpo_lab.analysis.frontier_curve import Theory as Theory
+from dpo_lab.analysis.margin_history import MarginHistory as MarginHistory
+from dpo_lab.analysis.pair_margins import (
+    mean_scores as mean_scores,
+)
+from dpo_lab.analysis.pair_margins import (
+    precision_at as precision_at,
+)
+from dpo_lab.analysis.pair_margins import (
+    score_pairs as score_pairs,
+)
+from dpo_lab.analysis.response_stats import (
+    AnswerForm as AnswerForm,
+)
+from dpo_lab.analysis.response_stats import (
+    before_and_after as before_and_after,
+)
+from dpo_lab.analysis.token_credit import token_credit as token_credit
+from dpo_lab.analysis.token_report import pair_tokens as pair_tokens
+from dpo_lab.annotation.scored_pairs import completion_pairs as completion_pairs
+from dpo_lab.annotation.simulated import SimulatedAnnotator as SimulatedAnnotator
+from dpo_lab.data.flips import flip_labels as flip_labels
+from dpo_lab.data.preferences import (
+    Preferences as Preferences,
+)
+from dpo_lab.data.preferences import (
+    load_preferences as load_preferences,
+)
+from dpo_lab.data.preferences import (
+    load_train_and_held_out as load_train_and_held_out,
+)
+from dpo_lab.data.preferences import (
+    preferences_from_rows as preferences_from_rows,
+)
+from dpo_lab.models.kl import measure_kl as measure_kl
+from dpo_lab.models.loading import (
+    LanguageModel as LanguageModel,
+)
+from dpo_lab.models.loading import (
+    load_model as load_model,
+)
+from dpo_lab.models.logps import logps as logps
+from dpo_lab.models.response_space import World as World
+from dpo_lab.models.sampling import sample as sample
+from dpo_lab.models.scoring import (
+    Scorer as Scorer,
+)
+from dpo_lab.models.scoring import (
+    score_sequences as score_sequences,
+)
+from dpo_lab.objective import (
+    LOSSES as LOSSES,
+)
+from dpo_lab.objective import (
+    Loss as Loss,
+)
+from dpo_lab.objective import (
+    PairLogps as PairLogps,
+)
+from dpo_lab.objective import (
+    dpo_loss as dpo_loss,
+)
+from dpo_lab.objective import (
+    find_loss as find_loss,
+)
+from dpo_lab.objective import (
+    implicit_rewards as implicit_rewards,
+)
+from dpo_lab.objective import (
+    loss_and_grads as loss_and_grads,
+)
+from dpo_lab.objective.kl import Estimate as Estimate
+from dpo_lab.objective.optimum import (
+    Frontier as Frontier,
+)
+from dpo_lab.objective.optimum import (
+    exact_kl as exact_kl,
+)
+from dpo_lab.objective.optimum import (
+    log_partition as log_partition,
+)
+from dpo_lab.objective.optimum import (
+    optimal_logps as optimal_logps,
+)
+from dpo_lab.objective.optimum import (
+    rlhf_objective as rlhf_objective,
+)
+from dpo_lab.training.callbacks import Callback as Callback
+from dpo_lab.training.config import TrainConfig as TrainConfig
+from dpo_lab.training.control import RunControl as RunControl
+from dpo_lab.training.evaluation import evaluate as evaluate
+from dpo_lab.training.loop import train as train
+from dpo_lab.training.outcome import measure_outcome as measure_outcome
+from dpo_lab.training.records import (
+    SampleRecord as SampleRecord,
+)
+from dpo_lab.training.records import (
+    StepRecord as StepRecord,
+)
+from dpo_lab.training.runs import Run as Run
+from dpo_lab.training.setup import (
+    Job as Job,
+)
+from dpo_lab.training.setup import (
+    prepare as prepare,
+)
+from dpo_lab.training.sft import supervised_finetune as supervised_finetune
+from dpo_lab.ui.annotator.annotator import Annotator as Annotator
+from dpo_lab.ui.explorers.pair_explorer import PairExplorer as PairExplorer
+from dpo_lab.ui.explorers.token_inspector import TokenInspector as TokenInspector
+from dpo_lab.ui.workbench.workbench import Workbench as Workbench
+
+__version__: str
