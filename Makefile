@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint bench notebooks pictures clean
+.PHONY: help setup demo lab test check lint bench notebooks pictures clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -37,9 +37,13 @@ test: $(READY)  ## every test, and every notebook run and compared
 	DPO_LAB_SHORT=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=300 -p no:cacheprovider notebooks
 
-lint: $(READY)  ## style
+check: lint  ## style, types, and the tests that are fast
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not slow" --ignore=tests/browser --ignore=tests/training
+
+lint: $(READY)  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check --summary=none
 
 bench: $(READY)  ## measure: beside TRL, growth, overhead (BENCH_DATA=pairs.jsonl, BENCH_MODEL=smollm2)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[bench]'

@@ -1,31 +1,51 @@
-"""The README's code does what it says."""
+"""What the README and the pages of docs/ say: their code runs, their tables and links hold."""
 
 import re
 from pathlib import Path
 
 import nbformat
+import pytest
 
 from dpo_lab.objective.registry import LOSSES
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # runs are kept below the folder that one is in
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    assert len(blocks) == 3
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    exec(block, {})
+    assert capsys.readouterr().out.splitlines()[0] == "0 None"
+
+
+def test_the_code_of_the_workbenchs_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "workbench.md").read_text(), re.S)
+    assert len(blocks) == 2
     names: dict = {}
     for block in blocks:
         exec(block, names)
     bench = names["bench"]
     assert bench.run.state == "done" and len(bench.shelf.runs) == 2
     assert bench.run.records[-1].beta == 1 and bench.run.records[50].beta == 0.1
-    assert capsys.readouterr().out.splitlines()[0] == "0 None"
     bench.close()
 
 
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
 def test_the_table_of_losses_is_the_registrys() -> None:
-    rows = [line for line in README.read_text().splitlines() if line.startswith("| `")]
+    text = (DOCS / "losses.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
     cells = {row.split("`")[1]: row.replace("\\|", "|") for row in rows}
     for name, loss in LOSSES.items():
         assert f"`{loss.formula}`" in cells[name]
@@ -35,12 +55,12 @@ def test_the_table_of_losses_is_the_registrys() -> None:
 
 
 def test_every_question_names_a_heading_that_its_notebook_has() -> None:
-    text = README.read_text()
+    text = (DOCS / "questions.md").read_text()
     table = text[text.index("| question | cell |") :].split("\n\n")[0]
     named = re.findall(r"`(\d\d_\w+)`, \"(.*?)\"", table)
     assert len(table.splitlines()) - 2 == 7 and len(named) >= 7
     for name, heading in named:
-        notebook = nbformat.read(README.parent / "notebooks" / f"{name}.ipynb", as_version=4)
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         words = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
         heads = re.findall(r"^#+ (.*)$", "\n".join(words), re.M)
         assert any(head.startswith(heading) for head in heads), (name, heading)

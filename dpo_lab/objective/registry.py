@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from typing import Any, TypeVar
 
 import torch
@@ -155,15 +155,15 @@ def find_loss(name: str) -> Loss:
     Raises:
         ValueError: If a name is unknown, or a weight is not a positive number.
     """
-    parts = name.split("+")
-    terms = [_TERM.fullmatch(part) for part in parts]
-    for part, term in zip(parts, terms, strict=True):
+    weighted = []
+    for part in name.split("+"):
+        term = _TERM.fullmatch(part)
         if term is None or term[2] not in LOSSES:
             raise ValueError(
                 f"loss={name!r}: {part.strip()!r} is unknown. Use one of {', '.join(LOSSES)}; or a "
                 "weighted sum, such as 'sigmoid + 0.2 sft'."
             )
-    weighted = [(float(term[1] or 1), LOSSES[term[2]]) for term in terms]
+        weighted.append((float(term[1] or 1), LOSSES[term[2]]))
     if any(weight <= 0 for weight, _ in weighted):
         raise ValueError(f"loss={name!r}: a weight is not above 0. Leave that loss out.")
     return weighted[0][1] if weighted == [(1.0, weighted[0][1])] else _weighted_sum(weighted)
@@ -180,10 +180,11 @@ def _weighted_sum(weighted: list[tuple[float, Loss]]) -> Loss:
     def total(pairs: PairLogps, beta: float, **options: Any) -> Tensor:
         if unknown := options.keys() - taken:
             raise TypeError(f"{', '.join(sorted(unknown))}: no option of this sum of losses.")
-        return sum(
+        terms = [
             weight * loss(pairs, beta, **{k: v for k, v in options.items() if k in loss.options})
             for weight, loss in weighted
-        )
+        ]
+        return reduce(torch.add, terms)
 
     def joined(attribute: str, between: str, weights: bool = False) -> str:
         texts = [
