@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from dpo_lab.kernels.grad_buffers import adds_in_place, summed_into
+from dpo_lab.kernels.grad_buffers import summed_into
 from dpo_lab.objective.logprobs import sum_dtype, upcast
 
 CHUNK_ELEMENTS = 1 << 24
@@ -32,6 +32,7 @@ def linear_token_logps(
     scale: float = 1.0,
     softcap: float | None = None,
     tile: tuple[int, int] = TILE,
+    in_place: bool = False,
 ) -> Tensor:
     """`log_softmax(head(hidden))[targets]` of a linear head, without holding all the logits.
 
@@ -48,6 +49,8 @@ def linear_token_logps(
         scale: Factor on the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
         softcap: Bound of Gemma 2's `final_logit_softcapping`, if any.
         tile: Most tokens, and most entries of the vocabulary, in a tile.
+        in_place: Add the weight's gradient to `weight.grad` as it is computed and give autograd
+            none; for a trained leaf within `adding_in_place`.
 
     Returns:
         `(tokens,)`, nats, float32 (float64 for float64 input).
@@ -62,7 +65,7 @@ def linear_token_logps(
     _check_lengths(hidden, targets)
     if min(tile) < 1:
         raise ValueError(f"tile={tile}: must hold a logit at least. Leave it out for the default.")
-    return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, tile)
+    return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, tile, in_place)
 
 
 def module_token_logps(
@@ -110,7 +113,7 @@ class _LinearTokenLogps(torch.autograd.Function):
     """`log_softmax(linear(hidden))[target]`, a tile of logits at a time, again in the backward."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, scale, softcap, size):
+    def forward(ctx, hidden, weight, bias, targets, scale, softcap, size, in_place):
         out = torch.empty(len(targets), dtype=sum_dtype(hidden), device=hidden.device)
         totals = torch.empty_like(out)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -133,17 +136,17 @@ class _LinearTokenLogps(torch.autograd.Function):
                 totals[rows] = sums.log_() + largest
                 out[rows] = picked - totals[rows]
         ctx.save_for_backward(hidden, weight, bias, targets, totals)
-        ctx.constants = scale, softcap, size
+        ctx.constants = scale, softcap, size, in_place
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         hidden, weight, bias, targets, totals = ctx.saved_tensors
-        scale, softcap, size = ctx.constants
+        scale, softcap, size, in_place = ctx.constants
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype = sum_dtype(hidden)
-        in_place = needs_weight and adds_in_place(weight) and weight.dtype == dtype
+        in_place = in_place and needs_weight and weight.dtype == dtype
         if needs_weight:
             grad_weight, new = (
                 summed_into(weight) if in_place else (torch.empty_like(weight, dtype=dtype), True)
@@ -177,7 +180,7 @@ class _LinearTokenLogps(torch.autograd.Function):
             grad_hidden.to(hidden.dtype) if needs_hidden else None,
             grad_weight.to(weight.dtype) if needs_weight and not in_place else None,
             grad_bias.to(bias.dtype) if needs_bias else None,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 

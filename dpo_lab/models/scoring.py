@@ -14,6 +14,7 @@ from dpo_lab.data.batching import Batch, collate, token_budget_batches
 from dpo_lab.data.encoding import Ids
 from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.kernels.chunked_stats import log_square_sums
+from dpo_lab.kernels.grad_buffers import adds_in_place
 from dpo_lab.kernels.head import head_logits, linear_token_logps, module_token_logps
 from dpo_lab.kernels.tree_attention import tree_keywords
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
@@ -67,6 +68,7 @@ class Head:
                 bias=self.module.bias,
                 scale=self.scale,
                 softcap=self.softcap,
+                in_place=adds_in_place(self.module.weight),
             )
         return module_token_logps(hidden, self.logits, targets, vocabulary=vocabulary)
 
