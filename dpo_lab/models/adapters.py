@@ -160,11 +160,22 @@ def load_adapter(model: nn.Module, folder: Path) -> set[str]:
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Random numbers from a seed, on the CPU and a device; afterwards all goes on as before.
 
-    PyTorch has one generator for all threads, so those that come here take turns.
+    PyTorch has one generator a device for all threads, so those that come here take turns.
     """
-    with _ONE_AT_A_TIME, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    with _ONE_AT_A_TIME:
+        generators = [torch.default_generator]
+        if device.type == "cuda":
+            generators.append(torch.cuda.default_generators[device.index])
+        elif device.type == "mps":
+            generators.append(torch.mps._get_default_mps_generator())
+        states = [generator.get_state() for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
 
 def _fuse(model: nn.Module) -> None:
@@ -188,7 +199,9 @@ def _fused_forward(layer: nn.Module, x: Tensor, *arguments, **options) -> Tensor
     rows = x.flatten(0, -2)
     output = layer.base_layer(rows)
     inner, outer = rows @ layer.lora_A[name].weight.T, layer.lora_B[name].weight.T
-    output.addmm_(inner, outer, alpha=layer.scaling[name])
+    # Autocast gives products in bfloat16, but casts nothing for an operation in place.
+    kind = output.dtype
+    output.addmm_(inner.to(kind), outer.to(kind), alpha=layer.scaling[name])
     return output.view(*x.shape[:-1], output.shape[-1])
 
 

@@ -83,6 +83,12 @@ class Layouts:
         try:
             every = [self._alone(sequence) for sequence in sequences]
         except (IndexError, RuntimeError) as error:
+            if not tried and longest <= made_for and isinstance(error, RuntimeError):
+                raise ValueError(
+                    f"model {self.model.name!r}: a pass over {longest} tokens fails in "
+                    f"{self.scorer.precision} ({_first_line(error)}). Give another precision, or "
+                    "another model."
+                ) from error
             raise ValueError(
                 f"model {self.model.name!r}: cannot take a sequence of {longest} tokens "
                 f"({_first_line(error)}); it is made for {made_for}. Give a smaller "
