@@ -179,9 +179,9 @@ def token_displacement(
     # One step's logits at a time: a large vocabulary fits in memory at any length.
     for place, row in enumerate(batch.token.tolist()):
         rows = slice(row, row + 1)
-        after = policy.logits(states[rows])[0].double().softmax(-1).cpu()
+        after = policy.logits(states[rows])[0].cpu().double().softmax(-1)  # not all have float64
         with reference.active() as scorer:
-            before = scorer.logits(reference_states[rows])[0].double().softmax(-1).cpu()
+            before = scorer.logits(reference_states[rows])[0].cpu().double().softmax(-1)
         gains = after - before
         context = response[:place]
 

@@ -84,9 +84,9 @@ def token_credit(
     credits: list[Credit | None] = [None] * len(sequences)
     for group in policy.groups([(sequence,) for sequence in sequences], token_budget):
         batch = policy.batch([sequences[index] for index in group])
-        after = policy.token_logps(batch).double().cpu()
+        after = policy.token_logps(batch).cpu().double()  # not every device has float64
         with reference.active() as scorer:
-            before = scorer.token_logps(batch).double().cpu()
+            before = scorer.token_logps(batch).cpu().double()
         token, owner = batch.token.cpu(), batch.response.cpu()
         for place, index in enumerate(group):
             own = token[owner == place]

@@ -59,6 +59,21 @@ def evaluation_mode(model: nn.Module, checkpointing: bool = False) -> None:
                 _zero_floats(module.config)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for all of a model; afterwards each module has its own mode again.
+
+    In training mode, gradient checkpointing leaves the cache of past tokens empty.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def _zero_floats(owner: object) -> None:
     for name, value in list(vars(owner).items()):
         random = "drop" in name or ("jitter" in name and name not in _NO_NOISE)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dpo_lab.data.encoding import Ids
+from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.loading import LanguageModel
 
 MAX_RESPONSES = 1 << 20
@@ -18,7 +19,7 @@ _MOST_CACHED = 1 << 13
 
 @dataclass(frozen=True)
 class Enumeration:
-    """The distribution of a policy over all its responses to one prompt.
+    """The distribution of a policy over all its responses to one prompt, on the CPU.
 
     Response i is `words[i]` (padded with -1) and then the end token.
 
@@ -81,7 +82,6 @@ def enumerate_responses(
         ValueError: If there are too many, or several tokens end a response.
     """
     end, *other_ends = language_model.encoder.end_ids
-    device = language_model.device
     vocabulary = language_model.base.config.get_text_config().vocab_size
     if not enumerable(language_model, max_words):
         raise ValueError(
@@ -89,9 +89,9 @@ def enumerate_responses(
             f"response, and max_words={max_words}: its responses cannot all be enumerated. "
             "Use a model like 'micro', or sample."
         )
-    others = torch.tensor([token for token in range(vocabulary) if token != end], device=device)
-    prefixes = torch.zeros(1, 0, dtype=torch.long, device=device)
-    weight = torch.zeros(1, dtype=torch.float64, device=device)
+    others = torch.tensor([token for token in range(vocabulary) if token != end])
+    prefixes = torch.zeros(1, 0, dtype=torch.long)
+    weight = torch.zeros(1, dtype=torch.float64)
     all_words, all_logps = [], []
     past = _Past(language_model, prompt, keep_cache)
     for length in range(max_words + 1):
@@ -132,17 +132,18 @@ class _Past:
         if not (self._kept and few and (first or self._cache)):
             self._cache = None
             return next_token_logps(self._language_model, self._prompt, prefixes, chunk)
-        ids = torch.tensor([self._prompt], device=prefixes.device) if first else prefixes[:, -1:]
+        ids = torch.tensor([self._prompt]) if first else prefixes[:, -1:]
+        ids = ids.to(self._language_model.device)
         if not first:
             self._cache.batch_repeat_interleave(len(prefixes) // self._prefixes)
-        training = model.training
-        model.eval()  # a model under gradient checkpointing keeps no cache while it trains
-        output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        model.train(training)
+        with evaluating(model):
+            output = model(
+                input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            )
         cache = output.past_key_values
         whole = type(cache) is DynamicCache and cache.get_seq_length() == length
         self._cache, self._prefixes = cache if whole else None, len(prefixes)
-        return output.logits[:, -1].double().log_softmax(-1)
+        return _log_probs(output.logits)
 
 
 @torch.no_grad()
@@ -154,13 +155,18 @@ def next_token_logps(
     Args:
         language_model: The policy.
         prompt: Ids of the prompt.
-        prefixes: `(prefixes, words)`, ids of what was said so far.
+        prefixes: `(prefixes, words)`, ids of what was said so far, on the CPU, as is what they get.
         chunk: Prefixes in one forward pass.
     """
-    start = torch.tensor(prompt, device=prefixes.device)
+    start = torch.tensor(prompt)
     rows = []
     for some in prefixes.split(chunk):
-        ids = torch.cat([start.expand(len(some), -1), some], dim=1)
+        ids = torch.cat([start.expand(len(some), -1), some], dim=1).to(language_model.device)
         logits = language_model.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
-        rows.append(logits[:, -1].double().log_softmax(-1))
+        rows.append(_log_probs(logits))
     return torch.cat(rows)
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    """Of the last token, on the CPU: not every device has float64."""
+    return logits[:, -1].cpu().double().log_softmax(-1)

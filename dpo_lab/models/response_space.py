@@ -207,7 +207,8 @@ class World:
                 need not sum to one.
             second: The same of the other response. Pairs of equal responses are not kept, nor is
                 the empty response, which is no answer.
-            count: How many pairs, the same number for each prompt but for the last.
+            count: How many pairs. As many are drawn for each prompt, and those above `count` are
+                left out at random: no prompt has more than `ceil(count / prompts)`.
             flipped: Share of the labels that are turned around afterwards, in [0, 1].
             seed: Of responses, labels and order.
 
@@ -282,7 +283,7 @@ def _listed(
 
 
 def _logps(found: list[Enumeration]) -> Tensor:
-    return torch.stack([responses.logps for responses in found]).cpu()
+    return torch.stack([responses.logps for responses in found])
 
 
 def _different(first: Tensor, second: Tensor, count: int, generator) -> tuple[Tensor, Tensor]:

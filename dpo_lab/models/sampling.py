@@ -17,6 +17,7 @@ from dpo_lab.data.encoding import Ids
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.choices import Answers, new_tokens
+from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.loading import LanguageModel
 
@@ -125,18 +126,15 @@ def _plain_generation(model: nn.Module) -> Iterator[None]:
     """Generation by the model's distribution alone, with its cache.
 
     `generate` takes what its caller leaves open (a repetition penalty, say) from the model's own
-    defaults; and in training mode, gradient checkpointing leaves the cache of past tokens empty.
+    defaults.
     """
     defaults = model.generation_config
-    modes = [(module, module.training) for module in model.modules()]
     model.generation_config = GenerationConfig()
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         model.generation_config = defaults
-        for module, training in modes:
-            module.training = training
 
 
 def _batches(

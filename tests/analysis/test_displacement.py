@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import FAMILIES, make_language_model, shake, some_sequences
+from tiny import FAMILIES, OfNoDouble, make_language_model, shake, some_sequences
 
 from dpo_lab.analysis.displacement import (
     GROUPS,
@@ -116,6 +116,18 @@ def test_at_every_token_shares_are_those_of_a_plain_forward_pass(family: str) ->
             gains.flip(0)[:4].tolist(), abs=1e-5
         )
         assert step.moved == pytest.approx(gains.clamp(min=0).sum().item(), abs=1e-5)
+
+
+def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
+    scorer = Scorer(make_language_model())
+    reference = Reference(scorer)
+    reference.keep()
+    shake(scorer.language_model.model, 0.03, seed=3)
+    sequence = some_sequences(3)[-1]
+    expected = token_displacement(scorer, reference, *sequence)
+    there = Scorer.logits
+    monkeypatch.setattr(Scorer, "logits", lambda *args: there(*args).as_subclass(OfNoDouble))
+    assert token_displacement(scorer, reference, *sequence) == expected
 
 
 def _answers(texts: str) -> list[Completion]:

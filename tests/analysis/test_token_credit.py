@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import FAMILIES, make_language_model, plain_logp, shake, some_sequences
+from tiny import FAMILIES, OfNoDouble, make_language_model, plain_logp, shake, some_sequences
 
 from dpo_lab.analysis.token_credit import token_credit, token_texts
 from dpo_lab.models.loading import add_lora, load_model
@@ -83,6 +83,17 @@ def test_on_micro_with_shared_beginnings_in_the_order_of_the_tokens() -> None:
                     BETA * (policy - before), abs=1e-5
                 )
     assert found[0].texts == ("superb", " and", " great", " <end>") and found[0].ends
+
+
+def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
+    scorer, reference = _moved(make_language_model())
+    expected = token_credit(scorer, reference, some_sequences(3), BETA)
+    there = Scorer.token_logps
+    monkeypatch.setattr(Scorer, "token_logps", lambda *args: there(*args).as_subclass(OfNoDouble))
+    for ours, theirs in zip(
+        token_credit(scorer, reference, some_sequences(3), BETA), expected, strict=True
+    ):
+        assert ours.rewards.dtype == torch.float64 and torch.equal(ours.rewards, theirs.rewards)
 
 
 def test_a_policy_that_is_its_reference_gives_no_token_any_credit() -> None:

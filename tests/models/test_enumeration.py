@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny import make_language_model, shake
+from tiny import OfNoDouble, make_language_model, shake
 
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.kl import measure_kl
@@ -137,6 +137,43 @@ def test_a_model_that_says_too_much_is_refused():
     lm = make_language_model()
     with pytest.raises(ValueError, match="320 tokens.*cannot all be enumerated. Use a model like"):
         enumerate_responses(lm, (2, 3))
+
+
+@pytest.mark.parametrize("keep_cache", [False, True])
+def test_a_device_without_float64_gives_the_same(world, keep_cache):
+    policy, _, prompts, _, _ = world
+    expected = enumerate_responses(policy, prompts[0], max_words=1, keep_cache=keep_cache)
+
+    def on_that_device(module, inputs, output):
+        output.logits = output.logits.as_subclass(OfNoDouble)
+        return output
+
+    hook = policy.model.register_forward_hook(on_that_device)
+    try:
+        found = enumerate_responses(policy, prompts[0], max_words=1, keep_cache=keep_cache)
+    finally:
+        hook.remove()
+    assert type(found.logps) is torch.Tensor and found.logps.dtype == torch.float64
+    assert torch.equal(found.logps, expected.logps)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_module_has_its_own_mode_again(world, monkeypatch, fails):
+    """Also where the model fails: under gradient checkpointing, some modules train and some not."""
+    policy, _, prompts, _, _ = world
+    layers = policy.base.model.layers
+    policy.model.eval()
+    layers[0].train()
+    before = [module.training for module in policy.model.modules()]
+    assert len(set(before)) == 2
+    if fails:
+        monkeypatch.setattr(layers[-1], "forward", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            enumerate_responses(policy, prompts[0], keep_cache=True)
+    else:
+        enumerate_responses(policy, prompts[0], max_words=1, keep_cache=True)
+    assert [module.training for module in policy.model.modules()] == before
+    policy.model.eval()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

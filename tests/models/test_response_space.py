@@ -84,6 +84,7 @@ def test_pairs_hold_two_answers_and_a_seed_gives_the_same_again(world) -> None:
     weights = _weights(world, good=1, bad=1)
     weights[:, world.responses.index("")] = 100
     rows = world.pairs(weights, weights, 101, seed=5)
+    assert sorted(Counter(row["prompt"] for row in rows).values()) == [50, 51]
     assert len(rows) == 101 and set(_shares(rows)) == {("good", "bad"), ("bad", "good")}
     assert rows == world.pairs(weights, weights, 101, seed=5)
     assert rows != world.pairs(weights, weights, 101, seed=6)

@@ -122,3 +122,17 @@ def in_float64(model):
         if "Norm" in type(module).__name__ and not isinstance(module, torch.nn.LayerNorm):
             weight = module.weight
             module.forward = lambda x, w=weight: w * torch.nn.functional.rms_norm(x, x.shape[-1:])
+
+
+class OfNoDouble(torch.Tensor):
+    """As on a device without float64: nothing is double before it is on the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        """The result, which lies there too unless it was brought to the CPU."""
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu:
+            return result.as_subclass(torch.Tensor)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("this device has no float64")
+        return result
