@@ -87,6 +87,8 @@ class Scorer:
         language_model: The model to score with.
         precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
         packing: Whether to pack; false pads.
+        layouts: What is known already of how its sequences may lie together, of a model that it is
+            a copy of; by default it is found out.
 
     Raises:
         ValueError: If the model is not causal.
@@ -97,6 +99,7 @@ class Scorer:
         language_model: LanguageModel,
         precision: Precision = "float32",
         packing: bool = True,
+        layouts: Layouts | None = None,
     ):
         self.language_model = language_model
         self.device = language_model.device
@@ -107,9 +110,9 @@ class Scorer:
         self.vocabulary = config.vocab_size
         self.rotary = rotary_limit(config)
         self.head = self._find_head(config)
-        self._asked = packing
-        self.layouts: Layouts | None = None
-        self.layouts = Layouts(self, packing)
+        self.layouts = layouts
+        if layouts is None:  # found out with this scorer itself
+            self.layouts = Layouts(self, packing)
 
     @property
     def packing(self) -> bool:
@@ -218,8 +221,8 @@ class Scorer:
             return logps, batch.sums(token_logps.detach() - squares) / lengths
 
     def like(self, language_model: LanguageModel) -> Scorer:
-        """A scorer of the same kind for another model."""
-        return Scorer(language_model, self.precision, self._asked)
+        """A scorer of the same kind for a copy of the model; what either lays out fits both."""
+        return Scorer(language_model, self.precision, layouts=self.layouts)
 
     def _find_head(self, config) -> Head | None:
         base = self.language_model.base

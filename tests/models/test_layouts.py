@@ -8,6 +8,7 @@ from tiny import GROUPED, make_tokenizer, plain_logp, shake
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import Scorer, score_sequences
 
@@ -49,6 +50,32 @@ def test_a_narrow_view_that_no_configuration_names(caplog):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert scorer.batch(LONG).trees is None and scorer.batch(SHORT).trees is not None
     assert "sequences above 23 tokens are padded, not packed (log-probabilities" in caplog.text
+
+
+def test_a_kept_reference_knows_what_its_policy_found_out():
+    """Of a model whose rows of more than 30 tokens change with their padding.
+
+    Callers lay out with the policy's scorer and ask the reference's for the states.
+    """
+    lm = llama()
+
+    def see_padding(module, args, output):
+        (ids,) = args
+        ends = (ids == lm.encoder.pad_id).long()
+        padding = ends.flip(1).cumprod(1).sum(1) - 1  # one of them is the answer's own end
+        return output + 0.05 * padding.clamp(min=0)[:, None, None] * (ids.shape[1] > 30)
+
+    lm.model.model.embed_tokens.register_forward_hook(see_padding)
+    sequences = [(prompt, (*response, 1)) for prompt, response in LONG]
+    with torch.no_grad():
+        expected = torch.stack([plain_logp(lm.model, *sequence) for sequence in sequences])
+    policy = Scorer(lm, packing=False)
+    reference = Reference(policy)
+    reference.keep()
+    batch = policy.batch(sequences)
+    with reference.active() as scorer, torch.no_grad():
+        found = scorer.logps(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_no_room_for_a_sequence_is_said_in_one_line():
