@@ -78,12 +78,15 @@ class RewardModel(_Score):
     def rewards(self, sequences: Sequence[tuple[Ids, Ids]]) -> Tensor:
         """`r(x, y)` of `(prompt, response)` ids, `(sequences,)`, in one padded forward pass."""
         whole = [torch.tensor(prompt + response) for prompt, response in sequences]
+        lengths = torch.tensor([len(row) for row in whole])
         ids = nn.utils.rnn.pad_sequence(whole, True, self.encoder.pad_id)
-        mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in whole])[:, None]
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
         device = next(self.model.parameters()).device
-        # The class itself takes the hidden state of each row's last token that is not padding.
-        output = self.model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        return output.logits.squeeze(-1).float()
+        trunk = getattr(self.model, self.model.base_model_prefix)
+        output = trunk(ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        # The class itself looks for the last token by the padding's id, which may be the end's too.
+        last = output.last_hidden_state[torch.arange(len(whole)), lengths - 1]
+        return self.head(last).squeeze(-1).float()
 
     @torch.no_grad()
     def score_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
@@ -98,7 +101,11 @@ class RewardModel(_Score):
         return values
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `AutoModelForSequenceClassification` and the lab load."""
+        """Write a folder that `AutoModelForSequenceClassification` and the lab load.
+
+        Where the tokenizer pads with its end token, that class alone reads an answer's reward
+        before the end token, and the lab after it.
+        """
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -147,13 +154,17 @@ def new_reward_model(language_model: LanguageModel, seed: int = 0) -> RewardMode
         model = AutoModelForSequenceClassification.from_config(config)
     trunk = getattr(base, base.base_model_prefix)
     getattr(model, model.base_model_prefix).load_state_dict(trunk.state_dict())
-    if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise ValueError(
-            f"{language_model.name}: its sequence-classification class has no linear layer named "
-            "'score' to read a reward from. Take another architecture."
-        )
+    _check_head(model, language_model.name)
     disable_dropout(model)
     return RewardModel(model.to(language_model.device), language_model.tokenizer)
+
+
+def _check_head(model: nn.Module, name: str | Path) -> None:
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ValueError(
+            f"{name}: its sequence-classification class has no linear layer named 'score' to read "
+            "a reward from. Take another architecture."
+        )
 
 
 def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardModel:
@@ -161,7 +172,7 @@ def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardMode
 
     Raises:
         OSError: If there is no model.
-        ValueError: If it gives more than one number.
+        ValueError: If it gives more than one number, or has no layer that gives it.
     """
     with no_bars():
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -172,6 +183,7 @@ def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardMode
             f"{folder}: gives {model.config.num_labels} numbers, a reward model one. "
             "Train one with num_labels=1."
         )
+    _check_head(model, folder)
     disable_dropout(model)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return RewardModel(model.to(resolve_device(device)), tokenizer)

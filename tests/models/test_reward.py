@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
-from dpo_lab.models.loading import add_lora, load_model
+from dpo_lab.models.loading import LanguageModel, add_lora, load_model
 from dpo_lab.models.reward import RewardEnsemble, load_reward_model, new_reward_model
 
 
@@ -58,6 +62,24 @@ def test_what_is_saved_transformers_loads_too(micro, sequences, tmp_path) -> Non
     assert found.shape == (1, 1) and found.item() == pytest.approx(expected[0].item(), abs=1e-6)
 
 
+def test_a_cut_answer_and_an_ended_one_differ_where_padding_is_the_end_token(sequences) -> None:
+    lm = load_model("micro", device="cpu")
+    lm.tokenizer.pad_token = None
+    reward = new_reward_model(LanguageModel(lm.model, lm.tokenizer, "micro", "test"), seed=1)
+    (end,) = reward.encoder.end_ids
+    assert reward.encoder.pad_id == end
+    ended = [(prompt, response) for prompt, response in sequences if len(response) > 1]
+    assert all(response[-1] == end for _, response in ended)
+    both = [*ended, *((prompt, response[:-1]) for prompt, response in ended)]
+    by_hand = []
+    for prompt, response in both:
+        states = lm.model.model(torch.tensor([prompt + response])).last_hidden_state
+        by_hand.append(states[0, -1] @ reward.model.score.weight[0])
+    found = reward.rewards(both)
+    torch.testing.assert_close(found, torch.stack(by_hand))
+    assert (found[: len(ended)] - found[len(ended) :]).abs().min() > 1e-3
+
+
 def test_an_ensemble_is_the_mean_of_its_members(micro, sequences) -> None:
     members = [new_reward_model(micro, seed) for seed in range(3)]
     mean = sum(member.score_ids(sequences) for member in members) / 3
@@ -76,3 +98,9 @@ def test_what_it_cannot_begin_from_is_refused_in_words(micro, tmp_path) -> None:
     reward.save(tmp_path / "two")
     with pytest.raises(ValueError, match="gives 2 numbers"):
         load_reward_model(tmp_path / "two")
+    config = BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_labels=1
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="bert: .*no linear layer named 'score'"):
+        load_reward_model(tmp_path / "bert")
