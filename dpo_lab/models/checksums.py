@@ -35,7 +35,7 @@ def read_checksums(folder: Path) -> dict[str, Any] | None:
         noted = json.loads(path.read_text())
         if noted["checksum"] == _of_content(noted["content"]):
             return noted["content"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
         pass

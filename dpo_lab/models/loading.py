@@ -132,7 +132,7 @@ def load_model(
                 tokenizer = _tokenizer_of_adapter(folder, **options)
             else:
                 tokenizer = _load_tokenizer(path, **options)
-    except (ImportError, OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # what is wrong in a model's files fails in any way
         raise load_error(str(name), error) from error
     disable_dropout(model)
     model.to(resolve_device(device))
@@ -150,11 +150,22 @@ def known_ids(model: nn.Module) -> int | None:
 
 def _load_plain(path: str, **options) -> nn.Module:
     model, found = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        path,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # to be told which: they are refused here
+        **options,
     )
+    # transformers would go on with random ones.
     if missing := sorted(found["missing_keys"]):
-        # transformers would go on with random ones.
         raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if others := sorted(found["mismatched_keys"]):
+        name, saved, named = others[0]
+        raise ValueError(
+            f"{len(others)} weights have another shape than config.json says, such as {name}: "
+            f"{tuple(saved)}, not {tuple(named)}"
+        )
     return model
 
 
@@ -179,6 +190,10 @@ def _tokenizer_of_adapter(folder: Path, **options) -> PreTrainedTokenizerBase:
 def load_error(name: str, error: Exception) -> Exception:
     """What is raised where a model cannot be loaded: the library's reason, and what to do."""
     reason = shortened(error)
+    if not isinstance(error, (ImportError, OSError, ValueError, SafetensorError)):
+        reason = f"{type(error).__name__}: {reason}"  # "'silu'" alone says nothing
+    if Path(name).is_file():
+        return ValueError(f"model {name!r}: is a file. Give the folder that it lies in.")
     if "trust_remote_code" in str(error):
         return ValueError(
             f"model {name!r}: comes with code of its own, and no file can say that it may run. If "
@@ -285,13 +300,19 @@ def weights_fingerprint(model: nn.Module) -> str:
     """Hash of a model's weights and of the configuration that gives them meaning.
 
     Two models with equal fingerprints compute the same function; a model changed in memory has
-    another one than the name it was loaded by.
+    another one than the name it was loaded by. Adapters count with their scale, and with whether
+    they are on.
     """
     digest = hashlib.blake2b(digest_size=16)
     config = model.config.to_dict()
     for volatile in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
         config.pop(volatile, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, module in model.named_modules():
+        if hasattr(module, "merged_adapters"):  # a layer of PEFT's
+            on = not module.disable_adapters and module.active_adapters
+            scales = sorted(getattr(module, "scaling", {}).items())
+            digest.update(repr((name, on, module.merged_adapters, scales)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()

@@ -60,6 +60,23 @@ def test_fingerprint_is_of_the_weights_and_their_meaning():
     assert weights_fingerprint(one.model) != weights_fingerprint(other.model)
 
 
+def test_fingerprint_is_of_an_adapters_scale_and_of_whether_it_is_on(base):
+    """Two alphas give the same weights another meaning; so do an adapter off and one of two."""
+    one, same, other = (adapted(base, alpha=alpha) for alpha in (8, 8, 16))
+    assert (logps(one) - logps(other)).abs().max() > 0.1
+    for part in ("model", "base"):
+        first, again, third = (weights_fingerprint(getattr(lm, part)) for lm in (one, same, other))
+        assert first == again != third
+        with one.model.disable_adapter():
+            assert weights_fingerprint(getattr(one, part)) != first
+        assert weights_fingerprint(getattr(one, part)) == first
+    two = adapted(base)
+    two.model.add_adapter("second", two.model.peft_config["default"])
+    before = weights_fingerprint(two.model)
+    two.model.set_adapter("second")
+    assert weights_fingerprint(two.model) != before
+
+
 def test_fingerprint_survives_saving(base, tmp_path):
     lm = load_model(base, device="cpu")
     save_model(lm, tmp_path / "again")
@@ -227,6 +244,21 @@ def of_another_task(folder):
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
 
 
+def configured(**changes):
+    """Damage: other fields in config.json."""
+
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return damage
+
+
+def written(name: str, text: str):
+    """Damage: a file that holds something else."""
+    return lambda folder: (folder / name).write_text(text)
+
+
 def without_anything(folder):
     shutil.rmtree(folder)
     folder.mkdir()
@@ -240,12 +272,35 @@ def without_anything(folder):
         (without_tokenizer, "special tokens only"),
         (of_another_task, "vit"),
         (without_anything, "config.json"),
+        (
+            configured(vocab_size=330),
+            r"1 weights have another shape than config\.json says, such as "
+            r"model\.embed_tokens\.weight: \(320, 32\), not \(330, 32\)",
+        ),
+        (configured(intermediate_size=40), "6 weights have another shape"),
+        (configured(hidden_size="wide"), "'hidden_size' expected int, got str"),
+        (configured(hidden_act="gulp"), "KeyError: 'gulp'"),
+        (configured(num_attention_heads=0), "ZeroDivisionError"),
+        (configured(hidden_size=-4), "RuntimeError: .*negative dimension"),
+        (written("config.json", "3"), "TypeError"),
+        (written("generation_config.json", "[]"), "TypeError"),
+        (written("tokenizer_config.json", "[]"), "AttributeError"),
+        (written("tokenizer.json", "{}"), "KeyError: 'added_tokens'"),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_refused(base, damage, reason):
     damage(base)
-    with pytest.raises(ValueError, match=f"cannot be loaded.*{reason}.*It must hold"):
-        load_model(base)
+    with pytest.raises(ValueError, match=f"cannot be loaded.*{reason}.*It must hold") as caught:
+        load_model(base, device="cpu")
+    assert type(caught.value) is ValueError and "\n" not in str(caught.value)
+
+
+def test_the_name_of_a_file_is_refused_and_a_path_below_one_is_no_model(base):
+    file = base / "model.safetensors"
+    with pytest.raises(ValueError, match=r"safetensors': is a file\. Give the folder that it lies"):
+        load_model(file)
+    with pytest.raises(FileNotFoundError, match="no such folder, and the hub.*Give micro"):
+        load_model(file / "deeper")
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "hqq", "aqlm"])
