@@ -122,20 +122,24 @@ def on_frontier(records: History) -> tuple[str, str]:
 
 def beyond(records: History) -> str:
     """A warning in words where the policy goes on after the words that the frontier is about."""
-    share = records.last("listed/beyond") or 0.0
-    if share <= LEFT_OUT:
+    last = records.newest("listed/beyond", "kl/policy", "kl/policy_n")
+    if last is None or last["listed/beyond"] <= LEFT_OUT:
         return ""
-    kl = records.last("kl/policy")
+    error = last.get("kl/policy_stderr")
+    kl = f"{last['kl/policy']:.3g}" + (f" ± {error:.2g}" if error is not None else "")
+    about = "at least about" if last.get("kl/cut") else "about"
     return (
-        f"The policy goes on after {MAX_WORDS} words in {share:.0%} of "
-        f"{records.last('kl/policy_n'):.0f} answers. "
+        f"At step {last.step} the policy goes on after {MAX_WORDS} words in "
+        f"{last['listed/beyond']:.0%} of {last['kl/policy_n']:.0f} answers. "
         f"Beside the frontier an answer counts up to word {MAX_WORDS}; whole, its answers have a "
-        f"KL of at least {kl:.3g} nats."
+        f"KL of {about} {kl} nats, measured on these samples."
     )
 
 
 def distance(records: History, theory: Theory | None, aims_at_optimum: bool = True) -> str:
     """How far a run is from what is possible, in words; nothing where that is not known.
+
+    Sums over all answers come at every other evaluation: beta is that of the same step.
 
     Args:
         records: Of the run.
@@ -143,27 +147,27 @@ def distance(records: History, theory: Theory | None, aims_at_optimum: bool = Tr
         aims_at_optimum: Whether pi* is the optimum of the run's loss.
     """
     keys = on_frontier(records)
-    path = records.columns(*keys)
-    if theory is None or not len(path) or path[-1, 1] <= _NO_KL:
+    last = records.newest(*keys)
+    if theory is None or last is None or last[keys[0]] <= _NO_KL:
         return ""
-    kl, score = path[-1, 1:]
+    kl, score = (last[key] for key in keys)
     best, start = theory.reward_at(kl), theory.curve[0, 1]
     gained, how = (score - start) / (best - start), "exactly"
     share = f"{gained:.0%}"
     if keys is SAMPLED:
         # For these prompts alone, where that is known: the frontier is theirs.
-        errors = records.columns(*(f"{key}_stderr_samples" for key in keys))
-        if not len(errors):
-            errors = records.columns(*(f"{key}_stderr" for key in keys))
-        kl_error, score_error = errors[-1, 1:] if len(errors) else (math.nan, math.nan)
+        ends = ("_stderr_samples", "_stderr")
+        errors = [[last.get(key + end) for key in keys] for end in ends]
+        known = [both for both in errors if None not in both]
+        kl_error, score_error = known[0] if known else (math.nan, math.nan)
         error = math.hypot(score_error, gained * theory.slope_at(kl) * kl_error) / (best - start)
         share, how = f"{min(gained, 1.0):.0%} ± {error:.0%}", "on samples"
     words = (
-        f"At a KL of {kl:.2f} nats no policy scores more than {best:.2f}; this one scores "
-        f"{score:.2f}: {share} of the reward that can be gained there, {how}, in answers of at "
-        f"most {MAX_WORDS} words."
+        f"At step {last.step}: at a KL of {kl:.2f} nats no policy scores more than {best:.2f}; "
+        f"this one scores {score:.2f}: {share} of the reward that can be gained there, {how}, in "
+        f"answers of at most {MAX_WORDS} words."
     )
-    beta = float(records[-1].beta)
+    beta = last.beta
     if not aims_at_optimum:
         return f"{words} π* at β {beta:.3g} is not the optimum of this loss, and not drawn."
     star = theory.star(beta)

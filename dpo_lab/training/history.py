@@ -71,6 +71,14 @@ class History(Sequence[StepRecord]):
         values = self.columns(key)
         return float(values[-1, 1]) if len(values) else None
 
+    def newest(self, *keys: str) -> StepRecord | None:
+        """The newest record on which every key was measured; none where there is none."""
+        measured = self.columns(*keys)
+        if not len(measured):
+            return None
+        steps = self.columns("step")[:, 0]
+        return self[int(np.flatnonzero(steps == measured[-1, 0])[-1])]
+
     def __len__(self) -> int:
         """How many records there are."""
         return self._length

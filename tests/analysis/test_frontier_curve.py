@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpo_lab.analysis.frontier_curve import Theory, distance
+from dpo_lab.analysis.frontier_curve import Theory, beyond, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
@@ -84,3 +84,29 @@ def test_pi_star_is_drawn_and_named_only_for_a_loss_whose_optimum_it_is(theory) 
         star = theory.frontier.at(0.5)
         assert (f"has a KL of {star.kl:.2f}" in words) == aims
         assert ("not the optimum of this loss" in words) != aims
+
+
+def test_the_distance_is_told_of_the_step_that_was_measured_with_its_beta(theory) -> None:
+    """Sums come at every other evaluation: what was changed since has no part in them."""
+    exact = {"listed/kl": 1.0, "listed/score": 0.5}
+    records = [StepRecord(50, 0.1, 50, 0.5, 1e-3, exact)]
+    records.append(StepRecord(51, 0.1, 51, 2.0, 1e-3, {"kl/policy": 3.0, "score/policy": 9.0}))
+    words, star = distance(History(records), theory), theory.frontier.at(0.5)
+    assert words.startswith("At step 50: at a KL of 1.00 nats")
+    assert words.endswith(f"π* at β 0.5 has a KL of {star.kl:.2f} and scores {star.reward:.2f}.")
+
+
+@pytest.mark.parametrize(("cut", "about"), [(0.0, "about"), (0.25, "at least about")])
+def test_a_kl_of_whole_answers_is_an_estimate_and_a_bound_only_where_some_were_cut(cut, about):
+    values = {"listed__beyond": 0.5, "kl__policy": 3.25, "kl__policy_stderr": 0.125}
+    words = beyond(_history(**values, kl__policy_n=64.0, kl__cut=cut))
+    assert words.startswith("At step 7 the policy goes on after 3 words in 50% of 64 answers. ")
+    assert f" have a KL of {about} 3.25 ± 0.12 nats, measured on these samples." in words
+
+
+def test_share_and_kl_of_longer_answers_are_of_the_same_step() -> None:
+    values = {"kl/policy": 1.0, "kl/policy_n": 8.0, "listed/beyond": 0.5}
+    later = {"kl/policy": 9.0, "kl/policy_n": 16.0}
+    records = [StepRecord(n, 0.1, n, 0.5, 1e-3, v) for n, v in ((50, values), (75, later))]
+    words = beyond(History(records))
+    assert "At step 50 " in words and "50% of 8 answers" in words and "about 1 nats" in words

@@ -42,6 +42,8 @@ def test_columns_hold_the_steps_on_which_every_key_was_measured() -> None:
     np.testing.assert_array_equal(history.columns("a", "b"), np.c_[odd, odd / 2, -odd])
     assert history.last("b") == -199 and history.last("c") is None
     assert history.columns("c").shape == (0, 2)
+    assert history.newest("a") == history[199] and history.newest("a", "c") is None
+    assert History(history[:199]).newest("a", "b") == history[197]
 
 
 def test_a_reader_never_sees_half_a_record_while_another_thread_appends() -> None:
