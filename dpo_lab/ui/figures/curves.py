@@ -22,6 +22,9 @@ SCORE, SHADED, FRONTIER = 7, 8, 9
 """Numbers of the panel of the score, of the axis that shading is drawn on, and of the panel of
 reward against KL."""
 
+StartLoss = float | Sequence[tuple[int, float]]
+"""The loss at margin 0: one, or a step and what it is from there on, in order of steps."""
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -60,7 +63,7 @@ _LINES = (
     _Line(5, "eval/drift/rejected", "rejected, held-out", REJECTED, "held-out"),
     _Line(6, "rewards/accuracies", "train", POLICY),
     _Line(6, "eval/rewards/accuracies", "held-out", POLICY, "held-out"),
-    _Line(SCORE, "score/policy", "policy", POLICY, "measured"),
+    _Line(SCORE, "score/policy", "policy", POLICY, "measured", ("score/policy_stderr",)),
     _Line(SCORE, "score/reference", "reference", REFERENCE, "measured"),
 )
 # Panel, keys (the first that was measured), colour, whether beta stands at the end.
@@ -138,7 +141,7 @@ class Former:
 
 def traces_of(
     records: History,
-    start_loss: float | None,
+    start_loss: Sequence[tuple[int, float]],
     start_name: str,
     former: Sequence[Former],
     theory: Theory | None,
@@ -251,12 +254,14 @@ def _band(records: History, line: _Line) -> list[dict]:
     return [low, _trace(line.panel, steps, high, meta=f"{line.key} high", **look | fill)]
 
 
-def _start_line(records: History, start_loss: float | None, name: str) -> dict:
-    drawn = bool(records) and start_loss is not None
-    steps = series(records)[[0, -1], 0] if drawn else np.zeros(0, np.float32)
-    values = np.full_like(steps, start_loss or 0)
-    look = _QUIET | {"line": {"color": THEORY, "width": 1.5, "dash": "7px,4px"}}
-    return _trace(1, steps, values, name=name, meta="start_loss", **look | {"showlegend": drawn})
+def _start_line(records: History, start_loss: Sequence[tuple[int, float]], name: str) -> dict:
+    """A line of steps: where beta changes in mid-run, so may the loss at margin 0."""
+    drawn = bool(records) and bool(start_loss)
+    ends = [*start_loss, (records[-1].step, start_loss[-1][1])] if drawn else np.zeros((0, 2))
+    steps, values = thin(np.array(ends, np.float32)).T
+    look = {"line": {"color": THEORY, "width": 1.5, "dash": "7px,4px", "shape": "hv"}}
+    look |= _QUIET | {"showlegend": drawn}
+    return _trace(1, steps, values, name=name, meta="start_loss", **look)
 
 
 def _shade(records: History) -> dict:

@@ -27,6 +27,7 @@ from dpo_lab.ui.figures.curves import (
     SCORE,
     SHADED,
     Former,
+    StartLoss,
     axis,
     changes,
     traces_of,
@@ -57,7 +58,7 @@ _PANELS = {
     4: _Panel(_LEFT, 1, "KL(policy ‖ reference)", "KL (nats)", "on the policy's own samples"),
     5: _Panel(_MIDDLE, 1, "Log-ratio to the reference", "log-ratio (nats)", _FELL),
     6: _Panel(_RIGHT, 1, "Pair accuracy", "share", "reward margin > 0; a tie at step 0 reads 0"),
-    SCORE: _Panel(_LEFT, 2, "Score", "score", "ground truth, mean over own samples"),
+    SCORE: _Panel(_LEFT, 2, "Score", "score", "mean over the policy's own samples"),
     FRONTIER: _Panel(_WIDE, 2, "Score against KL", "score", "what the policy gained for its drift"),
 }
 
@@ -68,7 +69,7 @@ def training_figure(
     records: Sequence[StepRecord],
     *,
     title: str | None = None,
-    start_loss: float | None = None,
+    start_loss: StartLoss | None = None,
     former: Sequence[Former] = (),
     theory: Theory | None = None,
     aims_at_optimum: bool = True,
@@ -78,14 +79,15 @@ def training_figure(
     Args:
         records: Of one run, in order of steps; may be empty.
         title: Plain text above the panels.
-        start_loss: The loss at margin 0, drawn dashed; ln 2 for the DPO loss, which is in nats.
+        start_loss: The loss at margin 0, drawn dashed: one, or from each of some steps on. It is
+            ln 2 for the DPO loss, which is in nats.
         former: Runs drawn behind, the newest first.
         theory: The exact frontier, where it is known.
         aims_at_optimum: Whether pi* is the optimum of the run's loss, and drawn.
 
     Returns:
-        A figure of any width from about 1000 pixels. A ground-truth score, where there is one,
-        makes a third row: over the steps, and against the KL that it cost.
+        A figure of any width from about 1000 pixels. A score, where there is one, makes a third
+        row: over the steps, and against the KL that it cost.
     """
     spec = training_spec(
         records,
@@ -103,7 +105,7 @@ def training_spec(
     records: Sequence[StepRecord],
     *,
     title: str | None = None,
-    start_loss: float | None = None,
+    start_loss: StartLoss | None = None,
     former: Sequence[Former] = (),
     theory: Theory | None = None,
     aims_at_optimum: bool = True,
@@ -114,9 +116,12 @@ def training_spec(
     takes what changed.
     """
     records = History.of(records)
-    in_nats = math.isclose(start_loss or 0, math.log(2), rel_tol=1e-6)
+    if isinstance(start_loss, float):
+        start_loss = [(records[0].step if records else 0, start_loss)]
+    values = [value for _, value in start_loss or ()]
+    in_nats = bool(values) and np.allclose(values, math.log(2), rtol=1e-6, atol=0)
     name = "ln 2" if in_nats else "at margin 0"
-    traces = traces_of(records, start_loss, name, former, theory, aims_at_optimum)
+    traces = traces_of(records, start_loss or (), name, former, theory, aims_at_optimum)
     axes = {trace["yaxis"] for trace in traces if len(trace["x"])}
     filled = {number for number in _PANELS if axis("y", number) in axes}
     panels = _panels(records, filled, in_nats, theory)
@@ -151,14 +156,15 @@ def training_spec(
 def _panels(
     records: History, filled: set[int], in_nats: bool, theory: Theory | None
 ) -> dict[int, _Panel]:
-    """The panels with what depends on the run: unit of the loss, n of the KL, room for a score."""
+    """The panels with what depends on the run: unit of the loss, n of the means, a score's room."""
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     sizes = np.unique(records.columns("kl/policy_n")[:, 1]).astype(int)
-    share, pairs = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
-    if pairs and records[-1].step:
-        interval = Score.of_share(share, int(pairs))
-        note = f"held-out n = {pairs:.0f}: {interval.low:.0%} to {interval.high:.0%}"
+    held_out = records.newest("eval/rewards/accuracies", "eval/pairs")
+    if held_out and held_out.step:
+        share, pairs = held_out["eval/rewards/accuracies"], int(held_out["eval/pairs"])
+        interval = Score.of_share(share, pairs)
+        note = f"held-out n = {pairs}: {interval.low:.0%} to {interval.high:.0%}"
         panels[6] = replace(panels[6], note=f"{note} (95 %); step 0: tie")
     if theory is not None and FRONTIER in panels:
         note = f"pink: the most that any policy scores in up to {MAX_WORDS} words, exactly"
@@ -168,11 +174,12 @@ def _panels(
         panels[FRONTIER] = replace(panels[FRONTIER], note=note)
     if len(sizes):
         count = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else sizes[0]
-        panels[4] = replace(panels[4], note=f"n = {count} of the policy's own samples, ±1 s.e.")
+        own = f"n = {count} of the policy's own samples, ±1 s.e."
+        panels |= {n: replace(panels[n], note=own) for n in {4, SCORE} & panels.keys()}
         prompts, cut = (records.columns(key)[:, 1] for key in ("kl/prompts", "kl/cut"))
         if len(prompts):
             note = f"n = {count}, {int(prompts[-1])} prompts; ±1 s.e. over prompts"
-            panels[4] = replace(panels[4], note=note)
+            panels |= {n: replace(panels[n], note=note) for n in {4, SCORE} & panels.keys()}
         if cut.any():
             note = f"n = {count}, up to {cut.max():.0%} cut at their limit; ±1 s.e."
             panels[4] = replace(panels[4], title=f"{panels[4].title}, at least", note=note)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dpo_lab.training.history import History
 from dpo_lab.training.loss_words import loss_words
 from dpo_lab.training.records import StepRecord
@@ -21,17 +23,25 @@ COLUMNS = ("run", "state", "model", "data", "loss", "beta", "step", "margin", "K
 KL_TILE = "KL(policy ‖ reference)"
 
 
-def start_loss(config: TrainConfig, beta: float | None = None) -> float | None:
-    """The loss where the policy equals the reference, ln 2 for DPO; at another beta if given.
+def start_loss(
+    config: TrainConfig, records: Sequence[StepRecord] = ()
+) -> list[tuple[int, float]] | None:
+    """The loss where the policy equals the reference: from which step on, and how much.
 
-    None where it is not one number: without a reference, or with pairs that are weighed.
+    It is ln 2 for DPO; under other losses it may change with beta in mid-run. None where it is not
+    a number: without a reference, or with pairs that are weighed.
     """
     from dpo_lab.objective.pair_logps import PairLogps
 
     loss = config.loss_function
     if not loss.has_initial_value or config.use_weighting:
         return None
-    return loss(PairLogps.at_reference(), beta or config.beta, **config.loss_options).item()
+    betas = History.of(records).columns("beta")
+    begun = betas[np.diff(betas[:, 1], prepend=np.nan) != 0].tolist() or [(0, config.beta)]
+    return [
+        (int(step), loss(PairLogps.at_reference(), beta, **config.loss_options).item())
+        for step, beta in begun
+    ]
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -83,6 +93,7 @@ def row_of(
         records: What it measured.
     """
     records = History.of(records)
+    cut = (records.newest("kl/policy") or {}).get("kl/cut")
     return {
         "run": name,
         "state": state,
@@ -91,9 +102,9 @@ def row_of(
         "loss": loss_words(settings),
         "beta": settings["beta"],
         "step": records[-1].step if records else 0,
-        "margin": _shown(records.last("rewards/margins")),
-        "KL": "≥ " * bool(records.last("kl/cut")) + _shown(records.last("kl/policy")),
-        "score": _shown(records.last("score/policy")),
+        "margin": _shown(records, "rewards/margins"),
+        "KL": _shown(records, "kl/policy", "≥ " * bool(cut)),
+        "score": _shown(records, "score/policy"),
     }
 
 
@@ -119,7 +130,7 @@ def report_of(run: Run, *, single_file: bool = False) -> Path:
         samples=run.samples(),
         summary=tiles(records, run.summary.get("outcome")),
         environment=run.environment,
-        start_loss=start_loss(config),
+        start_loss=start_loss(config, records),
         library=None if single_file else shared_plotly(run.path.resolve().parent),
     )
 
@@ -133,24 +144,14 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
     """
     records, tiles = History.of(records), {}
     for label, key, text in (
-        ("Held-out accuracy", "eval/rewards/accuracies", _accuracy_text(records)),
-        ("Held-out reward margin", "eval/rewards/margins", _margin_text(records)),
-        (KL_TILE, "kl/policy", "nats, on the policy's own samples"),
+        ("Held-out accuracy", "eval/rewards/accuracies", _accuracy_text),
+        ("Held-out reward margin", "eval/rewards/margins", _margin_text),
+        (KL_TILE, "kl/policy", _kl_text),
     ):
-        values = records.columns(key).tolist()
-        if values:
-            tiles[label] = {"before": values[0][1], "after": values[-1][1], "text": text}
-            if key.endswith("accuracies") and values[0][0] == 0:
+        if (last := records.newest(key)) is not None:
+            tiles[label] = _tile(records, key, text(last))
+            if key.endswith("accuracies") and records.columns(key)[0, 0] == 0:
                 tiles[label]["before"] = None  # policy and reference tie, which is not 0 %
-    error = records.last("kl/policy_stderr")
-    if error is not None:
-        tiles[KL_TILE]["text"] = (
-            f"nats, ± {error:.3f} (1 s.e.), on {records.last('kl/policy_n'):.0f} samples"
-        )
-        if prompts := records.last("kl/prompts"):
-            tiles[KL_TILE]["text"] += f" of {prompts:.0f} prompts (error for prompts like these)"
-    if cut := records.last("kl/cut"):
-        tiles[KL_TILE]["text"] += f"; at least: {cut:.0%} of the answers were cut at their limit"
     tiles |= _listed_tiles(records)
     if outcome:
         after = outcome["after"]
@@ -162,6 +163,16 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
     return tiles
 
 
+def _tile(records: History, key: str, text: str) -> dict[str, Any]:
+    """A key's first value and its last; step 0 is the reference's and no policy's after it."""
+    (_, before), (step, after) = records.columns(key)[[0, -1]].tolist()
+    if not step:
+        return {"before": before, "after": None, "text": "not measured after step 0"}
+    if step < records[-1].step:
+        text = f"at step {step:.0f}; {text}"
+    return {"before": before, "after": after, "text": text}
+
+
 def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
     """What was summed over all answers, where they are listed."""
     from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
@@ -171,30 +182,47 @@ def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
         ("Answers in no pair", "listed/no_pair", "probability, exact, at the held-out prompts"),
         (f"Over {MAX_WORDS} words", "listed/beyond", "share of the policy's own samples"),
     ):
-        values = records.columns(key)[:, 1].tolist()
-        if values and (key != "listed/beyond" or values[-1] > LEFT_OUT):
-            tiles[label] = {"before": values[0], "after": values[-1], "text": text}
+        last = records.last(key)
+        if last is not None and (key != "listed/beyond" or last > LEFT_OUT):
+            tiles[label] = _tile(records, key, text)
     return tiles
 
 
-def _accuracy_text(records: History) -> str:
+def _accuracy_text(record: StepRecord) -> str:
     """What held-out accuracy is, with its 95 % interval where it is known how many pairs it has."""
     from dpo_lab.training.outcome import Score
 
     text = "share of pairs whose chosen answer has the larger reward; before training they all tie"
-    share, n = records.last("eval/rewards/accuracies"), records.last("eval/pairs")
+    share, n = record["eval/rewards/accuracies"], record.get("eval/pairs")
     if not n:
         return text
     interval = Score.of_share(share, int(n))
     return f"95 % interval {interval.low:.2f} to {interval.high:.2f}, n = {n:.0f} pairs; {text}"
 
 
-def _margin_text(records: History) -> str:
+def _margin_text(record: StepRecord) -> str:
     """What the margin is, with its standard error where it was measured."""
     text = "β × (chosen − rejected log-ratio), mean over pairs"
-    error, n = records.last("eval/rewards/margins_stderr"), records.last("eval/pairs")
+    error, n = record.get("eval/rewards/margins_stderr"), record.get("eval/pairs")
     return text if error is None else f"± {error:.3f} (1 s.e.), n = {n:.0f} pairs; {text}"
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _kl_text(record: StepRecord) -> str:
+    """Of how many samples it is, and whether it is less than the whole."""
+    error, prompts, cut = map(record.get, ("kl/policy_stderr", "kl/prompts", "kl/cut"))
+    text = "nats, on the policy's own samples"
+    if error is not None:
+        text = f"nats, ± {error:.3f} (1 s.e.), on {record['kl/policy_n']:.0f} samples"
+        text += f" of {prompts:.0f} prompts (error for prompts like these)" if prompts else ""
+    if cut:
+        text += f"; at least: {cut:.0%} of the answers were cut at their limit"
+    return text
+
+
+def _shown(records: History, key: str, mark: str = "") -> str:
+    """The last value of a policy that was trained, and its step where that is not the last."""
+    last = records.newest(key)
+    if last is None or not last.step:
+        return "–"
+    at = "" if last.step == records[-1].step else f" (step {last.step})"
+    return f"{mark}{last[key]:.3f}{at}"

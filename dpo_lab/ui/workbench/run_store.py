@@ -140,7 +140,7 @@ class Shelf:
             samples=run.samples,
             summary=tiles(run.records, None),
             environment={},
-            start_loss=start_loss(run.config),
+            start_loss=start_loss(run.config, run.records),
         )
 
     def _page(self, name: str) -> Path:

@@ -130,7 +130,7 @@ class Screen:
         own = shown and (shown.folder.name if shown.folder else getattr(shown, "name", None))
         behind = [name for name in self.runs.ticked if name != own]
         return {
-            "start_loss": start_loss(config, records[-1].beta if records else None),
+            "start_loss": start_loss(config, records),
             "former": self.shelf.former(behind),
             "theory": self._theory,
             "aims_at_optimum": config.aims_at_optimum,

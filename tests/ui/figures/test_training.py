@@ -286,14 +286,41 @@ def test_backgrounds_are_transparent_and_nothing_can_be_uploaded() -> None:
     assert CONFIG["showSendToCloud"] is False and CONFIG["displaylogo"] is False
 
 
+def test_the_start_loss_steps_where_beta_was_changed() -> None:
+    line = _traces(training_figure(_run(20), start_loss=[(0, 25.0), (12, 0.25)]))["start_loss"]
+    assert list(line.x) == [0, 12, 20] and list(line.y) == [25, 0.25, 0.25]
+    assert line.line.shape == "hv" and line.name == "at margin 0"
+    dpo = training_figure(_run(20), start_loss=[(0, math.log(2)), (12, math.log(2))])
+    assert _traces(dpo)["start_loss"].name == "ln 2"
+    mixed = training_figure(_run(20), start_loss=[(0, math.log(2)), (12, 0.5)])
+    assert mixed.layout.yaxis.title.text == "loss"
+
+
+def test_the_score_has_its_n_and_its_standard_error_as_the_kl_has() -> None:
+    records = _run(10)
+    figure = training_figure(records)
+    (words,) = [
+        a.text for a in figure.layout.annotations if "<b style='font-size:14px'>Score<" in a.text
+    ]
+    assert words.endswith("n = 64 of the policy's own samples, ±1 s.e.")  # whoever scored them
+    traces = _traces(figure)
+    scores = np.float32(
+        [record["score/policy"] for record in (records[0], records[5], records[10])]
+    )
+    np.testing.assert_allclose(traces["score/policy low"].y, scores - np.float32(0.1))
+    np.testing.assert_allclose(traces["score/policy high"].y, scores + np.float32(0.1))
+
+
 def test_pair_accuracy_says_of_how_many_pairs_and_within_what() -> None:
     """Two right of two: Wilson's interval begins at 2 / (2 + 1.96^2) = 0.34."""
     values = {"eval/rewards/accuracies": 0.0, "eval/pairs": 2}
     records = [StepRecord(0, 0.0, 0, 0.1, 1e-3, values)]
-    records.append(StepRecord(4, 1.0, 8, 0.1, 1e-3, values | {"eval/rewards/accuracies": 1.0}))
+    not_yet = StepRecord(3, 1.0, 6, 0.1, 1e-3, {"rewards/accuracies": 0.5})
+    measured = StepRecord(4, 1.0, 8, 0.1, 1e-3, values | {"eval/rewards/accuracies": 1.0})
+    later = StepRecord(5, 1.0, 10, 0.1, 1e-3, {"rewards/accuracies": 0.5})
     notes = [
         next(n.text for n in training_figure(some).layout.annotations if "Pair accuracy" in n.text)
-        for some in (records[:1], records)
+        for some in (records, [*records, not_yet], [*records, not_yet, measured, later])
     ]
-    assert notes[0].endswith("a tie at step 0 reads 0")
-    assert notes[1].endswith("held-out n = 2: 34% to 100% (95 %); step 0: tie")
+    assert all(note.endswith("a tie at step 0 reads 0") for note in notes[:2])
+    assert notes[2].endswith("held-out n = 2: 34% to 100% (95 %); step 0: tie")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dpo_lab.training import TrainConfig
@@ -9,7 +11,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
-from dpo_lab.ui.report.summary import report_of, tiles
+from dpo_lab.ui.report.summary import KL_TILE, report_of, row_of, start_loss, tiles
 
 
 def test_held_out_accuracy_has_its_n_and_interval_and_a_tie_is_no_share() -> None:
@@ -22,6 +24,50 @@ def test_held_out_accuracy_has_its_n_and_interval_and_a_tie_is_no_share() -> Non
     assert (tile["before"], tile["after"]) == (None, 1.0)
     assert tile["text"].startswith("95 % interval 0.34 to 1.00, n = 2 pairs; ")
     assert "before training they all tie" in tile["text"]
+
+
+def _begun(step: int, **later: float) -> list[StepRecord]:
+    """A run with an evaluation at step 0, and maybe another, that was stopped at a step."""
+    start = {"eval/rewards/accuracies": 0.0, "eval/rewards/margins": 0.0, "eval/pairs": 2}
+    start |= {"kl/policy": 0.0, "kl/policy_stderr": 0.0, "kl/policy_n": 8, "kl/cut": 0.5}
+    start |= {"score/policy": -0.5, "listed/no_pair": 0.01}
+    records = [StepRecord(0, 0.0, 0, 0.1, 1e-3, start)]
+    for number in range(1, step + 1):
+        measured = {name.replace("__", "/"): value for name, value in later.items()}
+        values = {"rewards/margins": 0.25} | (measured if number == 5 else {})
+        records.append(StepRecord(number, 0.0, number, 0.1, 1e-3, values))
+    return records
+
+
+def test_what_step_0_measured_is_not_told_of_a_policy_that_was_trained() -> None:
+    found = tiles(_begun(10), None)
+    assert len(found) == 4
+    for label, tile in found.items():
+        assert tile["after"] is None and tile["text"] == "not measured after step 0", label
+    row = row_of("a", "stopped", TrainConfig().as_dict(), _begun(10))
+    assert (row["step"], row["margin"], row["KL"], row["score"]) == (10, "0.250", "–", "–")
+
+
+def test_an_evaluation_before_the_last_step_is_told_with_its_step() -> None:
+    records = _begun(10, kl__policy=1.5, score__policy=2.0)
+    tile = tiles(records, None)[KL_TILE]
+    assert (tile["before"], tile["after"]) == (0.0, 1.5)
+    assert tile["text"] == "at step 5; nats, on the policy's own samples"  # no error was measured
+    row = row_of("a", "stopped", TrainConfig().as_dict(), records)
+    assert (row["KL"], row["score"]) == ("1.500 (step 5)", "2.000 (step 5)")
+
+
+def test_the_loss_at_margin_0_is_that_of_each_beta() -> None:
+    """IPO's is (1 / (2 beta))^2: 25 at beta 0.1, 1/4 at 1. DPO's is ln 2 at every beta."""
+    records = [StepRecord(n, 0.0, n, 0.1 if n < 7 else 1.0, 1e-3, {}) for n in range(1, 9)]
+    assert start_loss(TrainConfig(loss="ipo"), records) == [
+        (1, pytest.approx(25)),
+        (7, pytest.approx(0.25)),
+    ]
+    assert start_loss(TrainConfig(loss="ipo", beta=1)) == [(0, pytest.approx(0.25))]
+    losses = [loss for _, loss in start_loss(TrainConfig(), records)]
+    assert losses == [pytest.approx(math.log(2))] * 2
+    assert start_loss(TrainConfig(loss="sft"), records) is None
 
 
 def test_an_older_run_without_n_still_has_its_tiles() -> None:
