@@ -44,8 +44,8 @@ class ShownRun(Protocol):
 def samples_panel(samples: Sequence[SampleRecord]) -> str:
     """Answers of the last evaluation, as HTML."""
     if not samples:
-        return "<h3>Samples</h3><p class='note'>Answers to held-out prompts, once a run begins.</p>"
-    note = f"Greedy answers to {len(samples)} held-out prompts after step {samples[0].step:,}."
+        return "<h3>Samples</h3><p class='note'>Greedy answers, once a run begins.</p>"
+    note = f"Greedy answers to {len(samples)} prompts after step {samples[0].step:,}."
     if cut := sum(sample.policy_cut for sample in samples):
         note += f" {cut} of the policy's were cut at their length limit."
     return f"<h3>Samples</h3><p class='note'>{note}</p>{samples_table(samples)}"
@@ -71,33 +71,36 @@ def _log_ratios(records: History) -> str:
     of, found = ("held-out", held_out) if len(held_out) else ("the last batch's", trained)
     if not len(found) or found[-1, 1] > -FELL:
         return ""
-    chosen, rejected = found[-1, 1:]
+    step, chosen, rejected = found[-1]
     which = "Both log-ratios are" if rejected < -FELL else "The chosen answers' log-ratio is"
     return (
-        f"<b>{which} below zero</b> in the mean over {of} pairs (chosen {chosen:.2f}, rejected "
-        f"{rejected:.2f} nats). DPO asks only that the rejected ones lose more. That does not show "
-        "that probability left the pairs: over answers like the reference's own the mean is "
-        "−KL(reference ‖ policy), never above 0."
+        f"<b>{which} below zero</b> in the mean over {of} pairs (step {step:.0f}: chosen "
+        f"{chosen:.2f}, rejected {rejected:.2f} nats). DPO asks only that the rejected ones lose "
+        "more. That does not show that probability left the pairs: over answers like the "
+        "reference's own the mean is −KL(reference ‖ policy), never above 0."
     )
 
 
 def _mass(records: History) -> str:
     """Who has the probability, where all answers are listed."""
-    shares = records.columns("listed/own_pair", "listed/other_pairs", "listed/no_pair")[:, 1:]
+    found = records.columns("listed/own_pair", "listed/other_pairs", "listed/no_pair")
+    shares = found[:, 1:]
     if len(shares) < 2 or abs(shares[-1] - shares[0]).max() < MOVED:
         return ""
     own, others, none = (f"from {a:.1%} to {b:.1%}" for a, b in zip(*shares[[0, -1]], strict=True))
     return (
-        f"Summed over all answers, probability went {own} for a pair's own two, {others} for those "
-        f"of other pairs, and <b>{none} for answers in no pair</b> (means over "
-        f"{records.last('listed/pairs_n'):.0f} held-out pairs)."
+        f"Summed over all answers, until step {found[-1, 0]:.0f} probability went {own} for a "
+        f"pair's own two, {others} for those of other pairs, and <b>{none} for answers in no "
+        f"pair</b> (means over {records.last('listed/pairs_n'):.0f} held-out pairs)."
     )
 
 
 def _steps(run: ShownRun | None) -> tuple[int, int]:
-    """Steps done, and steps of the whole run."""
+    """Steps done, and steps of the whole run; 0 where that is not known."""
     step = run.records[-1].step if run and run.records else 0
-    return step, (run.total_steps if run else 0) or step
+    # One that is prepared, or is taken up again, does not know it yet; an older one never did.
+    known = step if run and run.state == "done" else 0
+    return step, (run.total_steps if run else 0) or known
 
 
 def share_done(run: ShownRun | None) -> float:
@@ -128,7 +131,7 @@ def numbers(run: ShownRun | None) -> str:
     if len(timing):
         seconds, rate = timing[-RECENT:, 1].mean(), timing[-RECENT:, 2].mean()
         parts.append(f"{rate:,.0f} pairs/s" if rate >= 10 else f"{rate:.2f} pairs/s")
-        if running:
+        if running and total:
             left = seconds * (total - step) + _evaluations_left(run, step, total)
             parts.append(f"{_duration(left)} left")
         parts.append(f"{timing[-1, 3]:.1f} GB")

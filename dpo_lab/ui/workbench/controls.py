@@ -119,11 +119,11 @@ class Control:
 
     def _number(self) -> str:
         """A slider's value as its box shows it."""
-        return f"{getattr(self.state.config.resolved(), self.field):.4g}"
+        return f"{self.state.value(self.field):.4g}"
 
     def _entered(self, change) -> None:
         """From the widget to the state, unless the state put it there."""
-        if change["new"] == self._shown(getattr(self.state.config.resolved(), self.field)):
+        if change["new"] == self._shown(self.state.value(self.field)):
             self.state.set(**{self.field: getattr(self.state.config, self.field)})
             return
         try:
@@ -160,7 +160,7 @@ class Control:
         words = self.state.problems.get(self.field)
         self.problem.value = escaped(words) if words else ""
         if not words:
-            shown = self._shown(getattr(self.state.config.resolved(), self.field))
+            shown = self._shown(self.state.value(self.field))
             if self.value.value != shown:
                 self.value.value = shown
             if self.typed:

@@ -15,7 +15,7 @@ from dpo_lab.training.runs import data_facts
 from dpo_lab.training.setup import Job, load_data
 from dpo_lab.ui.html.data_list import data_fold
 from dpo_lab.ui.html.tables import escaped
-from dpo_lab.ui.workbench.state import WorkbenchState
+from dpo_lab.ui.workbench.state import WorkbenchState, in_effect
 
 SOURCE = ("data", "split", "held_out", "eval_pairs", "columns", "limit", "seed")
 """Settings that decide which rows are read and how they are divided."""
@@ -98,7 +98,7 @@ class DataPanel:
             return f"<p class='note'>{escaped(config.data)} is read when training begins.</p>"
         try:
             train, held_out = load_data(replace(config, on_bad_rows="skip"), self._data)
-            measured = min(len(held_out), config.resolved().eval_pairs)
+            measured = min(len(held_out), in_effect(config, "eval_pairs"))
         except (ValueError, OSError) as error:
             return f"<p class='dpo-problem'>{escaped(error)}</p>"
         reports = [some.report.as_dict() for some in (train, held_out) if len(some)]

@@ -49,6 +49,20 @@ class ShelvedRun:
         return self.state in ("stopped", "unfinished", "failed") and self.folder is not None
 
     @property
+    def levers(self) -> dict[str, float | None]:
+        """Beta and peak learning rate as it left them; those that it goes on with, if it can.
+
+        The rate is none where it was left open and never changed.
+        """
+        if self.unfinished and Run(self.folder).exists:
+            return Run(self.folder).levers
+        changed = self.records.last("change/learning_rate")
+        return {
+            "beta": self.records[-1].beta if self.records else self.config.beta,
+            "learning_rate": self.config.learning_rate if changed is None else changed,
+        }
+
+    @property
     def label(self) -> str:
         """Name and beta, for people."""
         beta = self.records[-1].beta if self.records else self.config.beta

@@ -36,7 +36,7 @@ class Screen:
     Attributes:
         shown: The run that is shown: one that is going on, or one of the shelf.
         error: What it failed with.
-        loaded: Beta and learning rate as it left them at the controls.
+        loaded: Beta and learning rate as it left them at the controls: none is the default.
         theories: The exact frontiers that are known.
     """
 
@@ -66,12 +66,13 @@ class Screen:
     def begin(self, run: BackgroundRun) -> None:
         """Show a run that begins."""
         self.shown, self.error = run, None
+        self.runs.forget_message()
 
     def show_again(self, run: ShelvedRun) -> None:
         """Show a run of the shelf, whose settings the controls have taken on."""
         self.shown, self.error = run, None
-        settings = self._state.config.resolved()
-        self.loaded = {name: getattr(settings, name) for name in MID_RUN}
+        self.loaded = {name: getattr(self._state.config, name) for name in MID_RUN}
+        self.runs.forget_message()
 
     def forget_error(self) -> None:
         """Say no more what the last run failed with; one that measured nothing goes, too."""
@@ -84,6 +85,7 @@ class Screen:
         """Show no run, and none behind."""
         self.shown = self.error = None
         self.runs.clear()
+        self.runs.forget_message()
 
     def put_away(self) -> None:
         """The run that is shown joins the others once it has ended, to be drawn behind the next."""
@@ -92,8 +94,7 @@ class Screen:
             return
         self.shown, self.error = self.shelf.add(run), run.error
         beta = run.records[-1].beta if run.records else run.config.beta
-        settings = self._state.config.resolved()
-        self.loaded = {"beta": beta, "learning_rate": settings.learning_rate}
+        self.loaded = {"beta": beta, "learning_rate": self._state.config.learning_rate}
         self.theories.shelve(self.shown.name)
         if run.records:
             self.runs.tick(self.shown.name)

@@ -75,6 +75,15 @@ class RunsTable:
         for tick in self._ticks.values():
             tick.value = False
 
+    def forget_message(self) -> None:
+        """Say no more what the last click did."""
+        self._say("")
+
+    @property
+    def held(self) -> list[widgets.Widget]:
+        """All that it holds, folded away or not."""
+        return [self.view, self._head, *self._lines.values(), *self._ticks.values()]
+
     def refresh(self) -> None:
         """Show what is on the shelf now."""
         runs = list(reversed(self.shelf.runs.values()))

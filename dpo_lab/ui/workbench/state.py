@@ -10,6 +10,7 @@ from typing import Any
 
 from traitlets import Dict, HasTraits, Instance, Unicode
 
+from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
 
 MID_RUN = ("beta", "learning_rate")
@@ -30,8 +31,13 @@ class WorkbenchState(HasTraits):
     phase = Unicode("idle")
 
     def __init__(self, config: TrainConfig):
+        check_template(config)
         super().__init__(config=config)
         self._code = threading.local()
+
+    def value(self, field: str) -> Any:
+        """A setting as it takes effect."""
+        return in_effect(self.config, field)
 
     @property
     def by_hand(self) -> bool:
@@ -55,7 +61,8 @@ class WorkbenchState(HasTraits):
         """
         try:
             config = replace(self.config, **changes)
-        except (ValueError, TypeError, OverflowError) as error:
+            check_template(config, self.config)
+        except (ValueError, TypeError, OverflowError, OSError) as error:
             # A message begins with the name of the field that it is about.
             named = str(error).split("=")[0]
             field = named if named in changes else next(iter(changes))
@@ -68,3 +75,26 @@ class WorkbenchState(HasTraits):
     def refuse(self, field: str, words: str) -> None:
         """Note what is wrong with a value; the one before stays in force."""
         self.problems = {**self.problems, field: words}
+
+
+def in_effect(config: TrainConfig, field: str) -> Any:
+    """A setting as it takes effect: where it is left open, the model's default, if there is one.
+
+    A chat template stays the name of its file, which is not read for it.
+    """
+    given = getattr(config, field)
+    if given is not None:
+        return given
+    return getattr(replace(config, chat_template=None).resolved(), field)
+
+
+def check_template(config: TrainConfig, before: TrainConfig | None = None) -> None:
+    """Refuse a chat template that cannot be read, unless it was there before.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it holds no template.
+    """
+    given = config.chat_template
+    if given and (before is None or given != before.chat_template):
+        template_text(given)

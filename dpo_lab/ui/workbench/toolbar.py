@@ -114,7 +114,8 @@ class Bar:
         self.status.value = escaped(words)
 
     def close(self, words: str) -> None:
-        """No button answers any more; the status says why."""
+        """No button answers any more; the status says why, and nothing else is said."""
+        self.note.value = ""
         for button in (self.train, self.pause, self.stop, self.step, self.reset, self.instant):
             button.disabled = True
         self.say(words)

@@ -28,7 +28,7 @@ from dpo_lab.ui.workbench.layout import page
 from dpo_lab.ui.workbench.run_store import Shelf, ShelvedRun
 from dpo_lab.ui.workbench.run_view import Screen
 from dpo_lab.ui.workbench.runs_table import RunsTable
-from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState
+from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState, check_template, in_effect
 from dpo_lab.ui.workbench.toolbar import Bar, RunActions
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
@@ -47,7 +47,7 @@ class Workbench:
     Args:
         model: micro, smollm2, a folder, a hub id, or a model already loaded (a copy is trained).
         data: reviews, places, a file, a folder, a hub id, or pairs or rows in memory.
-        score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        score: Score of `(prompt, response)`, instead of the data set's own.
         folder: Where runs are kept, and runs of earlier sessions and of the command line are found;
             `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
@@ -161,8 +161,10 @@ class Workbench:
         Raises:
             ValueError: If a setting is wrong, or names a model or data instead of those that the
                 workbench was made with.
+            OSError: If there is no file of its chat template.
         """
         config = replace(self.state.config, **settings)
+        check_template(config, self.state.config)
         for name in ("model", "data"):
             asked, own = getattr(config, name), getattr(self.state.config, name)
             if asked != own and IN_MEMORY in (asked, own) or asked != own and self._inputs[name]:
@@ -191,14 +193,14 @@ class Workbench:
                 self._hurry()
             elif isinstance(self.screen.shown, ShelvedRun) and self.screen.shown.unfinished:
                 shown, loaded = self.screen.shown, self.screen.loaded
-                wanted = self.state.config.resolved()
+                wanted = self.state.config
                 Run.open(shown.folder)
-                moved = {name for name in MID_RUN if getattr(wanted, name) != loaded[name]}
+                moved = [name for name in MID_RUN if getattr(wanted, name) != loaded[name]]
                 # No file may let a model's code run: that is this workbench's own setting.
-                trusted = self.state.config.trust_remote_code
+                trusted = wanted.trust_remote_code
                 config = replace(shown.config, trust_remote_code=trusted)
                 self._start(config, folder=shown.folder)
-                self.run.control.set(**{name: getattr(wanted, name) for name in moved})
+                self._move(moved, wanted)
             return self.run
 
     def stop(self) -> None:
@@ -218,10 +220,11 @@ class Workbench:
             self.screen.put_away()
             self.run = None
             self.screen.clear()
+            self.bar.note.value = ""
             self._draw()
 
     def show(self, run: ShelvedRun) -> None:
-        """Show a run again, and take on its settings.
+        """Show a run again, and take on its settings, beta and learning rate as it left them.
 
         Raises:
             RuntimeError: If a run is going on.
@@ -229,10 +232,11 @@ class Workbench:
         with self._lock:
             self._check_free()
             self.screen.put_away()
-            beta = run.records[-1].beta if run.records else run.config.beta
-            own = {"beta": beta, "trust_remote_code": self.state.config.trust_remote_code}
-            self.change(**run.config.unresolved().as_dict() | own)
+            own = {"trust_remote_code": self.state.config.trust_remote_code}
+            settings = replace(run.config, **run.levers).unresolved()
+            self.change(**settings.as_dict() | own)
             self.screen.show_again(run)
+            self.bar.note.value = ""
             self._draw()
 
     def picture(self) -> go.Figure:
@@ -254,6 +258,7 @@ class Workbench:
             self._inputs = dict.fromkeys(self._inputs)
         self.data.close()
         self.bar.close(words)
+        self.runs.forget_message()
 
     def _repr_mimebundle_(self, **options):
         return bundle(self.view, options, "The workbench: run this cell to open it.")
@@ -262,15 +267,21 @@ class Workbench:
 
     def _set(self, change) -> None:
         """A setting was changed, by hand or from code."""
-        old, new = change["old"].resolved(), change["new"].resolved()
-        changed = {name for name in MID_RUN if getattr(old, name) != getattr(new, name)}
+        old, new = change["old"], change["new"]
+        # As they were set: a default that follows another setting is the next run's alone.
+        changed = [name for name in MID_RUN if getattr(old, name) != getattr(new, name)]
         with self._lock:
             if self.run and self.run.running:
                 if changed:
-                    self.run.control.set(**{name: getattr(new, name) for name in changed})
+                    self._move(changed, new)
                     self._hurry()
             elif "beta" in changed and self.state.by_hand and self._instant:
                 self._start(change["new"])
+
+    def _move(self, names: Sequence[str], config: TrainConfig) -> None:
+        """Give the run new values of beta or learning rate; its own default where one is open."""
+        moved = replace(self.run.config, **{name: getattr(config, name) for name in names})
+        self.run.control.set(**{name: in_effect(moved, name) for name in names})
 
     def _corrected(self, change) -> None:
         """A setting was changed: what was said about the one before does not hold any more."""
@@ -297,6 +308,8 @@ class Workbench:
         return self.bar.instant.value and not self.state.problems and not self._closed
 
     def _check_free(self) -> None:
+        if self._closed:
+            raise RuntimeError(self._closed)
         if self.run and self.run.running:
             raise RuntimeError("a run is going on: stop it, or wait for it.")
 
@@ -414,7 +427,7 @@ def _take_the_place_of_the_one_before(new: Workbench) -> None:
             )
     before.figure.close()
     before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
-    free(*before.parts)
+    free(*before.parts, *before.runs.held)
 
 
 def _kept_in(folder: str | Path | None) -> Path | None:

@@ -87,3 +87,31 @@ def test_two_settings_that_exclude_each_other_are_told_at_the_one_just_entered(s
     epochs = Control(state, "epochs")
     epochs.value.value = "2"
     assert "give one of them" in epochs.problem.value and state.config.epochs is None
+
+
+def test_a_chat_template_that_cannot_be_read_is_refused_in_words(state, tmp_path) -> None:
+    control, steps = Control(state, "chat_template"), Control(state, "steps")
+    control.value.value = "nowhere.jinja"
+    assert control.problem.value.startswith("chat_template=&#x27;nowhere.jinja&#x27;: no such file")
+    assert state.config.chat_template is None and control.value.value == "nowhere.jinja"
+    steps.value.value = "12"
+    assert state.config.steps == 12 and list(state.problems) == ["chat_template"]
+    (tmp_path / "empty.jinja").write_text("no template")
+    control.value.value = str(tmp_path / "empty.jinja")
+    assert "holds no template" in control.problem.value and state.config.chat_template is None
+
+
+def test_a_chat_template_is_shown_by_its_name_even_when_its_file_is_gone(state, tmp_path) -> None:
+    control, rate = Control(state, "chat_template"), Control(state, "learning_rate")
+    path = tmp_path / "short.jinja"
+    path.write_text("{{ messages }}")
+    control.value.value = str(path)
+    assert state.config.chat_template == control.value.value == str(path) and not state.problems
+    path.unlink()
+    state.set(model="smollm2")
+    assert rate.value.value == 3e-5 and control.value.value == str(path) and not state.problems
+
+
+def test_settings_with_a_template_that_is_nowhere_are_refused_from_code() -> None:
+    with pytest.raises(FileNotFoundError, match="chat_template='nowhere.jinja': no such file"):
+        WorkbenchState(TrainConfig(chat_template="nowhere.jinja"))

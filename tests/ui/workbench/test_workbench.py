@@ -11,8 +11,9 @@ from dpo_lab.training import TrainConfig
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
-from dpo_lab.ui.html.run_status import numbers
+from dpo_lab.ui.html.run_status import numbers, share_done, status
 from dpo_lab.ui.widgets.live import NOT_DRAWN
+from dpo_lab.ui.workbench.run_store import ShelvedRun
 from dpo_lab.ui.workbench.workbench import Workbench
 
 QUICK = {"steps": 8, "batch_pairs": 4, "eval_every": 4, "eval_pairs": 8, "kl_samples": 5}
@@ -89,6 +90,73 @@ def test_beta_and_learning_rate_move_in_mid_run_and_leave_a_mark(bench: Workbenc
     labels = {note.text for note in bench.figure.layout.annotations if note.name == "change"}
     assert {shape.x0 for shape in bench.figure.layout.shapes} == {4} and labels
     assert len(bench.shelf.runs) == 1
+
+
+@pytest.mark.parametrize(("name", "typed"), [("lora_rank", "8"), ("model", "smollm2")])
+def test_a_default_that_follows_another_setting_does_not_reach_the_running_policy(
+    bench: Workbench, name: str, typed: str
+) -> None:
+    run = bench.step(3).reach(3, 60)
+    bench.controls[name].value.value = typed
+    assert bench.state.value("learning_rate") != 1e-3  # of the next run
+    _click(bench.bar.stop)
+    run.wait(60)
+    rate = bench.state.config.learning_rate
+    assert rate is None and bench.resume().wait(120).state == "done"
+    records = Run.open(run.folder).records()
+    assert [r.step for r in records if r.get("change/learning_rate") is not None] == []
+    assert len(records) == 9
+
+
+def test_a_learning_rate_that_is_left_open_again_is_that_of_the_runs_own_model(bench) -> None:
+    run = bench.step(2).reach(2, 60)
+    bench.change(learning_rate=5e-4)
+    run.control.step(2)
+    run.reach(4, 60)
+    bench.change(learning_rate=None, lora_rank=4)
+    bench.resume().wait(120)
+    changed = {r.step: r.get("change/learning_rate") for r in run.records}
+    assert {step: rate for step, rate in changed.items() if rate} == {3: 5e-4, 5: 1e-3}
+
+
+def test_a_loaded_run_brings_the_learning_rate_that_it_goes_on_with(bench, tmp_path) -> None:
+    run = bench.step(3).reach(3, 60)
+    bench.change(learning_rate=2e-4, beta=0.7)
+    bench.stop()  # before a step shows it: the checkpoint has it
+    run.wait(60)
+    later = Workbench(folder=tmp_path / "runs", **QUICK)
+    later.show(later.shelf.runs[run.folder.name])
+    assert later.state.config.learning_rate == later.controls["learning_rate"].value.value == 2e-4
+    assert later.state.config.beta == 0.7
+    resumed = later.resume().wait(120)
+    assert [r.step for r in resumed.records if r.get("change/learning_rate") == 2e-4] == [4]
+    assert [r.beta for r in resumed.records if r.step] == [0.3] * 3 + [0.7] * 5
+    done = later.shelf.runs[run.folder.name]
+    later.change(learning_rate=1e-3)
+    later.show(done)
+    assert done.state == "done" and later.state.config.learning_rate == 2e-4
+    later.close()
+
+
+def test_what_was_said_of_one_run_leaves_with_it(bench: Workbench) -> None:
+    bench.train().wait(120)
+    load = bench.runs.view.children[0].children[2]
+    assert load.description == "Load"
+    message = bench.runs._message
+    for leave in (bench.reset, lambda: bench.show(*bench.shelf.runs.values())):
+        bench.runs.tick(next(iter(bench.shelf.runs)))
+        _click(load)
+        assert message.value.endswith(" is shown.")
+        leave()
+        assert message.value == ""
+    _click(load)
+    bench.train().wait(120)
+    assert message.value == ""
+    _click(load)
+    bench.close()
+    assert message.value == "" and bench.bar.note.value == ""
+    _click(load)
+    assert message.value == "closed"
 
 
 def test_buttons_pause_step_resume_stop(bench: Workbench) -> None:
@@ -426,6 +494,23 @@ def test_micro_begins_with_settings_that_suit_it_and_others_with_the_defaults() 
     assert other.state.config == TrainConfig(model="smollm2", data="places")
     assert not other.bar.instant.value
     other.close()
+
+
+def test_a_run_that_is_taken_up_again_has_no_total_before_it_is_loaded(tmp_path) -> None:
+    """Its folder tells 3 steps; of how many is known once it is prepared."""
+    config = TrainConfig(steps=8)
+    kept = Run.create(tmp_path / "run", config, {})
+    for step in range(1, 4):
+        timing = {"seconds": 0.5, "pairs_per_second": 16.0, "peak_memory_gb": 1.0}
+        kept.append(StepRecord(step, 0.0, 8 * step, 0.1, 1e-3, {}, timing))
+    run = BackgroundRun(config, folder=kept.path)
+    assert share_done(run) == 0 and status(run) == "preparing · step 3 · beta 0.1"
+    assert numbers(run) == "16 pairs/s · 1.0 GB · loading"
+    run.total_steps, run.doing = 8, None
+    assert share_done(run) == 3 / 8 and numbers(run) == "step 3/8 · 16 pairs/s · 2 s left · 1.0 GB"
+    ended = ShelvedRun("old", config, run.records, [], "done")  # of a version that kept no total
+    assert share_done(ended) == 1
+    assert share_done(replace(ended, state="unfinished")) == 0
 
 
 def test_time_left_counts_the_evaluations_to_come() -> None:

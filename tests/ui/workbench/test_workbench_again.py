@@ -79,6 +79,29 @@ def test_opening_it_again_and_again_frees_what_was_before(opened) -> None:
     assert counts[0] > 500 and max(grown) < 25
 
 
+def test_rows_that_are_folded_away_and_the_head_are_freed_too(opened, monkeypatch) -> None:
+    monkeypatch.setattr("dpo_lab.ui.workbench.runs_table.SHOWN", 1)
+    bench = opened()
+    table = bench.runs
+    for seed in (1, 2):
+        bench.train(steps=2, seed=seed).wait(60)
+    assert len(table._rows.children) == 3 and len(table._lines) == 2  # head, a row, the note
+    held = [table._head, *table._lines.values(), *table._ticks.values()]
+    assert all(one.comm is not None for one in held)
+    opened()
+    assert [one.comm for one in held] == [None] * 5
+
+
+def test_what_was_said_of_the_run_that_was_found_leaves_with_it(opened) -> None:
+    opened().step(5).reach(5, 60)
+    bench = opened()
+    assert "shown again" in bench.bar.note.value
+    bench.stop()
+    bench.run.wait(60)
+    bench.reset()
+    assert bench.bar.note.value == ""
+
+
 def test_a_failed_message_leaves_when_the_value_is_corrected(opened) -> None:
     bench = opened()
     with pytest.raises(FileNotFoundError):
