@@ -4,7 +4,8 @@
 
 const AGAIN = 2000; // milliseconds after which what was asked for is asked for again
 const PATIENCE = 10_000; // milliseconds without an answer, after which the kernel may well be dead
-const DEAF = "The kernel does not answer: it died, was restarted, or is stuck. Run this cell again; runs that were kept are in its table.";
+const DEAF = "The kernel does not answer: it died, was restarted, or is stuck. Run this cell again";
+const KEPT = "; runs that were kept are in its table"; // where there is one
 const GONE = ["restarting", "autorestarting", "terminating", "dead"];
 const LOADING = "Plain curves, until plotly is loaded …";
 const ARRAYS = {
@@ -101,7 +102,7 @@ async function library(send, alive) {
   return globalThis.Plotly;
 }
 
-// Says at the workbench around a figure that its kernel is gone, and stills the controls: whatever is
+// Says at the widget around a figure that its kernel is gone, and stills the controls: whatever is
 // pressed there is to be answered, and the page's own word on the kernel counts at once.
 function watchKernel(model, sheet, root) {
   const bench = root.closest(".widget-vbox") ?? root;
@@ -110,7 +111,7 @@ function watchKernel(model, sheet, root) {
   alarm.setAttribute("role", "alert");
   let waiting, dead = false;
   const say = (deaf) => {
-    alarm.textContent = deaf ? DEAF : "";
+    alarm.textContent = deaf ? `${DEAF}${bench.querySelector(".dpo-runs") ? KEPT : ""}.` : "";
     (bench.querySelector(".dpo-status")?.closest(".widget-hbox") ?? bench.firstElementChild).after(alarm);
     for (const part of bench.children) part.inert = deaf && !part.contains(root) && !part.contains(alarm);
     for (const bar of bench.querySelectorAll(".dpo-bar")) bar.inert = deaf;
@@ -234,7 +235,7 @@ function render({ model, el }) {
         } catch (error) {
           words.textContent = `The curves cannot be drawn: ${error.message}`;
           console.error(error);
-          drawn = found.version;
+          [drawn, width] = [found.version, root.clientWidth]; // not again before something changes
         }
         await sleep(0); // the page may do something else in between
       }
