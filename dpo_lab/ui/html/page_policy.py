@@ -1,4 +1,4 @@
-"""What a page that is written may do: run its own scripts, known by their digests, and no more."""
+"""What a page that is written may do: run its own scripts, known by their digests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterable
 
 
 def content_policy(scripts: Iterable[str], sources: str = "") -> str:
-    """The page's own policy, as an element of its head: no connection, nothing from elsewhere.
+    """The page's own policy, as an element of its head.
+
+    It lets the page run these scripts, fetch nothing and send no form. It cannot keep a person
+    from following a link.
 
     Args:
         scripts: Texts of the scripts in the page.
@@ -19,7 +22,8 @@ def content_policy(scripts: Iterable[str], sources: str = "") -> str:
     allowed = " ".join([*sources.split(), *(f"'sha256-{digest}'" for digest in digests)])
     return (
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}\">"
+        f"style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}; "
+        "form-action 'none'; base-uri 'none'\">"
     )
 
 
