@@ -236,7 +236,7 @@ def length_figure(curves: Mapping[str, Sequence[float]], lengths: Sequence[int])
     """Loss of a pair against the length of its chosen answer, no token of which is better.
 
     Args:
-        curves: Name to losses, one a length; drawn relative to the first.
+        curves: Name to losses, nats, one a length.
         lengths: Tokens of the chosen answer.
     """
     figure = blank(400)
