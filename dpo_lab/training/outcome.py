@@ -102,10 +102,10 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
     greedy = len(job.prompts) >= GREEDY_PROMPTS // 4
     if greedy:
         prompts = job.prompts[:GREEDY_PROMPTS]
-        what = f"greedy answers to {len(prompts)} held-out prompts"
+        what = f"greedy answers to {len(prompts)} {job.prompt_kind}s"
     else:
         prompts = list(islice(cycle(job.prompts), SAMPLED_ANSWERS))
-        what = f"{len(prompts)} sampled answers to {len(job.prompts)} held-out prompts"
+        what = f"{len(prompts)} sampled answers to {len(job.prompts)} {job.prompt_kind}s"
 
     def score(model: LanguageModel, who: str) -> Score:
         answers = sample(

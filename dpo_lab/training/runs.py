@@ -340,7 +340,7 @@ def open_or_create(run: Run, job: Job) -> Run:
     return run
 
 
-DATA_FACTS = ("pairs", "data", "load_reports", "tokens", "token_problems")
+DATA_FACTS = ("pairs", "prompt_kind", "data", "load_reports", "tokens", "token_problems")
 """What `environment.json` says of a run's data."""
 
 
@@ -355,6 +355,7 @@ def data_facts(job: Job) -> dict[str, Any]:
             "held_out": 0 if held_out is None else len(held_out),
             "prompts": len(job.prompts),
         },
+        "prompt_kind": job.prompt_kind,
         "data": [str(report) for report in job.load_reports],
         "load_reports": [report.as_dict() for report in job.load_reports],
         "tokens": str(job.train.tokens),

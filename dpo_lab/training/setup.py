@@ -91,6 +91,7 @@ class Job:
         load_reports: What was read and skipped.
         data_fingerprint: Hash of the training pairs' text.
         text: What made ids of it.
+        prompt_kind: What one of the prompts is, for people; whoever puts others in says so.
         cache_use: Reference values computed and read.
         reference_answers: Greedy answers of the reference, once an evaluation has needed them.
         listed_pairs: The held-out pairs among all answers, once an evaluation has listed these.
@@ -108,6 +109,7 @@ class Job:
     load_reports: list[LoadReport]
     data_fingerprint: str
     text: TextRecord
+    prompt_kind: str = "held-out prompt"
     cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None

@@ -22,6 +22,7 @@ from dpo_lab.training.outcome import Score as Mean
 from dpo_lab.ui.annotator.question import BLANK, QuestionView, prompt_words
 from dpo_lab.ui.annotator.train_panel import Alignment
 from dpo_lab.ui.html.output import bundle
+from dpo_lab.ui.widgets.freeing import free
 
 PATIENCE = 600.0
 """Seconds that code waits for a question: a slow model may have to be fetched first."""
@@ -33,13 +34,13 @@ class Annotator:
 
     Every click is on the disk before the next question shows. A session that is left, or whose
     kernel dies, goes on where it was when it is opened again. One that is open in this process is
-    closed by the next annotator on it, so that a cell can be run again.
+    closed by the next annotator on it, which frees its widgets, so that a cell can be run again.
 
     Args:
         prompts: Texts (messages for a model with a chat template), or lists of messages.
         model: micro, smollm2, a folder, a hub id, or a model already loaded.
         session: Folder of the clicks, the pairs made of them, and the runs on these.
-        score: Ground-truth score of `(prompt, response)`, shown before and after training.
+        score: Score of `(prompt, response)`, shown before and after training.
         seed: Of the answers, their order and what is repeated.
         repeat: Share of the questions that ask an earlier one again with its sides swapped.
         max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
@@ -48,6 +49,7 @@ class Annotator:
         session: The answers, and the files they are in.
         interview: What is asked next.
         view: All of it as one widget.
+        parts: What it holds, from the top.
 
     Raises:
         ValueError: If a prompt or an argument cannot be used.
@@ -87,8 +89,8 @@ class Annotator:
             raise
         self._alignment = Alignment(self.interview, model, score, max_new_tokens, ended=self._show)
         self.question_view = QuestionView(self._clicked)
-        parts = [self._alignment.style, self.question_view, self._alignment.view]
-        self.view = widgets.VBox(parts).add_class("dpo-workbench").add_class("dpo-annotator")
+        self.parts = (self._alignment.style, self.question_view, self._alignment.view)
+        self.view = widgets.VBox(self.parts).add_class("dpo-workbench").add_class("dpo-annotator")
         _open[self.session.path.resolve()] = self
         self._show()
         self.interview.start()
@@ -176,7 +178,7 @@ class Annotator:
         self._closed = words
         self._alignment.close(words)
         self.interview.close()
-        self._show()
+        self._show("")
 
     def _repr_mimebundle_(self, **options):
         words = "Two answers to compare: run this cell to open them."
@@ -260,13 +262,16 @@ def _cut(sampled: Sampled | None) -> bool:
     return sampled is not None and sampled.cut
 
 
+REOPENED = "closed: the session was opened again"
 _open: weakref.WeakValueDictionary[Path, Annotator] = weakref.WeakValueDictionary()
 
 
 def _close_the_one_before(session: Path) -> None:
     before = _open.get(session.resolve())
     if before is not None:
-        before.close("closed: the session was opened again")
+        before.close(REOPENED)
+        before.view.children = [widgets.HTML(f"<p class='note'>{REOPENED}</p>")]
+        free(*before.parts)
 
 
 def _checked(prompts: Sequence[Text]) -> list[Text]:

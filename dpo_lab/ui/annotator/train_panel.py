@@ -24,6 +24,8 @@ from dpo_lab.ui.widgets.live import Ticker
 from dpo_lab.ui.workbench.layout import style
 
 MICRO_BETA = 0.3
+ANNOTATED = "annotated prompt"
+"""What its runs answer: the prompts that the pairs are about, of which none is held out."""
 SHOWN = 12
 """Most prompts whose answers are shown."""
 
@@ -34,7 +36,7 @@ class Alignment:
     Args:
         interview: Whose prompts and pairs; it draws nothing while a run is going on.
         model: What is trained: the name, or a model already loaded (a copy is trained).
-        score: Ground-truth score of `(prompt, response)`, if there is one.
+        score: Score of `(prompt, response)`, if there is one.
         max_new_tokens: Most tokens of an answer; none is the model's default.
         ended: Called with how a run ended, in words.
 
@@ -175,6 +177,7 @@ class Alignment:
             job.prompts = job.policy.encoder.as_prompts(
                 self._interview.prompts, job.config.prompt_format
             )
+            job.prompt_kind = ANNOTATED
 
     def _clicked(self, _) -> None:
         try:

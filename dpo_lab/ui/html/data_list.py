@@ -8,6 +8,9 @@ from typing import Any
 from dpo_lab.data.preferences import TRAINED_ON
 from dpo_lab.ui.html.tables import escaped
 
+HELD_OUT = "held-out prompt"
+"""What the prompts are where a run does not say it."""
+
 
 def data_list(facts: Mapping[str, Any]) -> str:
     """Counts of a run's data, then what was left out or unused, with row numbers, as HTML.
@@ -16,7 +19,7 @@ def data_list(facts: Mapping[str, Any]) -> str:
         facts: Of a run, as `dpo_lab.training.runs.data_facts` gives them and `environment.json`
             keeps them; an older run's may lack any of them.
     """
-    lines = [_counts(facts["pairs"])] if facts.get("pairs") else []
+    lines = [_counts(facts)] if facts.get("pairs") else []
     for report in _distinct(facts.get("load_reports") or ()):
         lines += _about(report)
     if not facts.get("load_reports"):
@@ -31,7 +34,7 @@ def data_fold(facts: Mapping[str, Any]) -> str:
     not_used = sum(
         sum(report["skipped"].values()) for report in _distinct(facts.get("load_reports") or ())
     )
-    head = f"Data: {_counts(facts['pairs'])}"
+    head = f"Data: {_counts(facts)}"
     head += f", <b class='dpo-warning'>{_many(not_used, 'row')} not used</b>" * (not_used > 0)
     rest = data_list({**facts, "pairs": None})
     return f"<details{' open' * (not_used > 0)}><summary>{head}</summary>{rest}</details>"
@@ -42,13 +45,15 @@ def _distinct(reports: Sequence[Mapping]) -> list[Mapping]:
     return [report for i, report in enumerate(reports) if report not in reports[:i]]
 
 
-def _counts(pairs: Mapping[str, int]) -> str:
+def _counts(facts: Mapping[str, Any]) -> str:
+    pairs, kind = facts["pairs"], facts.get("prompt_kind", HELD_OUT)
     words = f"<b>{_many(pairs['train'], 'pair')} to train on</b>"
     if pairs["held_out"]:
         words += f", {_many(pairs['held_out'], 'held-out pair')} to measure on"
     if pairs["prompts"]:
-        words += f", {_many(pairs['prompts'], 'held-out prompt')} to answer"
-    return words + ", nothing is held out" * (not pairs["held_out"] and not pairs["prompts"])
+        words += f", {escaped(_many(pairs['prompts'], kind))} to answer"
+    nothing = not pairs["held_out"] and not (pairs["prompts"] and kind == HELD_OUT)
+    return words + ", nothing is held out" * nothing
 
 
 def _about(report: Mapping[str, Any]) -> list[str]:

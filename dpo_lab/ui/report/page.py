@@ -1,8 +1,10 @@
 """One run as a web page that needs no network and runs no text of a model.
 
 The page holds plotly, 5 MB, or finds it in a file that the pages of a folder share. Every string of
-a model, a data set or a config is escaped. As a second lock, the page's own policy lets only its
-own scripts run, known by their digests, and the shared file; and it forbids every connection.
+a model, a data set or a config is escaped. As a second lock, the page's own policy runs no script
+in the page but its own two, known by their digests, fetches nothing and sends no form. A page that
+shares plotly must also let scripts run that come from where it lies itself, its server or this
+disk: a browser checks no digest of a file that is read from disk.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import DATA_FACTS
-from dpo_lab.ui.figures.curves import beta_changes
+from dpo_lab.ui.figures.curves import StartLoss, beta_changes
 from dpo_lab.ui.figures.style import CONFIG, POLICY, REFERENCE
 from dpo_lab.ui.figures.training import training_figure
-from dpo_lab.ui.html.data_list import data_list
+from dpo_lab.ui.html.data_list import HELD_OUT, data_list
 from dpo_lab.ui.html.page_policy import content_policy
 from dpo_lab.ui.html.tables import escaped, number, samples_table
 
@@ -37,7 +39,7 @@ def write_report(
     samples: Sequence[SampleRecord],
     summary: Mapping,
     environment: Mapping,
-    start_loss: float | None,
+    start_loss: StartLoss | None,
     library: Path | None = None,
 ) -> Path:
     """Write the page of one run, all of it or nothing.
@@ -51,7 +53,7 @@ def write_report(
         summary: Label to `{"before": float, "after": float, "text": str}`, a tile each; `text`
             (a standard error, an interval, n, a unit) may be left out.
         environment: Versions, origin of the weights, what became of the rows.
-        start_loss: The loss at margin 0, or none.
+        start_loss: The loss at margin 0, one or as it changed with beta; or none.
         library: Plotly as `shared_plotly` wrote it, to be read by the page; none puts it inside.
 
     Returns:
@@ -64,7 +66,7 @@ def write_report(
         f"<section><h2>Training</h2><div id='training'></div><p class='note'>{_FIGURE_NOTE}</p>"
         "<noscript><p>The curves need JavaScript.</p></noscript>"
         "</section>",
-        _samples(samples),
+        _samples(samples, environment.get("prompt_kind", HELD_OUT)),
         _data(environment),
         "<section>",
         _fold("Config", config),
@@ -106,7 +108,7 @@ def _page(title: str, body: str, data: str, library: str | None) -> str:
     scripts = [_SCRIPT] if library else [get_plotlyjs(), _SCRIPT]
     elements = [f"<script>{script}</script>" for script in scripts]
     if library:
-        # The one from which the page itself came: a folder, or the server that shows it.
+        # From where the page itself came: this disk, or the server that shows it.
         elements.insert(0, f'<script src="{escaped(quote(library))}"></script>')
     newline = "\n"
     policy = content_policy(scripts, "'self' file:" if library else "")
@@ -165,7 +167,7 @@ def _tiles(summary: Mapping) -> str:
     return f"<ul class='tiles'>{''.join(tiles)}</ul>" if tiles else ""
 
 
-def _samples(samples: Sequence[SampleRecord]) -> str:
+def _samples(samples: Sequence[SampleRecord], kind: str) -> str:
     """The last step's samples as a table, the first rows open and the rest folded."""
     if not samples:
         return ""
@@ -176,8 +178,8 @@ def _samples(samples: Sequence[SampleRecord]) -> str:
     if more:
         shown += f"<details><summary>{len(more)} more</summary>{samples_table(more)}</details>"
     return (
-        f"<section><h2>Samples</h2><p class='note'>Greedy answers to {len(rows)} held-out prompts "
-        f"after step {last:,}.</p>{shown}</section>"
+        f"<section><h2>Samples</h2><p class='note'>Greedy answers to {len(rows)} {escaped(kind)}"
+        f"{'s' * (len(rows) != 1)} after step {last:,}.</p>{shown}</section>"
     )
 
 
@@ -206,7 +208,7 @@ def _flat(values: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
 
 _FIGURE_NOTE = (
     "Thin lines: the training batch of each step. Dashed with points: held-out pairs. Dotted "
-    "uprights: beta was changed. A click on a legend's entry hides its curves."
+    "uprights: beta or the learning rate was changed. A click on a legend's entry hides its curves."
 )
 
 _SCRIPT = """

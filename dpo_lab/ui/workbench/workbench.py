@@ -134,7 +134,7 @@ class Workbench:
             **changes: Fields of the configuration, which the controls take on.
 
         Raises:
-            RuntimeError: If a run is going on.
+            RuntimeError: If a run is going on, or the workbench was closed.
             ValueError: If a setting is wrong.
         """
         if self._taken_over and self.run:
@@ -213,7 +213,7 @@ class Workbench:
         """Back to the reference: no run is shown, none is drawn behind.
 
         Raises:
-            RuntimeError: If a run is going on.
+            RuntimeError: If a run is going on, or the workbench was closed.
         """
         with self._lock:
             self._check_free()
@@ -227,7 +227,7 @@ class Workbench:
         """Show a run again, and take on its settings, beta and learning rate as it left them.
 
         Raises:
-            RuntimeError: If a run is going on.
+            RuntimeError: If a run is going on, or the workbench was closed.
         """
         with self._lock:
             self._check_free()

@@ -231,3 +231,17 @@ def test_a_conversation_is_shown_turn_by_turn() -> None:
 def test_without_a_kernel_the_page_says_what_it_was(open_one) -> None:
     bundle = open_one()._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle and "run this cell" in str(bundle)
+
+
+def test_opening_the_session_again_frees_the_widgets_of_the_one_before(open_one) -> None:
+    before = open_one()
+    before.answer("A")
+    _shown(before)
+    assert before.question_view.comm is not None and before._alignment.samples.comm is not None
+    open_one()
+    panel = before._alignment
+    held = [before.question_view, panel.style, panel.view, panel.samples, panel.train_button]
+    assert [one.comm for one in held] == [None] * 5
+    (words,) = before.view.children
+    assert words.value == "<p class='note'>closed: the session was opened again</p>"
+    assert words.comm is not None and _page(before)["said"] == ""

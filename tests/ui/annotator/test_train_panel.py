@@ -18,7 +18,10 @@ from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import World
 from dpo_lab.training import background
 from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run
+from dpo_lab.ui.html.data_list import data_list
+from dpo_lab.ui.report.summary import report_of
 
 PROMPTS = ["the acting felt", "the plot was", "the music was"]
 QUICK = {"steps": 4, "eval_every": 2, "kl_samples": 4}
@@ -161,3 +164,19 @@ def test_drawing_and_training_at_once_disturb_neither(open_one, tmp_path, monkey
         other.answer("tie")
     assert run.wait(60).samples == alone
     other.close()
+
+
+def test_the_prompts_of_its_runs_are_told_for_what_they_are(open_one) -> None:
+    """Nothing is held out: the answers are to the prompts that the pairs are about."""
+    one = open_one(score=score)
+    one.answer_as(SimulatedAnnotator(score), 6)
+    run = one.train(**QUICK).wait(60)
+    kept = Run.open(run.folder)
+    assert kept.environment["prompt_kind"] == "annotated prompt"
+    assert "3 annotated prompts to answer, nothing is held out" in data_list(kept.environment)
+    page = report_of(kept).read_text()
+    assert "Greedy answers to 3 annotated prompts after step 4." in page
+    assert "held-out prompt" not in page and "prompt_kind" not in page
+    assert measure_outcome(run.job).what == "500 sampled answers to 3 annotated prompts"
+    held_out = one.train(**QUICK, held_out=0.5).wait(60)
+    assert held_out.job.prompts and held_out.job.prompt_kind == "held-out prompt"

@@ -178,6 +178,13 @@ def test_the_page_names_no_other_host_and_may_not_reach_one(tmp_path: Path) -> N
     assert "http" not in _policy(page)
 
 
+def test_the_prompts_are_told_for_what_they_are_and_what_the_uprights_mark(tmp_path: Path) -> None:
+    assert "Greedy answers to 1 held-out prompt after step 2." in _Page(_write(tmp_path)).text
+    source = _write(tmp_path, environment={"prompt_kind": f"{ATTACK} prompt"})
+    assert f"Greedy answers to 1 {ESCAPED} prompt after" in source and ATTACK not in source
+    assert "Dotted uprights: beta or the learning rate was changed." in _Page(source).text
+
+
 def test_only_the_two_scripts_of_the_page_may_run(tmp_path: Path) -> None:
     page = _Page(_write(tmp_path))
     data, *scripts = page.scripts
@@ -214,7 +221,7 @@ def test_pages_of_a_folder_share_one_copy_of_plotly_and_are_small(tmp_path: Path
         rules = dict(rule.strip().split(" ", 1) for rule in _policy(page).split(";"))
         digest = base64.b64encode(hashlib.sha256(page.scripts[-1][1].encode()).digest()).decode()
         assert rules["script-src"] == f"'self' file: 'sha256-{digest}'"
-        assert rules["default-src"] == "'none'"
+        assert {rules[name] for name in ("default-src", "form-action", "base-uri")} == {"'none'"}
     assert library.stat().st_mtime_ns == written
     library.write_text("half")
     assert report.shared_plotly(tmp_path).read_text() == report.get_plotlyjs()
