@@ -114,7 +114,7 @@ class Trainer:
         job = prepare(replace(config, micro_batch_tokens=30))
         move(job.policy.model)
         learner = Learner(job)
-        losses, *_ = learner.accumulate(learner.order.batch(0))
+        losses = learner.accumulate(learner.order.batch(0)).losses
         difference, norm = gradient_difference(job.policy.model, self.trl.model)
         ours, theirs = losses.mean().item(), theirs.item()
         return Agreement(abs(ours - theirs) / abs(theirs), difference / max(norm, 1e-12))
@@ -138,7 +138,7 @@ def compare_reference_free() -> dict[str, Agreement]:
     """SimPO, CPO and ORPO by TRL's functions for them, pair by pair."""
     job = moved_job(CONFIG)
     learner = Learner(job)
-    _, pairs, _, _ = learner.accumulate(learner.order.batch(0))
+    pairs = learner.accumulate(learner.order.batch(0)).pairs
     settings = {"label_smoothing": 0.1, "alpha": 0.0, "simpo_gamma": 0.5}
     accelerator = SimpleNamespace(device="cpu")
     sft, found = LOSSES["sft"](pairs, 1.0), {}

@@ -57,9 +57,7 @@ def timed_calls(job) -> float:
         batch = scorer.batch(
             [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
         )
-        batches.append(
-            (batch, job.train.reference_chosen[indices], job.train.reference_rejected[indices])
-        )
+        batches.append((batch, *job.train.reference[:, indices]))
     parameters = learner.parameters
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
     started = time.perf_counter()

@@ -137,5 +137,5 @@ class MarginHistory(Callback):
 
     def _margins_of(self, scorer: Scorer) -> Tensor:
         """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats, as the loss sees them."""
-        chosen, rejected = logps_of(self._job, scorer, self._tokens)
+        chosen, rejected = logps_of(self._job, scorer, self._tokens.pairs)
         return chosen - rejected

@@ -156,9 +156,9 @@ def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
 
     As the job's loss sees them: tokens weigh what `ld_alpha` says.
     """
-    policy = logps_of(job, job.scorer, tokens)
+    policy = logps_of(job, job.scorer, tokens.pairs)
     with job.reference.active() as scorer:
-        return PairLogps(*policy, *logps_of(job, scorer, tokens))
+        return PairLogps(*policy, *logps_of(job, scorer, tokens.pairs))
 
 
 def mean_scores(several: Sequence[PairScores]) -> PairScores:

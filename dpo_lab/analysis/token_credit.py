@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.encoding import Ids, PromptResponse
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer
 
@@ -52,7 +52,7 @@ class Credit:
 def token_credit(
     policy: Scorer,
     reference: Reference,
-    sequences: Sequence[tuple[Ids, Ids]],
+    sequences: Sequence[PromptResponse],
     beta: float,
     token_budget: int = 4096,
 ) -> list[Credit]:
@@ -82,13 +82,12 @@ def token_credit(
         )
     model = policy.language_model
     credits: list[Credit | None] = [None] * len(sequences)
-    for group in policy.groups([(sequence,) for sequence in sequences], token_budget):
-        batch = policy.batch([sequences[index] for index in group])
+    for indices, batch in policy.batches(sequences, token_budget):
         after = policy.token_logps(batch).cpu().double()  # not every device has float64
         with reference.active() as scorer:
             before = scorer.token_logps(batch).cpu().double()
         token, owner = batch.token.cpu(), batch.response.cpu()
-        for place, index in enumerate(group):
+        for place, index in enumerate(indices):
             own = token[owner == place]
             ids = sequences[index][1]
             ends = ids[-1] in model.encoder.end_ids

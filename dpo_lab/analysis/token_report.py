@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import collate
-from dpo_lab.data.encoding import Encoder, Ids
+from dpo_lab.data.encoding import Encoder, PromptResponse
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import BadRows, LoadReport
@@ -201,7 +201,7 @@ Scores = dict[int, tuple[int, float | None, float | None]]
 
 
 def _scores(
-    sequences: list[tuple[Ids, Ids]],
+    sequences: list[PromptResponse],
     pad_id: int,
     policy: Scorer | None,
     reference: Scorer | Reference | None,
@@ -220,7 +220,7 @@ def _scores(
 
 @torch.no_grad()
 def _token_logps(
-    scorer: Scorer | Reference | None, sequences: list[tuple[Ids, Ids]]
+    scorer: Scorer | Reference | None, sequences: list[PromptResponse]
 ) -> list[list[float] | list[None]]:
     """Log-probabilities of each sequence's scored tokens, in order; none without a scorer."""
     if scorer is None:

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dpo_lab.data.tokenization import Ids
+from dpo_lab.data.encoding import PromptResponse
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,17 @@ class Batch:
         }
         return replace(self, **moved)
 
-    def sums(self, token_values: Tensor, weights: Tensor | None = None) -> Tensor:
+    def sums(self, token_values: Tensor) -> Tensor:
         """Sum of a per-token value over each response, `(responses,)`.
 
         Args:
             token_values: `(tokens,)`.
-            weights: `(members,)`, of each response's tokens; none weighs all alike.
 
         On CUDA the order of the additions, and so the last digit, may vary between calls, unless
         `torch.use_deterministic_algorithms` is on.
         """
         zeros = token_values.new_zeros(self.responses)
-        values = token_values[self.token]
-        values = values if weights is None else values * weights
-        return zeros.index_add(0, self.response, values)
-
-    def places(self) -> Tensor:
-        """Place of each member's token in its response, from 0, `(members,)`."""
-        every = torch.arange(len(self.response), device=self.response.device)
-        first = torch.ones_like(self.response, dtype=torch.bool)
-        first[1:] = self.response[1:] != self.response[:-1]
-        return every - torch.where(first, every, 0).cummax(0).values
+        return zeros.index_add(0, self.response, token_values[self.token])
 
 
 def integers(numbers: Iterable[int]) -> Tensor:
@@ -115,7 +105,7 @@ def integers(numbers: Iterable[int]) -> Tensor:
     return torch.frombuffer(array("q", numbers), dtype=torch.int64)
 
 
-def collate(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> Batch:
+def collate(sequences: Sequence[PromptResponse], pad_id: int) -> Batch:
     """Lay out `(prompt, response)` sequences, one a row, padded on the right.
 
     Args:

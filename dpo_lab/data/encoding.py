@@ -15,6 +15,9 @@ from dpo_lab.data.rows import TURN, PromptFormat, Text
 from dpo_lab.data.templates import CannotEncode, ChatTemplate, TemplateProblem
 
 Ids = tuple[int, ...]
+"""Token ids."""
+PromptResponse = tuple[Ids, Ids]
+"""Ids of a prompt and of a response to it."""
 
 # What was done to a row, as it is counted and told.
 MOVED = "whose response begins with a token that is part prompt"

@@ -14,14 +14,14 @@ import heapq
 from collections.abc import Sequence
 
 from dpo_lab.data.batching import Batch, Trees, integers
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.encoding import Ids, PromptResponse
 
 SHARING_WORTH = 1024
 """Tokens of attention that one token less is worth: a shared token saves its linear layers, but
 a larger tree costs attention between tokens that do not see each other."""
 
 
-def pack(sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
+def pack(sequences: Sequence[PromptResponse]) -> Batch:
     """Lay out `(prompt, response)` sequences as prefix trees in one row.
 
     The last token of a response predicts nothing and is not in the row, unless another sequence
@@ -58,7 +58,7 @@ def pack(sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
     )
 
 
-def packed_groups(items: Sequence[Sequence[tuple[Ids, Ids]]], budget: int) -> list[list[int]]:
+def packed_groups(items: Sequence[Sequence[PromptResponse]], budget: int) -> list[list[int]]:
     """Group items so that no group takes more than a budget of tokens when packed.
 
     Items with one prompt stay together as far as they fit. The groups are few, and filled alike.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.encoding import Encoder, Ids
+from dpo_lab.data.encoding import Encoder, Ids, PromptResponse
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import (
@@ -53,7 +53,7 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         """The pair at an index."""
         return self.pairs[index]
 
-    def sequences(self) -> list[tuple[Ids, Ids]]:
+    def sequences(self) -> list[PromptResponse]:
         """`(prompt, response)` of all chosen responses, then of all rejected ones."""
         chosen = [(pair.prompt, pair.chosen) for pair in self.pairs]
         return chosen + [(pair.prompt, pair.rejected) for pair in self.pairs]

@@ -28,18 +28,6 @@ def disable_dropout(model: nn.Module) -> None:
         _zero_floats(module)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which nothing is dropped; afterwards every module has its own again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def evaluation_mode(model: nn.Module, checkpointing: bool = False) -> None:
     """Evaluation mode for a model that is trained; dropout must be disabled already.
 

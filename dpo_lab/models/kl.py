@@ -60,9 +60,8 @@ def measure_kl(
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
     exact, log_ratio, entropy = torch.zeros(3, len(sequences))
-    for group in policy.groups([(sequence,) for sequence in sequences], token_budget):
-        batch = policy.batch([sequences[index] for index in group])
-        exact[group], log_ratio[group], entropy[group] = _compare(policy, reference, batch)
+    for indices, batch in policy.batches(sequences, token_budget):
+        exact[indices], log_ratio[indices], entropy[indices] = _compare(policy, reference, batch)
     tokens = sum(len(ids) for _, ids in sequences)
     prompts = [completion.prompt for completion in completions]
     estimates = [Estimate.of(values, prompts) for values in (exact, log_ratio, k3(log_ratio))]

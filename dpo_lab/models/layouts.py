@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.batching import Batch, collate
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.encoding import PromptResponse
 from dpo_lab.data.packing import pack
 from dpo_lab.kernels.tree_attention import sliding_window, using_trees
 from dpo_lab.models.loading import LanguageModel
@@ -112,7 +112,7 @@ class Layouts:
         with using_trees(self.model.base) as accepted:
             self._compare(sequences, torch.stack(alone), longest, accepted, tried)
 
-    def _alone(self, sequence: tuple[Ids, Ids]) -> Tensor:
+    def _alone(self, sequence: PromptResponse) -> Tensor:
         """Log-probability of each token but the first, by itself."""
         ids = (*sequence[0], *sequence[1])
         return self.scorer.token_logps(collate([(ids[:1], ids[1:])], 0).to(self.scorer.device))
@@ -183,7 +183,7 @@ def reset_rotary(model: torch.nn.Module) -> None:
                 setattr(module, name, module.original_max_seq_len)
 
 
-def probe_sequences(longest: int, vocabulary: int) -> list[tuple[Ids, Ids]]:
+def probe_sequences(longest: int, vocabulary: int) -> list[PromptResponse]:
     """Two prompts with two responses each, some of which begin alike.
 
     Args:

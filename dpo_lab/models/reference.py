@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.encoding import PromptResponse
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import Scorer, score_sequences
-from dpo_lab.models.tails import Tails
 
 SUM_RULE = "sum over response tokens, end token included"
 PROBES = 4
@@ -92,12 +91,11 @@ class CacheUse:
 def reference_logps(
     scorer: Scorer,
     fingerprint: str,
-    sequences: Sequence[tuple[Ids, Ids]],
+    sequences: Sequence[PromptResponse],
     *,
     cache: ReferenceCache | None = None,
     token_budget: int = 4096,
     progress: Progress | None = None,
-    tails: Tails | None = None,
 ) -> tuple[Tensor, CacheUse]:
     """`log pi_ref(y|x)` of every sequence, computed once and kept.
 
@@ -112,7 +110,6 @@ def reference_logps(
         cache: Where values are kept; none computes them all.
         token_budget: Most padded tokens in a forward pass.
         progress: Called with `(done, total)` different sequences.
-        tails: Which tokens count less, if any do; a part of the key of those responses.
 
     Returns:
         `(sequences,)` nats, float32, on the CPU; and what was computed and what was read.
@@ -121,22 +118,22 @@ def reference_logps(
         ValueError: If cached values are not what the live model gives, or it gives no number.
     """
     rule = f"{fingerprint} {scorer.precision} {SUM_RULE}".encode()
-    keys = _keys(rule, sequences, tails)
+    keys = [_key(rule, sequence) for sequence in sequences]
     values = cache.read(list(dict.fromkeys(keys))) if cache else {}
     before = dict(values)
-    probed = _probe(scorer, sequences, keys, before, token_budget, tails)
+    probed = _probe(scorer, sequences, keys, before, token_budget)
     first_index: dict[bytes, int] = {}
     for index, key in enumerate(keys):
         first_index.setdefault(key, index)
     firsts = list(first_index.values())
     done = 0
     for group in scorer.groups([(sequences[index],) for index in firsts], token_budget):
-        chosen = [firsts[position] for position in group]
-        if any(keys[index] not in before for index in chosen):
-            some = [sequences[index] for index in chosen]
-            scores = score_sequences(scorer, some, token_budget, tails=tails and tails.at(chosen))
+        indices = [firsts[place] for place in group]
+        if any(keys[index] not in before for index in indices):
+            with torch.no_grad():
+                scores = scorer.logps(scorer.batch([sequences[index] for index in indices])).cpu()
             _check_finite(scores)
-            fresh = dict(zip((keys[index] for index in chosen), scores.tolist(), strict=True))
+            fresh = dict(zip((keys[index] for index in indices), scores.tolist(), strict=True))
             values.update({key: value for key, value in fresh.items() if key not in before})
             if cache:
                 cache.write(fresh)
@@ -157,14 +154,14 @@ def _check_finite(scores: Tensor) -> None:
         )
 
 
-def _probe(scorer, sequences, keys, cached, token_budget, tails) -> int:
+def _probe(scorer, sequences, keys, cached, token_budget) -> int:
     """Score a few cached sequences again; a cache that disagrees is refused."""
     known = [index for index, key in enumerate(keys) if key in cached]
     picked = known[:: max(1, len(known) // PROBES)][:PROBES]
     if not picked:
         return 0
     some = [sequences[index] for index in picked]
-    live = score_sequences(scorer, some, token_budget, tails=tails and tails.at(picked))
+    live = score_sequences(scorer, some, token_budget)
     for index, value in zip(picked, live.tolist(), strict=True):
         allowed = PROBE_TOLERANCE[scorer.precision] * len(sequences[index][1])
         if not abs(value - cached[keys[index]]) <= allowed:
@@ -175,14 +172,8 @@ def _probe(scorer, sequences, keys, cached, token_budget, tails) -> int:
     return len(picked)
 
 
-def _keys(rule: bytes, sequences: Sequence[tuple[Ids, Ids]], tails: Tails | None) -> list[bytes]:
-    """A key a sequence; one all of whose tokens count in full has the key it has without tails."""
-    full = tails.full.tolist() if tails else [len(response) for _, response in sequences]
-    keys = []
-    for (prompt, response), limit in zip(sequences, full, strict=True):
-        digest = hashlib.blake2b(rule, digest_size=16)
-        digest.update(repr((tuple(prompt), tuple(response))).encode())
-        if tails and limit < len(response):
-            digest.update(f" ld_alpha {tails.ld_alpha!r} from token {limit}".encode())
-        keys.append(digest.digest())
-    return keys
+def _key(rule: bytes, sequence: PromptResponse) -> bytes:
+    prompt, response = sequence
+    digest = hashlib.blake2b(rule, digest_size=16)
+    digest.update(repr((tuple(prompt), tuple(response))).encode())
+    return digest.digest()

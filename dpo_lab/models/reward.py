@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import token_budget_batches
-from dpo_lab.data.encoding import Encoder, Ids
+from dpo_lab.data.encoding import Encoder, PromptResponse
 from dpo_lab.data.preferences import Text, answer_to
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.bars import no_bars
@@ -32,7 +32,7 @@ class _Score(ABC):
     @abstractmethod
     def score_ids(
         self,
-        sequences: Sequence[tuple[Ids, Ids]],
+        sequences: Sequence[PromptResponse],
         token_budget: int = 8192,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
@@ -75,7 +75,7 @@ class RewardModel(_Score):
         """The layer that is not the language model's: hidden state to reward."""
         return self.model.score
 
-    def rewards(self, sequences: Sequence[tuple[Ids, Ids]]) -> Tensor:
+    def rewards(self, sequences: Sequence[PromptResponse]) -> Tensor:
         """`r(x, y)` of `(prompt, response)` ids, `(sequences,)`, in one padded forward pass."""
         whole = [torch.tensor(prompt + response) for prompt, response in sequences]
         lengths = torch.tensor([len(row) for row in whole])

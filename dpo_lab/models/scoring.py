@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.encoding import PromptResponse
 from dpo_lab.data.packing import pack, packed_groups
+from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.kernels.chunked_stats import log_square_sums
 from dpo_lab.kernels.grad_buffers import adds_in_place
 from dpo_lab.kernels.head import head_logits, linear_token_logps, module_token_logps
 from dpo_lab.kernels.tree_attention import tree_keywords
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
-from dpo_lab.models.tails import Tails
+from dpo_lab.objective.weighting import length_weighted_logps
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Scorer:
         """Whether sequences are packed, those that are not too long for it."""
         return self.layouts.packing
 
-    def groups(self, items: Sequence[Sequence[tuple[Ids, Ids]]], budget: int) -> list[list[int]]:
+    def groups(self, items: Sequence[Sequence[PromptResponse]], budget: int) -> list[list[int]]:
         """Indices of items that make a micro-batch each, within a budget of tokens.
 
         Args:
@@ -129,9 +130,9 @@ class Scorer:
         longest = [max(len(prompt) + len(response) for prompt, response in item) for item in items]
         if self.layouts.packs(max(longest, default=0)):
             return packed_groups(items, budget)
-        return list(token_budget_batches(longest, budget, rows=len(items[0]) if items else 1))
+        return list(token_budget_batches(longest, budget, rows=max(map(len, items), default=1)))
 
-    def batch(self, sequences: Sequence[tuple[Ids, Ids]]) -> Batch:
+    def batch(self, sequences: Sequence[PromptResponse]) -> Batch:
         """Sequences laid out for `states`, on the model's device."""
         longest = max(len(prompt) + len(response) for prompt, response in sequences)
         if self.layouts.packs(longest):
@@ -194,16 +195,11 @@ class Scorer:
             return log_probs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
         return self.head.token_logps(states, batch.targets, self.vocabulary)
 
-    def logps(self, batch: Batch, tails: Tails | None = None) -> Tensor:
-        """`log pi(y|x)` of each response, `(responses,)`, nats: the sum over its tokens.
+    def logps(self, batch: Batch) -> Tensor:
+        """`log pi(y|x)` of each response, `(responses,)`, nats: the sum over its tokens."""
+        return batch.sums(self.token_logps(batch))
 
-        Args:
-            batch: What to score.
-            tails: Which tokens count less, if any do.
-        """
-        return batch.sums(self.token_logps(batch), tails and tails.weights(batch))
-
-    def aligned_logps(self, batch: Batch, tails: Tails | None = None) -> tuple[Tensor, Tensor]:
+    def aligned_logps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same, and how much each response looks like one of the model's own.
 
         Returns:
@@ -212,13 +208,25 @@ class Scorer:
         """
         states = self.states(batch)
         token_logps = self.token_logps(batch, states)
-        logps = batch.sums(token_logps, tails and tails.weights(batch))
         with torch.no_grad():
             squares = log_square_sums(
                 lambda rows: self.logits(states[rows]), len(states), self.vocabulary, token_logps
             )
             lengths = batch.sums(torch.ones_like(token_logps))
-            return logps, batch.sums(token_logps.detach() - squares) / lengths
+            aligned = batch.sums(token_logps.detach() - squares) / lengths
+        return batch.sums(token_logps), aligned
+
+    def batches(
+        self, sequences: Sequence[PromptResponse], token_budget: int
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """All of many sequences in forward passes, each with the indices of those in it.
+
+        Args:
+            sequences: Ids of prompts and responses.
+            token_budget: Most tokens in a forward pass, padding included.
+        """
+        for indices in self.groups([(sequence,) for sequence in sequences], token_budget):
+            yield indices, self.batch([sequences[index] for index in indices])
 
     def like(self, language_model: LanguageModel) -> Scorer:
         """A scorer of the same kind for a copy of the model; what either lays out fits both."""
@@ -267,10 +275,9 @@ def _factor(config, name: str) -> float:
 @torch.no_grad()
 def score_sequences(
     scorer: Scorer,
-    sequences: Sequence[tuple[Ids, Ids]],
+    sequences: Sequence[PromptResponse],
     token_budget: int = 4096,
     progress: Callable[[int, int], None] | None = None,
-    tails: Tails | None = None,
 ) -> Tensor:
     """`log pi(y|x)` of many `(prompt, response)` sequences, without gradient.
 
@@ -279,16 +286,33 @@ def score_sequences(
         sequences: Ids of prompts and responses.
         token_budget: Most padded tokens in a forward pass.
         progress: Called with `(done, total)` sequences.
-        tails: Which tokens count less, if any do.
 
     Returns:
         `(sequences,)`, nats, in order, on the CPU.
     """
     values, done = torch.zeros(len(sequences)), 0
-    for group in scorer.groups([(sequence,) for sequence in sequences], token_budget):
-        batch = scorer.batch([sequences[index] for index in group])
-        values[group] = scorer.logps(batch, tails and tails.at(group)).cpu()
-        done += len(group)
+    for indices, batch in scorer.batches(sequences, token_budget):
+        values[indices] = scorer.logps(batch).cpu()
+        done += len(indices)
         if progress:
             progress(done, len(sequences))
     return values
+
+
+def pair_logps(sequences: PairSequences, logps: Tensor, ld_alpha: float | None) -> Tensor:
+    """Log-probabilities of pairs as their loss sees them, from those of all their sequences.
+
+    Args:
+        sequences: Of the pairs.
+        logps: `(sequences,)`, nats, in the order of `sequences.all`.
+        ld_alpha: LD-DPO's weight of what the longer response has more; none for plain sums.
+
+    Returns:
+        `(2, pairs)`, of chosen and rejected, nats.
+    """
+    whole = logps[: 2 * len(sequences)]
+    if ld_alpha is not None and sequences.longer:
+        places = torch.tensor(sequences.longer, device=logps.device)
+        cut = logps[2 * len(sequences) :]
+        whole = whole.index_copy(0, places, length_weighted_logps(whole[places], cut, ld_alpha))
+    return whole.view(2, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -59,6 +60,17 @@ class PairLogps:
         """One pair, one token each, on which policy and reference agree."""
         zero, one = torch.zeros(1), torch.ones(1)
         return cls(zero - 1, zero - 1, zero - 1, zero - 1, one, one)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PairLogps]) -> PairLogps:
+        """Parts of one optimiser's batch as one, in their order."""
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(**whole, mean_chosen_length=parts[0].mean_chosen_length)
+
+    def detach(self) -> PairLogps:
+        """The same without gradient."""
+        return self.with_policy(self.policy_chosen.detach(), self.policy_rejected.detach())
 
     def with_policy(self, chosen: Tensor, rejected: Tensor) -> PairLogps:
         """The same with other log-probabilities of the policy, each `(pairs,)`, nats."""

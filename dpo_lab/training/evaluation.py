@@ -9,15 +9,14 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
+from dpo_lab.data.pair_ids import TokenizedPair
+from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.preferences import Score, Text, prompt_text
-from dpo_lab.data.tokenization import TokenizedPairs
 from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.models.scoring import Scorer, score_sequences
-from dpo_lab.models.tails import Tails
+from dpo_lab.models.scoring import Scorer, pair_logps, score_sequences
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.training.listed import listed_values
 from dpo_lab.training.metrics import pair_metrics
@@ -57,14 +56,13 @@ def evaluate(
     """
     config, values = job.config, {}
     if job.held_out is not None:
-        held_out, scoring = job.held_out, naming(progress, "held-out responses")
-        policy = logps_of(job, job.scorer, held_out.tokens, scoring)
-        reference = held_out.reference_chosen, held_out.reference_rejected
-        pairs = PairLogps(*policy, *reference, *held_out.lengths)
+        scoring = naming(progress, "held-out responses")
+        batch = job.held_out.batch(range(len(job.held_out)))
+        pairs = batch.logps.with_policy(*logps_of(job, job.scorer, batch.pairs, scoring))
         pairs = pairs if moved else at_start(pairs, config.precision)
         loss, options = config.loss_function, config.loss_options
-        losses, slopes = loss_and_grads(loss, pairs, beta, **options)
-        metrics = pair_metrics(losses, pairs, -slopes[0] / beta, beta)
+        losses, grads = loss_and_grads(loss, pairs, beta, **options)
+        metrics = pair_metrics(losses, pairs, -grads[0] / beta, beta)
         values |= {f"eval/{name}": value for name, value in metrics.items()}
         error = Estimate.of(pairs.margins).stderr
         values |= {"eval/rewards/margins_stderr": beta * error, "eval/pairs": len(losses)}
@@ -85,25 +83,23 @@ def evaluate(
 def logps_of(
     job: Job,
     scorer: Scorer,
-    tokens: TokenizedPairs,
+    pairs: Sequence[TokenizedPair],
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of chosen and of rejected by one model, as the job's loss sees them.
+) -> Tensor:
+    """Log-probabilities of pairs by one model, as the job's loss sees them.
 
     Args:
-        job: Its configuration says how many tokens go in a pass, and which of them count less.
+        job: Its configuration says how many tokens go in a pass, and what `ld_alpha` is.
         scorer: Of the policy or of the reference.
-        tokens: The pairs.
+        pairs: The pairs.
         progress: Called with `(done, total)` responses.
 
     Returns:
-        Two tensors, each `(pairs,)`, nats.
+        `(2, pairs)`, of chosen and of rejected, nats.
     """
-    config, sequences = job.config, tokens.sequences()
-    tails = Tails.of(sequences, config.ld_alpha)
-    logps = score_sequences(scorer, sequences, config.micro_batch_tokens, progress, tails)
-    chosen, rejected = logps.split(len(tokens))
-    return chosen, rejected
+    sequences = PairSequences.of(pairs, cut=job.config.ld_alpha is not None)
+    logps = score_sequences(scorer, sequences.all, job.config.micro_batch_tokens, progress)
+    return pair_logps(sequences, logps, job.config.ld_alpha)
 
 
 def reference_score(job: Job, seed: int) -> dict[str, float]:

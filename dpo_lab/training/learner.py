@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -14,19 +16,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from dpo_lab.data.batching import Batch, integers
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.batching import integers
+from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.quoting import shortened
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.loading import load_weights, save_model
-from dpo_lab.models.tails import Tails
+from dpo_lab.models.scoring import pair_logps
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.metrics import pair_metrics
+from dpo_lab.training.pairs import PairBatch
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.setup import Job, pair_order
@@ -38,11 +41,35 @@ NO_STATE = (
 )  # fmt: skip
 """What a file that is no state of an optimiser raises when it is read as one."""
 
-Sequences = list[tuple[Ids, Ids]]
-
 
 class NonFiniteLoss(RuntimeError):
     """The loss, its gradient or a weight is not a finite number."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchOutcome:
+    """What a step made of its pairs.
+
+    Attributes:
+        losses: `(pairs,)`, weighed as WPO does where it is used.
+        pairs: Log-probabilities of policy and reference.
+        gradient_weights: `(pairs,)`, how hard each pair pushes (see `gradient_weight`).
+        tokens: Tokens that went through the model.
+    """
+
+    losses: Tensor
+    pairs: PairLogps
+    gradient_weights: Tensor
+    tokens: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[BatchOutcome], tokens: int) -> BatchOutcome:
+        """Those of several micro-batches as one."""
+        if len(parts) == 1:
+            return replace(parts[0], tokens=tokens)
+        pairs = PairLogps.joined([part.pairs for part in parts])
+        losses = torch.cat([part.losses for part in parts])
+        return cls(losses, pairs, torch.cat([part.gradient_weights for part in parts]), tokens)
 
 
 class Learner:
@@ -56,10 +83,6 @@ class Learner:
         self.step = 0
         self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
-        train = job.train
-        self._known = torch.stack(
-            [train.reference_chosen, train.reference_rejected, *train.lengths]
-        )
         self.order = pair_order(job.config, len(job.train))
         processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
         if processes > 1:
@@ -102,11 +125,11 @@ class Learner:
         started, processor = time.perf_counter(), time.process_time()
         beta, learning_rate = self.beta, self.learning_rate
         indices = self.order.batch(self.step)
-        losses, pairs, weights, tokens = self.accumulate(indices)
+        outcome = self.accumulate(indices)
         grad_norm = clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        if self.step == 0:
-            pairs = at_start(pairs, self.config.precision)
-        values = {"pairs": len(indices)} | pair_metrics(losses, pairs, weights, beta)
+        pairs = outcome.pairs if self.step else at_start(outcome.pairs, self.config.precision)
+        metrics = pair_metrics(outcome.losses, pairs, outcome.gradient_weights, beta)
+        values = {"pairs": len(indices)} | metrics
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
         if self._new_peak is not None:
@@ -121,86 +144,75 @@ class Learner:
             "seconds": seconds,
             "processor_seconds": time.process_time() - processor,
             "pairs_per_second": len(indices) / seconds,
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": outcome.tokens / seconds,
             "peak_memory_gb": peak_memory(self.job.policy.device),
         }
         epoch = seen / len(self.job.train)
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
 
-    def accumulate(self, indices: list[int]) -> tuple[Tensor, PairLogps, Tensor, int]:
+    def accumulate(self, indices: Sequence[int]) -> BatchOutcome:
         """Add the gradient of a batch's mean loss to the weights', a micro-batch at a time.
 
         Args:
             indices: The batch's pairs.
 
         Returns:
-            Losses, log-probabilities and gradient weights of the pairs, in the order of
-            `micro_batches`, and their tokens.
+            What it made of each pair, in the order of `micro_batches`.
         """
-        micro_batches = self.micro_batches(indices)
-        known = self._known.index_select(1, integers(sum(micro_batches, [])))
-        sizes = list(map(len, micro_batches))
-        mean_tokens, options = known[2].mean().item(), self.config.loss_options
-        ahead = None
-        if self.loss.couples_pairs and len(micro_batches) > 1:
-            # What a pair's value is hangs on pairs of other micro-batches: look at all of them,
-            # then go through them again with what each has to push.
-            pairs = PairLogps(*self._logps(micro_batches), *known, mean_tokens)
-            losses, slopes = loss_and_grads(self.loss, pairs, self.beta, **options)
-            ahead = zip(losses.split(sizes), slopes.split(sizes, dim=1), strict=True)
-        parts, tokens = [], 0
-        for group, references in zip(micro_batches, known.split(sizes, dim=1), strict=True):
-            sequences = self._sequences(group)
-            batch = self.job.scorer.batch(sequences)
+        batches = self.micro_batches(indices)
+        known = self._coupled_losses(batches)
+        outcomes, tokens = [], 0
+        for number, batch in enumerate(batches):
             with self.lean():
-                policy, wpo = self._forward(batch, sequences)
+                policy, weights, batch_tokens = self._policy_logps(batch)
                 policy.retain_grad()
-                values = policy.cpu().split(len(group))
-                if ahead is None:
-                    pairs = PairLogps(*values, *references, mean_tokens)
-                    loss = pushed = self.loss(pairs, self.beta, **options)
+                pairs = batch.logps.with_policy(*policy.cpu())
+                if known is None:
+                    losses = to_descend = self.loss(pairs, self.beta, **self.config.loss_options)
                 else:
-                    loss, slopes = next(ahead)
-                    pushed = slopes[0] * values[0] + slopes[1] * values[1]
-                weight = torch.ones_like(loss) if wpo is None else wpo
-                pushed.backward(weight / len(indices))
-            push = policy.grad[: len(group)].cpu() * (-len(indices) / self.beta)
-            parts.append(torch.stack([loss * weight, *values, push]).detach())
-            tokens += batch.real_tokens
-        losses, chosen, rejected, weights = torch.cat(parts, dim=1)
-        return losses, PairLogps(chosen, rejected, *known, mean_tokens), weights, tokens
+                    losses, grads = known[number]
+                    to_descend = grads[0] * pairs.policy_chosen + grads[1] * pairs.policy_rejected
+                to_descend.backward(weights / len(indices))
+            pushes = policy.grad[0].cpu() * (-len(indices) / self.beta)
+            outcomes.append(BatchOutcome(losses.detach() * weights, pairs.detach(), pushes))
+            tokens += batch_tokens
+        return BatchOutcome.joined(outcomes, tokens)
 
-    def micro_batches(self, indices: list[int]) -> list[list[int]]:
-        """The pairs of a batch that go through the model together."""
-        items = list(map(self._item, indices))
+    def micro_batches(self, indices: Sequence[int]) -> list[PairBatch]:
+        """The pairs of a batch, as they go through the model together."""
+        train, cut = self.job.train, self.config.ld_alpha is not None
+        items = [PairSequences.of([train.tokens[index]], cut).all for index in indices]
         groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
-        return [[indices[place] for place in group] for group in groups]
+        mean = train.lengths[0, integers(indices)].mean().item()
+        return [train.batch([indices[place] for place in group], mean) for group in groups]
 
-    def _sequences(self, group: list[int]) -> Sequences:
-        """The chosen responses of some pairs, then the rejected, each with its prompt."""
-        chosen, rejected = zip(*map(self._item, group), strict=True)
-        return [*chosen, *rejected]
-
-    def _item(self, index: int) -> tuple[tuple[Ids, Ids], tuple[Ids, Ids]]:
-        pair = self.job.train.tokens[index]
-        return (pair.prompt, pair.chosen), (pair.prompt, pair.rejected)
-
-    def _forward(self, batch: Batch, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
-        """The policy's log-probabilities, and the weight of each pair where pairs are weighed."""
-        tails = Tails.of(sequences, self.config.ld_alpha)
-        if not self.config.use_weighting:
-            return self.job.scorer.logps(batch, tails), None
-        logps, aligned = self.job.scorer.aligned_logps(batch, tails)
-        return logps, wpo_weights(*aligned.view(2, -1)).cpu()
+    def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int]:
+        """The policy's log-probabilities `(2, pairs)`, the pairs' weights, and their tokens."""
+        config, scorer = self.config, self.job.scorer
+        sequences = PairSequences.of(batch.pairs, cut=config.ld_alpha is not None)
+        laid_out = scorer.batch(sequences.all)
+        weights = torch.ones(len(batch))
+        if config.use_weighting:
+            logps, aligned = scorer.aligned_logps(laid_out)
+            weights = wpo_weights(*aligned[: 2 * len(batch)].view(2, -1)).cpu()
+        else:
+            logps = scorer.logps(laid_out)
+        return pair_logps(sequences, logps, config.ld_alpha), weights, laid_out.real_tokens
 
     @torch.no_grad()
-    def _logps(self, micro_batches: list[list[int]]) -> Tensor:
-        """The policy's log-probabilities of the whole batch, `(2, pairs)`, without gradient."""
-        parts = []
-        for sequences in map(self._sequences, micro_batches):
-            policy, _ = self._forward(self.job.scorer.batch(sequences), sequences)
-            parts.append(policy.view(2, -1).cpu())
-        return torch.cat(parts, dim=1)
+    def _coupled_losses(self, batches: list[PairBatch]) -> list[tuple[Tensor, Tensor]] | None:
+        """Losses and their gradients where the loss couples pairs of several micro-batches.
+
+        It scores the whole batch first; each micro-batch then goes through the model again with the
+        gradient that it got. None where each micro-batch knows its own loss.
+        """
+        if not self.loss.couples_pairs or len(batches) == 1:
+            return None
+        policy = torch.cat([self._policy_logps(batch)[0].cpu() for batch in batches], dim=1)
+        whole = PairLogps.joined([batch.logps for batch in batches]).with_policy(*policy)
+        losses, grads = loss_and_grads(self.loss, whole, self.beta, **self.config.loss_options)
+        sizes = list(map(len, batches))
+        return list(zip(losses.split(sizes), grads.split(sizes, dim=1), strict=True))
 
     def _check_finite(self, values: dict[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
@@ -216,13 +228,13 @@ class Learner:
 
         Raises:
             NonFiniteLoss: If one that is trained is no finite number, or the gradient that they now
-                give a micro-batch of the last pairs is not.
+                give the first pair of the last step is not.
         """
         broken = int(sum((~p.detach().isfinite()).sum() for p in self.parameters))
         what = f"{broken} weights are no finite numbers"
         if not broken:
             indices = self.order.batch(max(self.step, 1) - 1)
-            self.accumulate(self.micro_batches(indices)[0])
+            self.accumulate(indices[:1])
             broken = not clip_grad_norm_(self.parameters, math.inf).isfinite()
             what = "the gradient is no finite number"
             self.optimizer.zero_grad()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import PairOrder
+from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.preferences import (
     LoadReport,
     Preferences,
@@ -32,9 +31,9 @@ from dpo_lab.models.loading import (
 from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, reference_logps
 from dpo_lab.models.response_space import ListedPairs
 from dpo_lab.models.sampling import Completion
-from dpo_lab.models.scoring import Scorer
-from dpo_lab.models.tails import Tails
+from dpo_lab.models.scoring import Scorer, pair_logps
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
 
@@ -47,31 +46,6 @@ Progress = Callable[[str, int, int], None]
 def naming(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
     """The same progress for a part of the work that does not know its name."""
     return progress and (lambda done, total: progress(what, done, total))
-
-
-@dataclass(frozen=True)
-class ScoredPairs:
-    """Tokenised pairs with what the reference gives them.
-
-    Attributes:
-        tokens: The pairs.
-        reference_chosen: `(pairs,)`, `log pi_ref(y_w|x)`, nats; NaN of a pair that no step uses.
-        reference_rejected: `(pairs,)`, `log pi_ref(y_l|x)`, nats; NaN as above.
-    """
-
-    tokens: TokenizedPairs
-    reference_chosen: Tensor
-    reference_rejected: Tensor
-
-    @cached_property
-    def lengths(self) -> Tensor:
-        """Scored tokens of the chosen and of the rejected responses, `(2, pairs)`."""
-        sides = [[len(side) for side in (pair.chosen, pair.rejected)] for pair in self.tokens.pairs]
-        return torch.tensor(sides, dtype=torch.float32).view(-1, 2).T
-
-    def __len__(self) -> int:
-        """How many pairs there are."""
-        return len(self.tokens)
 
 
 @dataclass
@@ -102,8 +76,8 @@ class Job:
     reference: Reference
     scorer: Scorer
     fingerprint: str
-    train: ScoredPairs
-    held_out: ScoredPairs | None
+    train: PairsWithReference
+    held_out: PairsWithReference | None
     prompts: list[Text]
     score: Score | None
     load_reports: list[LoadReport]
@@ -254,30 +228,27 @@ def _score_reference(
     tokens: list[TokenizedPairs],
     cache: ReferenceCache,
     progress: Progress | None,
-) -> tuple[list[ScoredPairs], CacheUse]:
-    """Reference values of the pairs that the run will use; NaN for the others."""
+) -> tuple[list[PairsWithReference], CacheUse]:
+    """Reference values of the pairs that the run will use."""
     used = [(tokens[0], _trained_on(config, len(tokens[0])))]
     if len(tokens) > 1 and config.eval_pairs:
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
         used.append((held_out, list(range(len(held_out)))))
-    parts = [replace(some, pairs=tuple(some[i] for i in indices)) for some, indices in used]
-    sequences = [part.sequences() for part in parts]
-    tails = [Tails.of(some, config.ld_alpha) for some in sequences]
+    cut = config.ld_alpha is not None
+    parts = [PairSequences.of([some[i] for i in indices], cut) for some, indices in used]
     values, use = reference_logps(
         Scorer(policy, config.precision),
         fingerprint,
-        [sequence for some in sequences for sequence in some],
+        [sequence for part in parts for sequence in part.all],
         cache=cache,
         token_budget=config.micro_batch_tokens,
         progress=naming(progress, "reference"),
-        tails=Tails.joined(tails),
     )
-    parts = values.split([len(indices) for _, indices in used for _ in range(2)])
     scored = []
-    for number, (some, indices) in enumerate(used):
-        sides = torch.full((2, len(some)), torch.nan)
-        sides[:, indices] = torch.stack(parts[2 * number : 2 * number + 2])
-        scored.append(ScoredPairs(some, *sides))
+    sizes = [len(part.all) for part in parts]
+    for (some, indices), part, logps in zip(used, parts, values.split(sizes), strict=True):
+        own = pair_logps(part, logps, config.ld_alpha)
+        scored.append(PairsWithReference.of(some, indices, own))
     return scored, use
 
 

@@ -5,18 +5,15 @@ import math
 import pytest
 import torch
 
-from dpo_lab.objective.weighting import tail_weights, wpo_weights
+from dpo_lab.objective.weighting import length_weighted_logps, wpo_weights
 
 
-def test_what_the_longer_answer_has_more_weighs_alpha():
-    """Four tokens beside an answer of two: places 0 and 1 in full, 2 and 3 by alpha."""
-    places = torch.tensor([0, 1, 2, 3])
-    shared = torch.tensor([2, 2, 2, 2])
-    torch.testing.assert_close(
-        tail_weights(places, shared, 0.25), torch.tensor([1.0, 1.0, 0.25, 0.25])
-    )
-    assert tail_weights(places, shared, 0.0).tolist() == [1, 1, 0, 0]
-    assert tail_weights(places, shared, 1.0).tolist() == [1, 1, 1, 1]
+def test_what_the_longer_response_has_more_weighs_alpha():
+    """Tokens of -1, -2, -4, -8, of which two are shared: -3 and alpha times -12."""
+    whole, shared = torch.tensor([-15.0]), torch.tensor([-3.0])
+    assert length_weighted_logps(whole, shared, 0.25).tolist() == [-6.0]
+    assert length_weighted_logps(whole, shared, 0.0).tolist() == [-3.0]
+    assert length_weighted_logps(whole, shared, 1.0).tolist() == [-15.0]
 
 
 def test_a_pair_weighs_the_product_of_both_answers():

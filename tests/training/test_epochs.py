@@ -39,8 +39,9 @@ def test_every_pair_as_often_as_there_are_epochs_and_the_records_say_so(pairs, e
         assert shown == sorted(list(range(pairs)) * epochs)
     else:
         assert len(set(shown)) == len(shown) == round(epochs * pairs)
-    used = job.train.reference_chosen.isfinite() & job.train.reference_rejected.isfinite()
-    assert used.nonzero().flatten().tolist() == sorted(set(shown)), "scored are those that are used"
+    assert job.train.scored.nonzero().flatten().tolist() == sorted(set(shown)), (
+        "scored are those that are used"
+    )
     records = list(train(job))
     assert [record["pairs"] for record in records] == sizes
     assert records[-1].pairs_seen == sum(sizes)

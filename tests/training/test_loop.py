@@ -212,7 +212,7 @@ def test_a_breakdown_leaves_the_last_good_step_to_go_on_from(tmp_path):
     job = prepare(config)
     run = run_in(tmp_path, job)
     broken = Learner(job).order.batch(3)
-    job.train.reference_chosen[broken] = math.nan
+    job.train.reference[0, broken] = math.nan
     with pytest.raises(NonFiniteLoss, match="step 4: loss is nan at beta 0.1 and learning rate"):
         list(train(job, run=run))
     assert run.summary["state"] == "failed"

@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dpo_lab.data.batching import collate
-from dpo_lab.data.packing import pack
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reference import ReferenceCache
 from dpo_lab.objective.pair_logps import PairLogps
@@ -89,7 +87,8 @@ def plain_trajectory(job) -> list[float]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case.values())))
 def test_trajectory_in_micro_batches_equals_the_plain_one_over_the_whole_batch(case, tmp_path):
     job = prepare(replace(QUICK, **case), cache=ReferenceCache(tmp_path / "cache.sqlite"))
-    assert len(Learner(job).micro_batches(list(range(8)))) > 2
+    learner = Learner(job)
+    assert len(learner.micro_batches(learner.order.batch(0))) > 2
     expected = plain_trajectory(job)
     assert [record["loss"] for record in train(job)] == pytest.approx(expected, abs=2e-5, rel=2e-5)
 
@@ -103,31 +102,19 @@ def test_every_loss_trains_and_says_what_it_measures(name):
     assert wanted <= set(last.values)
 
 
-def test_ld_dpo_has_values_of_its_own_in_the_cache_where_it_weighs_and_only_there(tmp_path):
+def test_ld_dpo_s_reference_values_serve_every_alpha(tmp_path):
+    """The cut responses are scored once; whole ones have the values that every run has."""
     cache = ReferenceCache(tmp_path / "cache.sqlite")
     plain = prepare(QUICK, cache=cache)
-    for alpha, again in ((0.3, False), (0.3, True), (0.6, False)):
+    for alpha, computed in ((0.3, True), (0.3, False), (0.6, False)):
         job = prepare(replace(QUICK, ld_alpha=alpha), cache=cache)
-        assert (job.cache_use.computed == 0) == again and job.cache_use.cached > 0
+        assert (job.cache_use.computed > 0) == computed and job.cache_use.cached > 0
         chosen, rejected = job.train.lengths
-        for ours, theirs, longer in (
-            (job.train.reference_chosen, plain.train.reference_chosen, chosen > rejected),
-            (job.train.reference_rejected, plain.train.reference_rejected, rejected > chosen),
-        ):
-            changed = (ours - theirs).abs() > 0  # NaN for pairs that no step uses
-            assert changed.any() and not (changed & ~longer).any()
+        changed = (job.train.reference - plain.train.reference).abs() > 0
+        longer = torch.stack([chosen > rejected, rejected > chosen]) & job.train.scored
+        assert changed.any() and torch.equal(changed, longer)
         first = next(train(job))
         assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
-
-
-@pytest.mark.parametrize("layout", [lambda rows: collate(rows, 0), pack])
-def test_places_count_the_tokens_of_each_response(layout):
-    rows = [((1, 2), (3, 4, 5)), ((1, 2), (3, 4)), ((1, 2), (6,)), ((7,), (3, 4, 5, 6))]
-    batch = layout(rows)
-    for response, (_, ids) in enumerate(rows):
-        own = batch.response == response
-        assert batch.places()[own].tolist() == list(range(len(ids)))
-        assert batch.targets[batch.token[own]].tolist() == list(ids)
 
 
 REFUSED = [

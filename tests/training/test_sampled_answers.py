@@ -109,7 +109,7 @@ def test_the_gradient_of_a_cut_answer_never_touches_an_end_token() -> None:
 
     expected, with_end = by_hand(chosen), by_hand((*chosen, eos))
     learner.optimizer.zero_grad()
-    _, pairs, _, _ = learner.accumulate([0])
+    pairs = learner.accumulate([0]).pairs
     assert pairs.policy_chosen.item() == pytest.approx(
         plain_logp(model.model, prompt, chosen).item(), abs=1e-4
     )

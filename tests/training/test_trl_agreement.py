@@ -40,7 +40,8 @@ def test_the_comparison_would_notice(tmp_path) -> None:
         learner = losses.Learner(losses.moved_job(losses.replace(config, micro_batch_tokens=30)))
         batch = learner.order.batch(0)
         assert len(learner.micro_batches(batch)) > 2
-        value, pairs, *_ = learner.accumulate(batch)
+        outcome = learner.accumulate(batch)
+        value, pairs = outcome.losses, outcome.pairs
         assert pairs.margins.abs().mean() > 0.5
         values.append(value.mean().item())
     assert values[1] == pytest.approx(theirs, rel=1e-6)
@@ -57,7 +58,8 @@ def test_reward_accuracies_are_those_that_trl_logs(tmp_path, monkeypatch) -> Non
         (mode,) = (name for name, found in trainer.trl._metrics.items() if found)
         theirs = trainer.trl._metrics[mode]["rewards/accuracies"][-1]
         learner = losses.Learner(losses.moved_job(losses.CONFIG))
-        values, pairs, weights, _ = learner.accumulate(learner.order.batch(0))
+        outcome = learner.accumulate(learner.order.batch(0))
+        values, pairs, weights = outcome.losses, outcome.pairs, outcome.gradient_weights
         ours = pair_metrics(values, pairs, weights, losses.CONFIG.beta)["rewards/accuracies"]
         assert ours == pytest.approx(theirs) and 0 < ours < 1
     assert ((pairs.margins > 0) & (pairs.margins < 1e-4)).sum() > 1

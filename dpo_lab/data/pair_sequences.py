@@ -1,0 +1,64 @@
+"""The sequences whose log-probabilities some pairs need, laid out once: chosen, rejected, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpo_lab.data.encoding import PromptResponse
+from dpo_lab.data.pair_ids import TokenizedPair
+
+
+@dataclass(frozen=True)
+class PairSequences:
+    """The sequences of some pairs.
+
+    LD-DPO counts what the longer response of a pair has more by alpha. That is linear: it needs
+    the log-probability of the whole response, and of its part up to the shared length. The part is
+    a sequence like any other: in a prefix tree it costs no token more, and its reference value is
+    kept like any other, whatever alpha is.
+
+    Attributes:
+        chosen: `(prompt, response)` of the chosen responses.
+        rejected: The same of the rejected.
+        cut: For LD-DPO: every response that is longer than the other of its pair, cut at the length
+            of that one.
+        longer: Where each of those stands among chosen and rejected, one after the other.
+    """
+
+    chosen: tuple[PromptResponse, ...]
+    rejected: tuple[PromptResponse, ...]
+    cut: tuple[PromptResponse, ...] = ()
+    longer: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, pairs: Sequence[TokenizedPair], cut: bool = False) -> PairSequences:
+        """The sequences of some pairs.
+
+        Args:
+            pairs: The pairs.
+            cut: Whether the cut responses of LD-DPO belong to them.
+        """
+        chosen = tuple((pair.prompt, pair.chosen) for pair in pairs)
+        rejected = tuple((pair.prompt, pair.rejected) for pair in pairs)
+        if not cut:
+            return cls(chosen, rejected)
+        shared = [min(len(pair.chosen), len(pair.rejected)) for pair in pairs] * 2
+        parts = [
+            (place, (prompt, response[:length]))
+            for place, ((prompt, response), length) in enumerate(
+                zip((*chosen, *rejected), shared, strict=True)
+            )
+            if len(response) > length
+        ]
+        longer, sequences = zip(*parts, strict=True) if parts else ((), ())
+        return cls(chosen, rejected, tuple(sequences), tuple(longer))
+
+    @property
+    def all(self) -> list[PromptResponse]:
+        """Chosen, then rejected, then the cut ones."""
+        return [*self.chosen, *self.rejected, *self.cut]
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self.chosen)
