@@ -73,6 +73,26 @@ def packed_groups(items: Sequence[Sequence[PromptResponse]], budget: int) -> lis
     """
     if sum(len(prompt) + len(response) for item in items for prompt, response in item) <= budget:
         return [list(range(len(items)))] if items else []
+    kept, left = [], []
+    for members in _groups_by_estimate(items, budget):
+        # How trees join depends on all that lies in the row: what a group takes is measured.
+        while len(members) > 1 and _packed_length([items[i] for i in members]) > budget:
+            left.append(members.pop())
+        kept.append(members)
+    rest = packed_groups([items[index] for index in left], budget)
+    return kept + [[left[place] for place in group] for group in rest]
+
+
+def _packed_length(items: Sequence[Sequence[tuple[Ids, Ids]]]) -> int:
+    """Tokens of the row that `pack` makes of all their sequences."""
+    row = _Row()
+    for whole in sorted(prompt + response for item in items for prompt, response in item):
+        row.add(whole)
+    return len(row.ids)
+
+
+def _groups_by_estimate(items, budget: int) -> list[list[int]]:
+    """Groups that fit by the sizes of their units, few and filled alike."""
     units = _units(items, budget)
     fitted: list[tuple[int, list[int]]] = []
     for size, members in units:
@@ -92,22 +112,42 @@ def packed_groups(items: Sequence[Sequence[PromptResponse]], budget: int) -> lis
 
 
 def _units(items, budget: int) -> list[tuple[int, list[int]]]:
-    """Items of one prompt, as many as fit the budget, with their size; largest first."""
+    """Items of one prompt, as many as fit the budget, with their size; largest first.
+
+    The size counts the prompt again where a new tree repeats it.
+    """
     by_prompt: dict[Ids, list[int]] = {}
     for index, item in enumerate(items):
         by_prompt.setdefault(item[0][0], []).append(index)
     units = []
     for prompt, members in by_prompt.items():
-        size, unit = len(prompt), []
+        size, tree, unit = 0, 0, []
         for index in members:
-            new = sum(len(response) - 1 for _, response in items[index])
+            lengths = [len(response) - 1 for _, response in items[index]]
+            new, after = _grown(len(prompt), lengths, tree)
             if unit and size + new > budget:
                 units.append((size, unit))
-                size, unit = len(prompt), []
-            size += new
+                size, unit = 0, []
+                new, after = _grown(len(prompt), lengths, 0)
+            size, tree = size + new, after
             unit.append(index)
         units.append((size, unit))
     return sorted(units, key=lambda unit: (-unit[0], unit[1]))
+
+
+def _grown(prompt: int, responses: list[int], tree: int) -> tuple[int, int]:
+    """Tokens that responses of these lengths add to a row, and the size of its last tree then."""
+    added = 0
+    for new in responses:
+        if _begins_tree(prompt, new, tree):
+            tree, new = 0, prompt + new
+        tree, added = tree + new, added + new
+    return added, tree
+
+
+def _begins_tree(shared: int, new: int, tree: int) -> bool:
+    """Whether a sequence begins a tree of its own, and repeats what it shares with the last one."""
+    return not tree or shared * SHARING_WORTH < new * tree
 
 
 class _Row:
@@ -126,7 +166,7 @@ class _Row:
         needed = len(sequence) - 1
         shared = min(common_prefix(self.last, sequence), needed, len(self.path))
         tree = len(self.ids) - self.starts[-1] if self.starts else 0
-        if not tree or shared * SHARING_WORTH < (needed - shared) * tree:
+        if _begins_tree(shared, needed - shared, tree):
             shared = 0
             self.starts.append(len(self.ids))
         self.close(shared)

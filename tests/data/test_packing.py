@@ -2,6 +2,8 @@ import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpo_lab.data.packing import common_prefix, pack, packed_groups
 
@@ -113,6 +115,53 @@ def test_groups_hold_every_item_once_within_the_budget(seed):
         batch = pack([sequence for index in group for sequence in items[index]])
         assert batch.input_ids.shape[1] <= 100
     assert groups == packed_groups(items, 100)
+
+
+def packed_tokens(items, group) -> int:
+    return pack([sequence for index in group for sequence in items[index]]).input_ids.shape[1]
+
+
+def test_a_prompt_that_a_new_tree_repeats_counts_in_its_group():
+    """Five answers of 200 tokens make a tree with a prompt of 200; the sixth begins another."""
+    items = [((tuple(range(200)), (1000 + number, *range(199))),) for number in range(120)]
+    assert packed_tokens(items, range(5)) == 200 + 5 * 199
+    assert packed_tokens(items, range(6)) == 2 * 200 + 6 * 199
+    groups = packed_groups(items, 8192)
+    # Seven trees, the last of four answers: a 35th answer would make it 8365 tokens.
+    assert [len(group) for group in groups] == [34, 34, 34, 18]
+    assert packed_tokens(items, groups[0]) == 7 * 200 + 34 * 199 == 8166
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 12),
+    st.integers(2, 60),
+    st.integers(1, 300),
+    st.integers(2, 400),
+    st.sampled_from([2, 50_000]),
+    st.sampled_from([512, 2048, 8192]),
+)
+def test_no_group_takes_more_than_the_budget(
+    seed, prompts, count, prompt_tokens, response_tokens, vocabulary, budget
+):
+    """Prompts that begin alike, too, and responses that share much or nothing."""
+    rng = random.Random(seed)
+    system = tuple(rng.choices(range(vocabulary), k=rng.randint(0, 100)))
+
+    def ids(most: int) -> tuple[int, ...]:
+        return tuple(rng.choices(range(vocabulary), k=rng.randint(1, most)))
+
+    asked = [system + ids(prompt_tokens) for _ in range(prompts)]
+    sides = rng.choice((1, 2))
+    items = [
+        tuple((prompt, ids(response_tokens)) for _ in range(sides))
+        for prompt in rng.choices(asked, k=count)
+    ]
+    groups = packed_groups(items, budget)
+    assert sorted(index for group in groups for index in group) == list(range(count))
+    for group in groups:
+        assert len(group) == 1 or packed_tokens(items, group) <= budget
 
 
 def test_groups_keep_a_prompt_together_and_let_a_long_item_stand_alone():
