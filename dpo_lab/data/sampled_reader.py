@@ -11,6 +11,7 @@ from dpo_lab.data.sampled import Sampled
 AS_SAMPLED = "scored by the ids that were sampled"
 CUT = "cut at the length limit, so without an end token"
 OTHER_TOKENIZER = "sampled with another tokenizer, so read as text"
+UNKNOWN = "sampled with ids that the model has no embedding for, so read as text"
 CHANGED = "other text than was sampled, so read as text"
 
 
@@ -47,6 +48,9 @@ class SampledReader:
     def _what_becomes_of(self, sampled: Sampled, text: str) -> str:
         if sampled.tokenizer != self.encoder.fingerprint:
             return OTHER_TOKENIZER
+        known = self.encoder.vocabulary
+        if known is not None and max(sampled.ids) >= known:
+            return UNKNOWN
         said = self.encoder.tokenizer.decode(sampled.ids, skip_special_tokens=True)
         ended = sampled.ids[-1] in self.encoder.end_ids
         return AS_SAMPLED if (said.strip(), ended) == (text.strip(), sampled.ended) else CHANGED

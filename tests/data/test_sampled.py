@@ -16,7 +16,7 @@ from dpo_lab.data.flips import flip_labels
 from dpo_lab.data.preferences import load_preferences, pair_row, preferences_from_rows
 from dpo_lab.data.problems import BadRows
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.data.sampled_reader import AS_SAMPLED, CHANGED, CUT, OTHER_TOKENIZER
+from dpo_lab.data.sampled_reader import AS_SAMPLED, CHANGED, CUT, OTHER_TOKENIZER, UNKNOWN
 from dpo_lab.data.tokenization import tokenize_pairs
 
 LINES = ["The plot was slow", "the plots were slowly told", "plotting was it"] * 9
@@ -119,6 +119,25 @@ def test_with_another_tokenizer_the_text_is_read_and_a_cut_answer_gets_no_end(ki
     assert tokens[0].chosen == (*words, eos) and tokens[1].rejected == tuple(words)
     assert tokens.sampled == {OTHER_TOKENIZER: 4, CUT: 1}
     assert f"4 responses {OTHER_TOKENIZER}, 1 response {CUT}" in str(tokens)
+
+
+def test_ids_that_the_model_has_no_embedding_for_are_not_scored():
+    """A tokenizer of more ids than the model: the text is read, and may be refused for the same."""
+    some = tokenizer("byte-level")
+    low, high = some("it").input_ids, [len(some) - 1]
+    assert max(low) < len(some) - 1
+    padding = Sampled((*low, len(some) + 5), False, Encoder(some).fingerprint)
+    beyond = row("p", ("it", padding), sampled(some, spelled(some), True))
+    unknown = row("p", sampled(some, high, True), sampled(some, low, True))
+    found = preferences_from_rows([beyond, unknown])
+    (pair,) = tokenize_pairs(found, some, vocabulary=len(some) - 1, on_bad_rows="skip")
+    assert pair.row == 1 and pair.chosen == tuple(low)
+    assert pair.rejected == (*spelled(some), some.eos_token_id)
+    tokens = tokenize_pairs(found, some, vocabulary=len(some) - 1, on_bad_rows="skip")
+    assert tokens.sampled == {UNKNOWN: 2, CUT: 1, AS_SAMPLED: 2}
+    assert tokens.dropped == {"a token that the model has no embedding for": 1}
+    # With room for all of them they are scored: the padding of an embedding has no text.
+    assert tokenize_pairs(found, some, vocabulary=len(some) + 6)[0].chosen == padding.ids
 
 
 def test_a_chat_answer_that_was_cut_gets_no_end_of_turn_from_the_template():
