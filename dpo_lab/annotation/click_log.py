@@ -88,6 +88,6 @@ def keep_aside(path: Path) -> Path:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

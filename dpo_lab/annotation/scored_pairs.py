@@ -49,9 +49,14 @@ def completion_pairs(
         is made of messages; and with the ids of both answers, so that training scores what was
         sampled.
 
+    Raises:
+        ValueError: If `labels` is neither.
+
     Source:
         Rafailov et al. 2023, section 6 and appendix C.1: controlled sentiment generation.
     """
+    if labels not in ("sampled", "better"):
+        raise ValueError(f"labels={labels!r}: must be 'sampled' or 'better'. Give one of these.")
     prompts = language_model.encoder.as_prompts(prompts, prompt_format)
     repeated = [prompt for prompt in prompts for _ in range(completions)]
     answers = sample(

@@ -218,7 +218,7 @@ class Session:
                 self._written.add(json_lines(self.pairs).encode())
             try:
                 self._take(json.loads(line))
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{self.log}, line {number}: broken ({error}). It was changed by hand, by a "
                     "fault or by another version: mend the line, or give another folder."

@@ -32,3 +32,8 @@ def test_sampled_labels_are_wrong_as_often_as_bradley_terry_says(micro) -> None:
     chances = [1 / (1 + math.exp(abs(margin))) for margin in margins if margin]
     spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
     assert wrong == pytest.approx(sum(chances), abs=3 * spread) and wrong > 0
+
+
+def test_labels_that_there_are_not_are_refused(micro) -> None:
+    with pytest.raises(ValueError, match="labels='best': must be 'sampled' or 'better'"):
+        completion_pairs(micro, PROMPTS[:1], score, labels="best")
