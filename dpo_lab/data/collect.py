@@ -9,7 +9,7 @@ from typing import Any
 from dpo_lab.data.columns import ColumnUse
 from dpo_lab.data.problems import BadRows, LoadReport, OnBadRows, RowProblem
 from dpo_lab.data.readers import NumberedRow
-from dpo_lab.data.rows import NO_SHARED_PROMPT, Pair, prompt_column, row_to_pair
+from dpo_lab.data.rows import NO_SHARED_PROMPT, Pair, prompt_column, row_to_pair, with_messages
 
 
 def collect_pairs(
@@ -44,13 +44,14 @@ def collect_pairs(
     count = 0
     for number, row in rows:
         count += 1
-        made = _made_of(number, row, columns)
+        row = with_messages(number, row, columns)
+        made = _made_of(number, row, columns, use)
         if isinstance(made, RowProblem):
             problems.append(made)
         else:
             (implicit if prompt_column(row, columns) is None else explicit).append(made)
-        use.add(number, row, made)
-        if limit is not None and len(explicit) + len(implicit) == limit:
+        # Those without a prompt count only while no row has one: beside it they are left out.
+        if limit is not None and len(explicit or implicit) == limit:
             break
     if not explicit:
         use.check_prompt(source)
@@ -64,6 +65,7 @@ def collect_pairs(
         raise ValueError(
             f"{source}: {found}. A data set needs at least one pair; mend its rows or add some."
         )
+    repeated = use.repeated[bool(explicit)]
     report = LoadReport(
         source,
         count,
@@ -72,17 +74,26 @@ def collect_pairs(
         problems=tuple(problems[:max_problems]),
         unused_columns=dict(use.unused),
         unused_fields=dict(use.unread),
-        duplicates=use.duplicates,
-        alike=use.alike,
+        duplicates=repeated.duplicates,
+        alike=repeated.alike,
     )
     return pairs, report
 
 
-def _made_of(number: int, row: Any, columns: Mapping[str, str]) -> Pair | RowProblem:
+def _made_of(
+    number: int, row: Any, columns: Mapping[str, str], use: ColumnUse
+) -> Pair | RowProblem:
+    """The row's pair or what is wrong with it, and its columns counted."""
+    made: Pair | RowProblem
     try:
-        return row_to_pair(number, row, columns)
-    except RowProblem as problem:
-        return problem
+        try:
+            made = row_to_pair(number, row, columns)
+        except RowProblem as problem:
+            made = problem
+        use.add(number, row, made)
+    except RecursionError:
+        made = RowProblem(number, None, "nested too deep")
+    return made
 
 
 def _without_prompt(

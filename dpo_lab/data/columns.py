@@ -25,6 +25,35 @@ PROMPT_LIKE = (
 _PROMPT_LIKE = re.compile(rf"(?:.*[_\W])?({'|'.join(PROMPT_LIKE)})s?")
 
 
+class Repeated:
+    """Finds pairs that were there before, in all that is used or whole.
+
+    Attributes:
+        duplicates: Rows that repeat an earlier row whole.
+        alike: Rows that repeat an earlier one in all that is used, and differ in what is not.
+    """
+
+    def __init__(self) -> None:
+        self.duplicates, self.alike = Repeats(), Repeats()
+        self._rows: set[bytes] = set()
+        self._pairs: set[bytes] = set()
+
+    def add(self, row: int, used: bytes, whole: bytes) -> None:
+        """Count a row.
+
+        Args:
+            row: Its number.
+            used: Hash of what is used of it.
+            whole: Hash of all of it.
+        """
+        if whole in self._rows:
+            self.duplicates = self.duplicates.with_row(row)
+        elif used in self._pairs:
+            self.alike = self.alike.with_row(row)
+        self._rows.add(whole)
+        self._pairs.add(used)
+
+
 class ColumnUse:
     """Counts, row by row, what of a source is used.
 
@@ -35,8 +64,8 @@ class ColumnUse:
     Attributes:
         unused: Rows with a value in a column that nothing uses; 0 where it is always empty.
         unread: The same of fields of messages.
-        duplicates: Rows that repeat an earlier row whole.
-        alike: Rows that repeat an earlier one in all that is used, and differ in what is not.
+        repeated: Pairs that were there before: by whether their rows have a prompt, since those
+            without are left out beside those with one.
         overlooked: Columns that look like a prompt where no prompt was found, and the first row.
     """
 
@@ -44,10 +73,8 @@ class ColumnUse:
         self._columns, self._ignored = columns, frozenset(ignored)
         self.unused: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
-        self.duplicates, self.alike = Repeats(), Repeats()
+        self.repeated = {True: Repeated(), False: Repeated()}
         self.overlooked: dict[str, int] = {}
-        self._rows: set[bytes] = set()
-        self._pairs: set[bytes] = set()
 
     def add(self, number: int, row: Any, made: Pair | RowProblem) -> None:
         """Count a row.
@@ -56,6 +83,9 @@ class ColumnUse:
             number: Its number.
             row: The row as it was read.
             made: What was made of it, or why nothing was.
+
+        Raises:
+            RecursionError: If a value is nested too deep to be looked at; nothing is counted then.
         """
         if not isinstance(row, Mapping):
             return
@@ -64,14 +94,16 @@ class ColumnUse:
         used = {prompt, *sides, *map(sampled_column, sides)}
         beside = {str(name): row[name] for name in row if name not in used | self._ignored}
         unread = [unread_fields(row.get(name)) for name in (prompt, *sides)]
-        for name, value in beside.items():
-            self.unused[name] += _has_value(value)
-        filled = (name for some in unread for name, value in some.items() if _has_value(value))
-        self.unread.update(list(dict.fromkeys(filled)))
+        filled = {name: _has_value(value) for name, value in beside.items()}
+        told = [name for some in unread for name, value in some.items() if _has_value(value)]
+        hashes = _hashes(made, [beside, *unread]) if isinstance(made, Pair) else None
+        for name, has_value in filled.items():
+            self.unused[name] += has_value
+        self.unread.update(list(dict.fromkeys(told)))
         if prompt is None:
-            self._look_for_prompt(number, beside, made)
-        if isinstance(made, Pair):
-            self._count_repeats(made, [beside, *unread])
+            self._look_for_prompt(number, {n: v for n, v in beside.items() if filled[n]}, made)
+        if hashes:
+            self.repeated[prompt is not None].add(number, *hashes)
 
     def _look_for_prompt(
         self, number: int, beside: Mapping[str, Any], made: Pair | RowProblem
@@ -86,19 +118,8 @@ class ColumnUse:
             return
         for name, value in beside.items():
             used = prompt is not None and isinstance(value, str) and value.strip() in prompt
-            if _looks_like_prompt(name) and _has_value(value) and not used:
+            if _looks_like_prompt(name) and not used:
                 self.overlooked.setdefault(name, number)
-
-    def _count_repeats(self, pair: Pair, unused: list[Mapping[str, Any]]) -> None:
-        values = [getattr(pair, field.name) for field in fields(pair) if field.name != "row"]
-        used = _digest(repr(values))
-        whole = _digest(repr(values) + _canonical(unused))
-        if whole in self._rows:
-            self.duplicates = self.duplicates.with_row(pair.row)
-        elif used in self._pairs:
-            self.alike = self.alike.with_row(pair.row)
-        self._rows.add(whole)
-        self._pairs.add(used)
 
     def check_prompt(self, source: str) -> None:
         """Refuse a source that has a prompt which no pair would have.
@@ -109,7 +130,7 @@ class ColumnUse:
         if not self.overlooked:
             return
         names = sorted(self.overlooked, key=_likeliness)
-        first, row = names[0], min(self.overlooked.values())
+        first, row = names[0], self.overlooked[names[0]]
         others = "".join(f" (so does {name!r})" for name in names[1:2])
         raise ValueError(
             f"{source}: there is no column 'prompt', and {first!r} looks like one{others}, but no "
@@ -132,6 +153,12 @@ def _has_value(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_has_value, value))
     return bool(value) if isinstance(value, (str, Mapping)) else value is not None
+
+
+def _hashes(pair: Pair, unused: list[Mapping[str, Any]]) -> tuple[bytes, bytes]:
+    """Of all that is used of a row, and of all of it."""
+    used = repr([getattr(pair, field.name) for field in fields(pair) if field.name != "row"])
+    return _digest(used), _digest(used + _canonical(unused))
 
 
 def _canonical(values: list[Mapping[str, Any]]) -> str:

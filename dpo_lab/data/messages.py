@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,39 @@ ROLES = tuple(_NEXT_ROLES)[1:]
 _SHAPES = (("role", "content"), ("from", "value"))
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 
+# How JSON of a list of messages begins, also where Python has written it, which is no JSON.
+_LIKE_MESSAGES = re.compile(
+    r"""\s*\[\s*\{\s*["'](?:role|from|(?:content|value)["']\s*:.*["'](?:role|from))["']\s*:""",
+    re.DOTALL,
+)
+_LIKE_A_MESSAGE = re.compile(r"""\s*\{\s*"(?:role|content|from|value)"\s*:""")
+
+
+def messages_in_text(number: int, column: str, text: str) -> Any:
+    """What a cell holds: a list of messages, or one message, where it is JSON of that; else text.
+
+    A table of text has no other way to hold them, and some files write them so in any format.
+
+    Args:
+        number: The row's number.
+        column: The column.
+        text: The cell.
+
+    Raises:
+        RowProblem: If it begins as a list of messages and is no JSON.
+    """
+    several = _LIKE_MESSAGES.match(text)
+    if not several and not _LIKE_A_MESSAGE.match(text):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if several:
+            reason = "truncated or malformed JSON"
+            raise RowProblem(number, column, reason, str(error)) from None
+        return text
+    return value if any(map(is_message, value if several else [value])) else text
+
 
 def is_message(value: Any) -> bool:
     """Whether a value is one message: an object with role and content, or from and value."""
@@ -34,7 +69,8 @@ def role_of(message: Any) -> str | None:
     if not is_message(message):
         return None
     role = message[_fields_of(message)[0]]
-    return role if "role" in message else _SHAREGPT_ROLES.get(role, role)
+    known = "role" not in message and isinstance(role, str)
+    return _SHAREGPT_ROLES.get(role, role) if known else role
 
 
 def read_messages(number: int, column: str, value: Sequence) -> list[Message]:

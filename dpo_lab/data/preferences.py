@@ -1,7 +1,8 @@
 """Preference pairs: read from anywhere, checked row by row, brought to one shape.
 
 Rows may be explicit (`prompt`, `chosen`, `rejected`), implicit (`chosen` and `rejected` begin with
-the same prompt, up to a turn or a line) or conversational (lists of `{"role", "content"}`).
+the same prompt, up to a turn or a line) or conversational (lists of `{"role", "content"}`,
+which may be written as JSON in a cell of text).
 Whatever is wrong is reported with its row number, column and reason, all rows at once; columns and
 message fields that nothing uses are named.
 """
@@ -190,8 +191,9 @@ def load_train_and_held_out(
 ) -> tuple[Preferences, Preferences]:
     """Training pairs and held-out pairs, which share no prompt.
 
-    A source with a split named `test`, `validation`, `held_out` or `eval` uses that one (beside
-    `train_prefs`, `test_prefs` comes first); any other gives up a share of its prompts.
+    A source with a split named `test`, `validation`, `valid`, `held_out`, `heldout`, `eval` or
+    `dev` uses the first of these (beside `train_prefs`, `test_prefs` and so on come before them);
+    any other gives up a share of its prompts.
 
     Args:
         source: As in `load_preferences`.

@@ -102,8 +102,9 @@ class LoadReport:
         problems: The first of them, with row numbers.
         unused_columns: Rows with a value in a column that nothing uses; 0 where it is empty.
         unused_fields: Rows with a value in a field of a message that nothing uses.
-        duplicates: Kept rows that repeat an earlier one whole.
-        alike: Kept rows that repeat an earlier one in all that is used, and differ in the rest.
+        duplicates: Rows that make a pair and repeat an earlier one whole.
+        alike: Rows that make a pair and repeat an earlier one in all that is used, and differ in
+            the rest.
     """
 
     source: str

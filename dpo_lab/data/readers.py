@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
 import json
-import re
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dpo_lab.data.messages import is_message
 from dpo_lab.data.problems import RowProblem
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
@@ -25,8 +23,6 @@ NumberedRow = tuple[int, Any]
 # Bytes that are not UTF-8 become lone surrogates, which the row's check finds and names.
 _UNDECODABLE = "\udcff"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
-_MESSAGE = re.compile(r"""\s*\{\s*"(?:role|content|from|value)"\s*:""")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CHUNK = 1 << 20
 
@@ -131,6 +127,8 @@ def _json(path: Path, text: str) -> Iterator[NumberedRow]:
         ) from None
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
+    if isinstance(rows, dict) and "\n" not in text.strip():
+        return _jsonl(text)
     if not isinstance(rows, list):
         raise ValueError(
             f"{path}: holds a {type(rows).__name__}, not a list of rows. "
@@ -151,58 +149,53 @@ def _csv(path: Path, text: str) -> list[NumberedRow]:
     # The module's own limit for a field, 131072 characters, is less than a long conversation.
     limit = csv.field_size_limit(len(text) + 1)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        _check_header(path, reader)
-        return list(_csv_rows(reader))
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        return list(_csv_rows(path, reader, _header(path, reader)))
     finally:
         csv.field_size_limit(limit)
 
 
-def _check_header(path: Path, reader: csv.DictReader) -> None:
+def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     try:
-        names = [name for name in reader.fieldnames or () if name]
+        header = next(filter(None, reader), [])
     except csv.Error as error:
         raise ValueError(
             f"{path}: its header is malformed CSV ({error}). Name the columns in the first line."
         ) from None
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name in header if name and header.count(name) > 1]
     if twice:
         raise ValueError(
             f"{path}: its header names {twice[0]!r} twice, so one would hide the other. Rename one."
         )
+    return header
 
 
-def _csv_rows(reader: csv.DictReader) -> Iterator[NumberedRow]:
-    number = 0
+def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[NumberedRow]:
+    number = 1
     while True:
-        number += 1
         start = reader.line_num + 1
         try:
-            row = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
+            if reader.line_num > start:  # an open quote takes in what may be any number of rows
+                raise ValueError(
+                    f"{path}: malformed CSV from line {start} to line {reader.line_num} ({error}), "
+                    "so that where rows begin and end in them is not known. Close the quote that "
+                    "opens there, and double those within a field."
+                ) from None
             # The reader takes up again at the next line.
-            yield number, RowProblem(number, None, "malformed CSV", f"from line {start}: {error}")
-            continue
-        if None in row:
-            yield number, RowProblem(number, None, "more fields than the header has columns")
+            yield number, RowProblem(number, None, "malformed CSV", f"line {start}: {error}")
         else:
-            yield number, {column: _cell(number, column, cell) for column, cell in row.items()}
-
-
-def _cell(number: int, column: str, cell: str | None) -> Any:
-    """A CSV cell; one that holds a JSON list of messages, or one message, is read as such."""
-    if cell and _MESSAGE.match(cell):
-        with contextlib.suppress(ValueError):
-            value = json.loads(cell)
-            return value if is_message(value) else cell
-    if not cell or not _MESSAGES.match(cell):
-        return cell
-    try:
-        return json.loads(cell)
-    except ValueError as error:
-        return RowProblem(number, column, "truncated or malformed JSON", str(error))
+            if not cells:  # an empty line
+                continue
+            if len(cells) > len(header):
+                reason = "more fields than the header has columns"
+                yield number, RowProblem(number, None, reason)
+            else:
+                yield number, dict(zip_longest(header, cells))
+        number += 1
 
 
 def _parquet(path: Path) -> Iterable[dict[str, Any]]:

@@ -15,6 +15,7 @@ from dpo_lab.data.messages import (
     check_roles,
     check_text,
     is_message,
+    messages_in_text,
     read_messages,
     role_of,
 )
@@ -91,12 +92,37 @@ def same_prompt(prompt: Text) -> str:
     return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
 
 
+def with_messages(number: int, row: Any, columns: Mapping[str, str]) -> Any:
+    """A row in which messages that were written as JSON are messages.
+
+    Args:
+        number: Its row number.
+        row: The row as it was read; a cell that begins as messages do and is no JSON becomes a
+            `RowProblem`.
+        columns: Names of the three columns in the row.
+    """
+    if not isinstance(row, Mapping):
+        return row
+    read = {}
+    for column in (*columns.values(), SHAREGPT_PROMPT):
+        text = row.get(column)
+        if isinstance(text, str):
+            try:
+                value = messages_in_text(number, column, text)
+            except RowProblem as problem:
+                value = problem
+            if value is not text:
+                read[column] = value
+    return {**row, **read} if read else row
+
+
 def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
     """One row in the lab's shape.
 
     Args:
         number: Its row number.
-        row: The row, or the problem met in reading it; a cell may be such a problem, too.
+        row: The row, `with_messages`, or the problem met in reading it; a cell may be such a
+            problem, too.
         columns: Names of the three columns in the row.
 
     Raises:

@@ -80,7 +80,7 @@ def sampled_of_row(number: int, row: Mapping[str, Any], column: str) -> Sampled 
         if isinstance(value, str):
             value = json.loads(value) if value.strip() else None
         return None if value is None or value != value else Sampled.from_dict(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowProblem(number, column, "not the ids of a sampled response", str(error)) from None
 
 

@@ -250,7 +250,22 @@ CASES = {
     ),
     "no gzip at all": (load("a.jsonl.gz", lines(GOOD)), "broken gzip file (Not a gzipped file"),
     "truncated JSON file": (load("a.json", "[" + lines(GOOD)), "truncated or malformed JSON"),
-    "JSON object": (load("a.json", lines(GOOD)), "holds a dict, not a list of rows"),
+    "JSON object": (
+        load("a.json", json.dumps({"rows": [GOOD]}, indent=1)), "holds a dict, not a list of rows"
+    ),
+    "ids of a sampled response nested without end": (
+        row(chosen_sampled="[" * 200_000), "row 2, 'chosen_sampled': not the ids of a sampled"
+    ),
+    "messages nested without end": (
+        load("a.csv", 'prompt,chosen,rejected\nq,"[{""role"": ' + "[" * 200_000 + '",b\n'),
+        "row 1, 'chosen': truncated or malformed JSON (",
+    ),
+    "JSON of messages nested without end": (
+        row(chosen='[{"role": ' + "[" * 200_000), "row 2, 'chosen': truncated or malformed JSON ("
+    ),
+    "a role that is a list": (
+        talk(chosen=[{"from": ["gpt"], "value": "a"}]), "row 2, 'chosen': unknown role (['gpt'])"
+    ),
     "JSON of no rows": (load("a.json", "[]"), "it is empty. A data set needs at least one pair"),
     "CSV with a field too many": (
         load("a.csv", "prompt,chosen,rejected\nq,a,b,c\n"), "row 1: more fields than the header"
@@ -260,6 +275,14 @@ CASES = {
     ),
     "CSV with an open quote": (
         load("a.csv", 'prompt,chosen,rejected\nq,"a,b\n'), "row 1: malformed CSV"
+    ),
+    "CSV with a quote that is closed nowhere": (
+        load("a.csv", 'prompt,chosen,rejected\nq,a,b\nq,"a,b\n' + "q,c,d\n" * 50),
+        "a.csv: malformed CSV from line 3 to line 53 (unexpected end of data), so that where rows",
+    ),
+    "CSV with a quote that is closed in another row": (
+        load("a.csv", 'prompt,chosen,rejected\n\nq,"a,b\nq,c,d\nq,"e",f\nq,g,h\n'),
+        "a.csv: malformed CSV from line 3 to line 5 (",
     ),
     "CSV with a column twice": (
         load("a.csv", "prompt,chosen,chosen\nq,a,b\n"), "its header names 'chosen' twice"

@@ -118,6 +118,25 @@ def test_rows_that_differ_in_one_of_two_like_fields_are_alike_and_no_duplicates(
     assert told.unused_fields == {"name": 4}
 
 
+def test_rows_that_are_left_out_beside_others_repeat_nothing():
+    implicit = {"chosen": "q\na", "rejected": "q\nb"}
+    explicit = {"prompt": "q\n", "chosen": "a", "rejected": "b"}
+    told = report(implicit, implicit, explicit, explicit, on_bad_rows="skip")
+    assert (told.kept, told.duplicates, told.alike) == (2, Repeats(1, (4,)), Repeats())
+    assert report(implicit, implicit).duplicates == Repeats(1, (2,))
+
+
+def test_a_value_nested_too_deep_is_told_and_counts_nowhere():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    thought = {**assistant("a"), "reasoning": deep}
+    odd = [{**ROW, "id": 1, "x": deep}, {**TALK, "chosen": [thought]}]
+    told = report(ROW, *odd, ROW, on_bad_rows="skip")
+    assert (told.kept, told.skipped) == (2, {"nested too deep": 2})
+    assert (told.unused_columns, told.duplicates) == ({}, Repeats(1, (4,)))
+
+
 @pytest.mark.parametrize("name", ["question", "Instruction", "user_query", "inputs", "context"])
 def test_a_column_that_looks_like_the_prompt_is_an_error(name):
     """Both answers begin with a line, so a prompt could be made of it, and the question lost."""
@@ -135,6 +154,12 @@ def test_the_likeliest_of_several_columns_is_proposed():
     row = {"input": "river", "history": "h", "instruction": "Translate.", "id": "7"}
     with pytest.raises(ValueError, match="'instruction' looks like one .so does 'input'., but"):
         report({**row, "chosen": "Fluss", "rejected": "See"})
+
+
+def test_the_row_that_is_named_is_one_that_has_the_column():
+    answers = {"chosen": "Sure.\nElbe", "rejected": "Sure.\nLake"}
+    with pytest.raises(ValueError, match=r"'prompts' looks like one .*'history'.*\(row 2\)"):
+        report({"history": "h", **answers}, {"history": "h", "prompts": "p", **answers})
 
 
 @pytest.mark.parametrize(
@@ -228,6 +253,37 @@ def test_one_message_in_a_cell_of_csv_is_read_and_other_objects_are_text(tmp_pat
     first, second = load_preferences(tmp_path / "a.csv")
     assert (first.prompt, first.chosen, first.rejected) == PAIR
     assert [second.prompt, second.chosen, second.rejected] == texts
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "saved", "rows"])
+def test_messages_written_as_json_are_messages_in_every_source(tmp_path, name):
+    """Text that is no list of messages stays text, and Python's own writing of one is refused."""
+    datasets = pytest.importorskip("datasets")
+    talk = {**TALK, "chosen": [{**assistant("a"), "name": "Ada"}]}
+    texts = {"prompt": '[{"content": 1}]', "chosen": '[{"value": 1}] and', "rejected": "[1, {}]"}
+    half = {"prompt": str(TALK["prompt"]), "chosen": "a", "rejected": "b"}
+    rows = [{column: json.dumps(value) for column, value in talk.items()}, texts, half]
+    table, options = datasets.Dataset.from_list(rows), {"on_bad_rows": "skip"}
+    if name == "rows":
+        found = preferences_from_rows(table, **options)
+    else:
+        writers = {"a.csv": table.to_csv, "a.jsonl": table.to_json, "a.parquet": table.to_parquet}
+        writers.get(name, table.save_to_disk)(tmp_path / name)
+        found = load_preferences(tmp_path / name, **options)
+    first, second = found
+    assert (first.prompt, first.chosen, first.rejected) == PAIR
+    assert found.report.unused_fields == {"name": 1}
+    assert {side: getattr(second, side) for side in texts} == texts
+    (problem,) = found.report.problems
+    assert (problem.row, problem.column) == (3, "prompt")
+    assert problem.reason == "truncated or malformed JSON"
+
+
+def test_a_sharegpt_prompt_written_as_json_is_the_prompt():
+    said = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}
+    asked = json.dumps([{"from": "human", "value": "q"}])
+    (pair,) = preferences_from_rows([{"conversations": asked, **said}])
+    assert (pair.prompt, pair.chosen, pair.rejected) == PAIR
 
 
 def test_several_text_parts_are_joined_as_templates_join_them():

@@ -189,6 +189,18 @@ def test_limit_counts_good_pairs(tmp_path):
     assert (kept.report.rows, kept.report.kept, kept.report.skipped) == (5, 3, {"missing": 2})
 
 
+def test_limit_does_not_count_pairs_that_are_left_out_beside_others(tmp_path):
+    """A row without a prompt is a pair only where no row has one."""
+    implicit = {"chosen": "So\na", "rejected": "So\nb"}
+    rows = [implicit, EXPLICIT[0], implicit, EXPLICIT[1], EXPLICIT[0]]
+    kept = load_preferences(write(rows, tmp_path / "a.jsonl"), limit=2, on_bad_rows="skip")
+    assert [pair.row for pair in kept] == [2, 4]
+    assert (kept.report.rows, kept.report.kept) == (4, 2)
+    assert kept.report.skipped == {"missing, though other rows have it": 2}
+    kept = load_preferences(write([implicit] * 3, tmp_path / "b.jsonl"), limit=2)
+    assert [pair.row for pair in kept] == [1, 2]
+
+
 def test_reasons_are_counted_and_the_first_rows_named(tmp_path):
     path = tmp_path / "a.jsonl"
     good = json.dumps(EXPLICIT[0])
@@ -212,7 +224,25 @@ def test_after_malformed_csv_the_next_line_is_read(tmp_path):
     path.write_text('prompt,chosen,rejected\nq,a,b\nq,"a"x,b\nq,c,d\n')
     loaded = load_preferences(path, on_bad_rows="skip")
     assert [(pair.row, pair.chosen) for pair in loaded] == [(1, "a"), (3, "c")]
-    assert "row 2: malformed CSV (from line 3: " in str(loaded.report.problems[0])
+    assert "row 2: malformed CSV (line 3: " in str(loaded.report.problems[0])
+    assert (loaded.report.rows, loaded.report.kept) == (3, 2)
+
+
+def test_empty_lines_of_csv_are_no_rows_and_fields_may_hold_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('\nprompt,chosen,rejected\n\n\nq,"a\n""b""",b\n\nq,"x"y,z\n\nq,c\n')
+    loaded = load_preferences(path, on_bad_rows="skip")
+    assert [(pair.row, pair.chosen) for pair in loaded] == [(1, 'a\n"b"')]
+    assert loaded.report.rows == 3
+    assert loaded.report.skipped == {"malformed CSV": 1, "missing": 1}
+    assert "row 2: malformed CSV (line 8: " in str(loaded.report.problems[0])
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_one_line_is_json_lines_whatever_the_name(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps(EXPLICIT[0]) + "\n")
+    (pair,) = load_preferences(tmp_path / name)
+    assert (pair.row, pair.prompt) == (1, EXPLICIT[0]["prompt"])
 
 
 def test_csv_fields_may_be_long_and_lists_that_are_no_messages_are_text(tmp_path):
