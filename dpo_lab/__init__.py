@@ -32,7 +32,9 @@ def __getattr__(name: str) -> Any:
 
         value = version("dpo-lab")
     elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        home = import_module(_HOMES[name])
+        # One that is no attribute is a module of that folder.
+        value = getattr(home, name, None) or import_module(f"{_HOMES[name]}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -31,7 +31,10 @@ from dpo_lab.analysis.token_credit import token_credit as token_credit
 from dpo_lab.analysis.token_report import pair_tokens as pair_tokens
 from dpo_lab.annotation.scored_pairs import completion_pairs as completion_pairs
 from dpo_lab.annotation.simulated import SimulatedAnnotator as SimulatedAnnotator
+from dpo_lab.data import reviews as reviews
+from dpo_lab.data.batching import collate as collate
 from dpo_lab.data.flips import flip_labels as flip_labels
+from dpo_lab.data.packing import pack as pack
 from dpo_lab.data.preferences import (
     Preferences as Preferences,
 )
@@ -44,6 +47,11 @@ from dpo_lab.data.preferences import (
 from dpo_lab.data.preferences import (
     preferences_from_rows as preferences_from_rows,
 )
+from dpo_lab.data.preferences import prompt_text as prompt_text
+from dpo_lab.data.preferences import response_text as response_text
+from dpo_lab.data.tokenization import tokenize_pairs as tokenize_pairs
+from dpo_lab.kernels.head import linear_token_logps as linear_token_logps
+from dpo_lab.models.enumeration import enumerate_responses as enumerate_responses
 from dpo_lab.models.kl import measure_kl as measure_kl
 from dpo_lab.models.loading import (
     LanguageModel as LanguageModel,
@@ -53,6 +61,7 @@ from dpo_lab.models.loading import (
 )
 from dpo_lab.models.logps import logps as logps
 from dpo_lab.models.response_space import World as World
+from dpo_lab.models.reward import new_reward_model as new_reward_model
 from dpo_lab.models.sampling import sample as sample
 from dpo_lab.models.scoring import (
     Scorer as Scorer,
@@ -81,7 +90,13 @@ from dpo_lab.objective import (
 from dpo_lab.objective import (
     loss_and_grads as loss_and_grads,
 )
+from dpo_lab.objective.bradley_terry import calibration as calibration
+from dpo_lab.objective.bradley_terry import expected_accuracy as expected_accuracy
+from dpo_lab.objective.bradley_terry import preference_nll as preference_nll
+from dpo_lab.objective.bradley_terry import preference_probability as preference_probability
 from dpo_lab.objective.kl import Estimate as Estimate
+from dpo_lab.objective.logprobs import sequence_logps as sequence_logps
+from dpo_lab.objective.logprobs import token_logps as token_logps
 from dpo_lab.objective.optimum import (
     Frontier as Frontier,
 )
@@ -97,6 +112,7 @@ from dpo_lab.objective.optimum import (
 from dpo_lab.objective.optimum import (
     rlhf_objective as rlhf_objective,
 )
+from dpo_lab.objective.registry import gradient_weight as gradient_weight
 from dpo_lab.training.callbacks import Callback as Callback
 from dpo_lab.training.config import TrainConfig as TrainConfig
 from dpo_lab.training.control import RunControl as RunControl
@@ -109,6 +125,9 @@ from dpo_lab.training.records import (
 from dpo_lab.training.records import (
     StepRecord as StepRecord,
 )
+from dpo_lab.training.reward import RewardTraining as RewardTraining
+from dpo_lab.training.reward import reward_margins as reward_margins
+from dpo_lab.training.reward import train_reward_model as train_reward_model
 from dpo_lab.training.runs import Run as Run
 from dpo_lab.training.setup import (
     Job as Job,
@@ -118,8 +137,34 @@ from dpo_lab.training.setup import (
 )
 from dpo_lab.training.sft import supervised_finetune as supervised_finetune
 from dpo_lab.ui.annotator.annotator import Annotator as Annotator
+from dpo_lab.ui.explorers.losses import LossExplorer as LossExplorer
+from dpo_lab.ui.explorers.losses import NoiseExplorer as NoiseExplorer
+from dpo_lab.ui.explorers.optimum import OptimumExplorer as OptimumExplorer
+from dpo_lab.ui.explorers.optimum import objective_figure as objective_figure
+from dpo_lab.ui.explorers.optimum import optimum_figure as optimum_figure
 from dpo_lab.ui.explorers.pair_explorer import PairExplorer as PairExplorer
 from dpo_lab.ui.explorers.token_inspector import TokenInspector as TokenInspector
+from dpo_lab.ui.figures.displacement import mass_figure as mass_figure
+from dpo_lab.ui.figures.displacement import shares_figure as shares_figure
+from dpo_lab.ui.figures.displacement import steps_table as steps_table
+from dpo_lab.ui.figures.kl import estimators_figure as estimators_figure
+from dpo_lab.ui.figures.kl import frontier_figure as frontier_figure
+from dpo_lab.ui.figures.losses import displacement_figure as displacement_figure
+from dpo_lab.ui.figures.losses import length_figure as length_figure
+from dpo_lab.ui.figures.losses import loss_curves_figure as loss_curves_figure
+from dpo_lab.ui.figures.losses import push_figure as push_figure
+from dpo_lab.ui.figures.margins import margin_figure as margin_figure
+from dpo_lab.ui.figures.responses import form_figure as form_figure
+from dpo_lab.ui.figures.responses import form_table as form_table
+from dpo_lab.ui.figures.rewards import calibration_figure as calibration_figure
+from dpo_lab.ui.figures.rewards import preference_figure as preference_figure
+from dpo_lab.ui.figures.rewards import rewards_figure as rewards_figure
+from dpo_lab.ui.figures.style import PLOTLY_CONFIG as PLOTLY_CONFIG
+from dpo_lab.ui.figures.training import training_figure as training_figure
+from dpo_lab.ui.html.credit import credit_map as credit_map
+from dpo_lab.ui.html.tables import samples_table as samples_table
+from dpo_lab.ui.html.token_view import tokens_html as tokens_html
+from dpo_lab.ui.report.sweep_page import sweep_figure as sweep_figure
 from dpo_lab.ui.workbench.workbench import Workbench as Workbench
 
 __version__: str

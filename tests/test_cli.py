@@ -220,5 +220,5 @@ def test_a_policy_that_goes_on_after_its_words_is_told_of_at_the_end(
     code, out, _ = run_cli(capsys, "train", *how, "--out", "run")
     assert code == 0
     assert (
-        "The policy goes on after 3 words in 100% of 20 answers." in " ".join(out.split())
+        "At step 1 the policy goes on after 3 words in 100% of 20 answers." in " ".join(out.split())
     ) == told

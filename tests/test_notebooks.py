@@ -37,6 +37,12 @@ def test_imports_come_first_and_nowhere_else(path: Path) -> None:
 
 
 @every
+def test_the_lab_comes_by_one_import_from_its_front_door(path: Path) -> None:
+    imports = [n for n in ast.parse(_code(path)[0].source).body if isinstance(n, ast.ImportFrom)]
+    assert [n.module for n in imports if n.module.startswith("dpo_lab")] == ["dpo_lab"]
+
+
+@every
 def test_at_least_three_cells_are_compared_and_hold_what_they_are_compared_with(path) -> None:
     checked = [cell for cell in _code(path) if CHECKED in cell.source]
     assert len(checked) >= 3

@@ -16,8 +16,8 @@ AXIS = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.18)"
 SHADE = "rgba(128, 128, 128, 0.2)"
 
-CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
-CONFIG |= {"modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+PLOTLY_CONFIG |= {"modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 """Options of plotly's mode bar: no upload, no logo."""
 
 SMALL = {"size": 11}

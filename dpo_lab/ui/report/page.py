@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import DATA_FACTS
 from dpo_lab.ui.figures.curves import StartLoss, beta_changes
-from dpo_lab.ui.figures.style import CONFIG, POLICY, REFERENCE
+from dpo_lab.ui.figures.style import PLOTLY_CONFIG, POLICY, REFERENCE
 from dpo_lab.ui.figures.training import training_figure
 from dpo_lab.ui.html.data_list import HELD_OUT, data_list
 from dpo_lab.ui.html.page_policy import content_policy
@@ -74,7 +74,7 @@ def write_report(
         "</section>",
     ]
     # "<" as an escape, so that no text in the figure can end the script element.
-    data = json.dumps({"figure": json.loads(figure.to_json()), "config": CONFIG})
+    data = json.dumps({"figure": json.loads(figure.to_json()), "config": PLOTLY_CONFIG})
     place = library and Path(os.path.relpath(library, Path(path).parent)).as_posix()
     page = _page(title, "\n".join(body), data.replace("<", "\\u003c"), place)
     _write_atomically(Path(path), page)

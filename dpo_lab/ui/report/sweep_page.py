@@ -19,7 +19,7 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_text
 from dpo_lab.training.listed import MOST_PROMPTS
 from dpo_lab.training.setup import load_data
-from dpo_lab.ui.figures.style import CONFIG, TEXT, THEORY, blank
+from dpo_lab.ui.figures.style import PLOTLY_CONFIG, TEXT, THEORY, blank
 from dpo_lab.ui.html.page_policy import content_policy, scripts_of
 from dpo_lab.ui.html.tables import escaped
 
@@ -100,7 +100,7 @@ def write_sweep_page(
         `path`.
     """
     theory = _theory(list(configs.values()))
-    page = sweep_figure(rows, theory).to_html(include_plotlyjs=True, config=CONFIG)
+    page = sweep_figure(rows, theory).to_html(include_plotlyjs=True, config=PLOTLY_CONFIG)
     write_text(path, page.replace("<head>", f"<head>{content_policy(scripts_of(page))}", 1))
     return path
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dpo_lab.ui.figures.style import CONFIG
+from dpo_lab.ui.figures.style import PLOTLY_CONFIG
 from dpo_lab.ui.widgets.plot_view import PlotView, Sheet, as_sent
 
 PERIOD = 0.2
@@ -55,7 +55,7 @@ class LiveFigure:
         self.trouble = ""
         self.on_trouble: Callable[[], None] = lambda: None
         pieces = {name: as_sent(piece) for name, piece in _pieces(spec).items()}
-        self._sheet = Sheet(self._stamped(pieces | {"config": CONFIG}), self._hear)
+        self._sheet = Sheet(self._stamped(pieces | {"config": PLOTLY_CONFIG}), self._hear)
         self.view = PlotView(self._sheet)
         self.view.observe(self._opened, "_view_count")
 

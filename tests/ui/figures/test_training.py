@@ -12,7 +12,7 @@ from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.curves import beta_changes, series, thin
-from dpo_lab.ui.figures.style import CONFIG
+from dpo_lab.ui.figures.style import PLOTLY_CONFIG
 from dpo_lab.ui.figures.training import MAX_CHANGES, training_figure
 
 TRAIN_KEYS = (
@@ -283,7 +283,7 @@ def test_a_title_is_text_and_never_markup() -> None:
 def test_backgrounds_are_transparent_and_nothing_can_be_uploaded() -> None:
     style = training_figure(_run(5)).layout.template.layout
     assert style.paper_bgcolor == style.plot_bgcolor == "rgba(0, 0, 0, 0)"
-    assert CONFIG["showSendToCloud"] is False and CONFIG["displaylogo"] is False
+    assert PLOTLY_CONFIG["showSendToCloud"] is False and PLOTLY_CONFIG["displaylogo"] is False
 
 
 def test_the_start_loss_steps_where_beta_was_changed() -> None:
