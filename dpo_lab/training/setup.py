@@ -20,6 +20,7 @@ from dpo_lab.data.preferences import (
     split_by_prompt,
 )
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
 from dpo_lab.models.dropout import evaluation_mode
 from dpo_lab.models.loading import (
@@ -131,10 +132,12 @@ def prepare(
         if len(some)
     ]
     fingerprint = weights_fingerprint(policy.base)
-    # The reference is scored before any adapter is added: by the very weights that are hashed.
-    scored, use = _score_reference(
-        config, policy, fingerprint, tokens, cache or ReferenceCache(), progress
-    )
+    # The reference is scored before any adapter is added: by the very weights that are hashed; and
+    # on as many threads as the run has, which decide the last bits of its values.
+    with threads_for(policy.model):
+        scored, use = _score_reference(
+            config, policy, fingerprint, tokens, cache or ReferenceCache(), progress
+        )
     if config.lora_rank is not None:
         policy = add_lora(
             policy,

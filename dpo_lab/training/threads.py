@@ -13,7 +13,12 @@ from dataclasses import replace
 
 import torch
 
-from dpo_lab.kernels.threads import say_that_threads_spin, waits_passively
+from dpo_lab.kernels.threads import (
+    hold_threads,
+    release_threads,
+    say_that_threads_spin,
+    waits_passively,
+)
 from dpo_lab.training.records import StepRecord
 
 logger = logging.getLogger(__name__)
@@ -31,13 +36,17 @@ KEY = "change/threads"
 class RunThreads:
     """The threads of one run: set where it begins, watched at every step, put back at its end.
 
+    They are watched on the CPU alone: elsewhere a step waits for the device, and that its threads
+    get little processor time does not mean that others take it.
+
     Args:
         at_most: How many it begins with, and has again when the cores are free.
     """
 
     def __init__(self, at_most: int):
         self.at_most = self.number = at_most
-        self._before = torch.get_num_threads()
+        self._before: int | None = None
+        self._watching = False
         self._seen: deque[tuple[float, float]] = deque(maxlen=WATCHED)
         self._changed = False
 
@@ -49,8 +58,10 @@ class RunThreads:
             number: What a run that goes on had last.
         """
         self.number = number or self.number
+        self._watching = device.type == "cpu"
+        self._before = hold_threads()
         torch.set_num_threads(self.number)
-        if device.type == "cpu" and self.number > 1 and not waits_passively():
+        if self._watching and self.number > 1 and not waits_passively():
             say_that_threads_spin()
 
     def watched(self, record: StepRecord) -> StepRecord:
@@ -62,6 +73,8 @@ class RunThreads:
         Returns:
             The record; with the number in it if this was the first step with it.
         """
+        if not self._watching:
+            return record
         if self._changed:
             self._changed = False
             record = replace(record, values={**record.values, KEY: self.number})
@@ -74,8 +87,10 @@ class RunThreads:
         return record
 
     def put_back(self) -> None:
-        """Leave the process with as many threads as it had."""
-        torch.set_num_threads(self._before)
+        """Leave the process with as many threads as it had, if it was changed."""
+        if self._before is not None:
+            release_threads(self._before)
+            self._before = None
 
     def _fit(self, cores: float) -> None:
         """As many threads as cores were had; all of them again once the machine has room."""

@@ -7,12 +7,13 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from threading import Event, Thread
 
 import pytest
 import torch
 
 from dpo_lab.kernels import threads as kernel_threads
-from dpo_lab.training import TrainConfig, prepare, threads, train
+from dpo_lab.training import TrainConfig, prepare, setup, threads, train
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.threads import KEY, RunThreads
@@ -73,6 +74,7 @@ def watched(at_most: int, *steps: tuple[float, float]) -> list[int]:
         changed = len(after) > 1 and after[-1] != after[-2]
         assert record.values.get(KEY) == (after[-1] if changed else None)
         after.append(torch.get_num_threads())
+    run_threads.put_back()
     return after
 
 
@@ -107,20 +109,26 @@ def test_a_run_that_goes_on_has_the_threads_that_it_had_last(tmp_path, monkeypat
     assert seen == [3, 3]
 
 
+def taken(number: int) -> None:
+    run_threads = RunThreads(number)
+    run_threads.take(torch.device("cpu"))
+    run_threads.put_back()
+
+
 def test_threads_that_spin_are_said_once(caplog, monkeypatch):
     monkeypatch.setattr(kernel_threads.sys, "platform", "linux")
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     kernel_threads.say_that_threads_spin.cache_clear()
     with caplog.at_level(logging.WARNING):
-        RunThreads(1).take(torch.device("cpu"))
+        taken(1)
         assert not caplog.records, "one thread waits for none"
         for _ in range(2):
-            RunThreads(2).take(torch.device("cpu"))
+            taken(2)
     assert len(caplog.records) == 1 and "OMP_WAIT_POLICY=PASSIVE" in caplog.text
     caplog.clear()
     kernel_threads.say_that_threads_spin.cache_clear()
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    RunThreads(2).take(torch.device("cpu"))
+    taken(2)
     assert not caplog.records
 
 
@@ -134,3 +142,65 @@ def test_the_command_line_chooses_the_policy_before_torch_is_loaded():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "PASSIVE False"
+
+
+def test_elsewhere_than_on_the_cpu_no_thread_is_taken_away():
+    """A step that waits for the device takes little processor time, whoever has the cores."""
+    run_threads = RunThreads(4)
+    run_threads.take(torch.device("cuda"))
+    for number in range(6):
+        record = step(number, 1.0, 0.1)
+        assert run_threads.watched(record) is record
+    assert torch.get_num_threads() == 4
+    run_threads.put_back()
+
+
+@pytest.mark.parametrize("first_to_end", ["small", "large"])
+def test_a_larger_model_beside_micro_has_the_threads_of_the_process(first_to_end, monkeypatch):
+    """Each in a thread of its own, which begins with the number that was set last anywhere."""
+    torch.set_num_threads(3)
+    go_on, found = {"small": Event(), "large": Event()}, {}
+    there = {"small": Event(), "large": Event()}
+
+    def run(name: str, weights: int) -> None:
+        model = torch.nn.Linear(weights, 1, bias=False)
+        found[name, "begins with"] = torch.get_num_threads()
+        run_threads = RunThreads(kernel_threads.threads_worth(model))
+        run_threads.take(torch.device("cpu"))
+        found[name] = torch.get_num_threads()
+        there[name].set()
+        go_on[name].wait()
+        found[name, "still"] = torch.get_num_threads()
+        run_threads.put_back()
+
+    both = {
+        name: Thread(target=run, args=(name, weights))
+        for name, weights in (("small", 10), ("large", kernel_threads.SMALL))
+    }
+    for name in ("small", "large"):
+        both[name].start()
+        there[name].wait()
+    for name in (first_to_end, *({"small", "large"} - {first_to_end})):
+        go_on[name].set()
+        both[name].join()
+    assert found["large", "begins with"] == 1, "or there would be nothing to mend"
+    assert (found["small"], found["large"]) == (1, 3)
+    assert (found["small", "still"], found["large", "still"]) == (1, 3)
+    late = Thread(target=lambda: found.update(late=torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert found["late"] == 3 and kernel_threads.own_threads() == 3
+
+
+def test_the_reference_is_scored_on_the_threads_of_the_run(monkeypatch):
+    """Micro has one, whatever the process has."""
+    torch.set_num_threads(2)
+    seen, score = set(), setup.reference_logps
+
+    def watched_score(*arguments, **options):
+        seen.add(torch.get_num_threads())
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(setup, "reference_logps", watched_score)
+    prepare(replace(BATCH, steps=1, limit=64))
+    assert seen == {1} and torch.get_num_threads() == 2
