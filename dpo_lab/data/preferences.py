@@ -109,8 +109,7 @@ def load_preferences(
     """
     columns = _check_columns(columns)
     check_bad_rows_options(on_bad_rows, max_problems)
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: must be at least 1. Leave it out to read every row.")
+    _check_limit(limit)
     name = str(source)
     score = BUILTIN[name].score if name in BUILTIN else None
     if not max_gz_gb > 0:
@@ -187,37 +186,43 @@ def load_train_and_held_out(
     split: str = "train",
     held_out: float = 0.1,
     seed: int = 0,
+    limit: int | None = None,
     **options: Any,
 ) -> tuple[Preferences, Preferences]:
     """Training pairs and held-out pairs, which share no prompt.
 
     A source with a split named `test`, `validation`, `valid`, `held_out`, `heldout`, `eval` or
     `dev` uses the first of these (beside `train_prefs`, `test_prefs` and so on come before them);
-    any other gives up a share of its prompts.
+    any other gives up a share of its prompts. A limit is one of training pairs: it is applied after
+    that share is held out, for which all rows are read. Where nothing is, or a split of its own,
+    reading stops at the limit.
 
     Args:
         source: As in `load_preferences`.
         split: The training split.
         held_out: Share of the prompts to hold out where the source has no such split, in [0, 1).
         seed: Which prompts, if so.
+        limit: Most training pairs, the first.
         **options: Passed to `load_preferences`.
 
     Returns:
         Training pairs, held-out pairs; the latter may be empty if `held_out` is 0.
     """
     _check_held_out(held_out)
+    _check_limit(limit)
     asked = options.get("on_bad_rows")
     options["on_bad_rows"] = ON_BAD_ROWS if asked is None else asked
-    train = load_preferences(source, split, **options)
+    name = str(source)
+    other = None
+    if held_out:
+        other = find_split(builtin_path(name) if name in BUILTIN else name, exclude=split)
+    divided = bool(held_out) and other is None
+    train = load_preferences(source, split, limit=None if divided else limit, **options)
     if asked is None:
         warn_of_skipped(train.report.skipped, train.report)
-    if held_out == 0:
-        return split_by_prompt(train, 0)
-    name = str(source)
-    other = find_split(builtin_path(name) if name in BUILTIN else name, exclude=split)
     if other is None:
-        return split_by_prompt(train, held_out, seed)
-    rest = load_preferences(source, other, **{**options, "limit": None})
+        return split_by_prompt(train, held_out, seed, limit)
+    rest = load_preferences(source, other, **options)
     if asked is None:
         warn_of_skipped(rest.report.skipped, rest.report)
     return train, _without_prompts(rest, {same_prompt(pair.prompt) for pair in train})
@@ -247,7 +252,7 @@ def _without_prompts(held_out: Preferences, seen: set[str]) -> Preferences:
 
 
 def split_by_prompt(
-    preferences: Preferences, held_out: float, seed: int = 0
+    preferences: Preferences, held_out: float, seed: int = 0, limit: int | None = None
 ) -> tuple[Preferences, Preferences]:
     """Hold out a share of the prompts, with every pair that belongs to them.
 
@@ -255,6 +260,7 @@ def split_by_prompt(
         preferences: All pairs.
         held_out: Share of the prompts, in [0, 1); above 0 at least one prompt on either side.
         seed: Which prompts.
+        limit: Most training pairs, the first; it changes nothing of what is held out.
 
     Returns:
         Training pairs, held-out pairs.
@@ -277,7 +283,7 @@ def split_by_prompt(
     count = min(max(1, round(held_out * len(keys))), len(keys) - 1) if held_out else 0
     held = set(keys[:count])
     inside = tuple(pair for pair in preferences if same_prompt(pair.prompt) in held)
-    outside = tuple(pair for pair in preferences if same_prompt(pair.prompt) not in held)
+    outside = tuple(pair for pair in preferences if same_prompt(pair.prompt) not in held)[:limit]
     return replace(preferences, pairs=outside), replace(preferences, pairs=inside)
 
 
@@ -320,6 +326,11 @@ def _rank(key: str, seed: int) -> bytes:
 def _check_held_out(held_out: float) -> None:
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out={held_out}: must be in [0, 1). 0 holds nothing out.")
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: must be at least 1. Leave it out to read every row.")
 
 
 def _check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:

@@ -175,7 +175,10 @@ def micro_batch_tokens(config: TrainConfig, device: torch.device) -> int:
 def load_data(
     config: TrainConfig, data: Preferences | Sequence[dict] | None = None
 ) -> tuple[Preferences, Preferences]:
-    """Training and held-out pairs, from the configuration or from memory."""
+    """Training and held-out pairs, from the configuration or from memory.
+
+    Of those that are not held out, the first `config.limit` are trained on.
+    """
     if data is None:
         return load_train_and_held_out(
             config.data,
@@ -189,7 +192,7 @@ def load_data(
         )
     if not isinstance(data, Preferences):
         data = preferences_from_rows(data, columns=config.columns, on_bad_rows=config.on_bad_rows)
-    return split_by_prompt(data, config.held_out, config.seed)
+    return split_by_prompt(data, config.held_out, config.seed, config.limit)
 
 
 def tokenize(

@@ -27,6 +27,8 @@ from dpo_lab.data.preferences import (
     split_by_prompt,
 )
 from dpo_lab.data.problems import BadRows, RowProblem
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.setup import load_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -559,3 +561,42 @@ def test_hh_harmless():
         BadRows, match="20 of 1156 rows cannot be used: row 30, 'chosen': several turns"
     ):
         load_preferences(path, on_bad_rows="raise")
+
+
+MANY = [
+    {"prompt": f"prompt {number // 2}", "chosen": f"good {number}", "rejected": "bad"}
+    for number in range(40)
+]
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_limit_is_one_of_training_pairs_and_leaves_what_is_held_out(tmp_path, kind):
+    """Of 20 prompts with two pairs each, 5 are held out; the first 12 pairs of the others stay."""
+
+    def parts(limit):
+        if kind == "memory":
+            return load_data(TrainConfig(held_out=0.25, limit=limit), MANY)
+        path = write(MANY, tmp_path / "a.jsonl")
+        return load_train_and_held_out(path, held_out=0.25, limit=limit)
+
+    (whole, held_out), (train, same) = parts(None), parts(12)
+    assert (len(whole), len(held_out), len(train)) == (30, 10, 12)
+    assert train.pairs == whole.pairs[:12] and same.pairs == held_out.pairs
+    assert len(parts(500)[0]) == 30
+
+
+def test_reading_stops_at_the_limit_where_nothing_has_to_be_divided(tmp_path):
+    broken = [*MANY[:5], {"prompt": 7}]
+    (tmp_path / "own").mkdir()
+    for path in (tmp_path / "a.jsonl", tmp_path / "own" / "train.jsonl"):
+        write(broken, path)
+    write([{**MANY[0], "prompt": "another"}], tmp_path / "own" / "test.jsonl")
+    stops = {"on_bad_rows": "raise", "limit": 5}
+    train, held_out = load_train_and_held_out(tmp_path / "own", held_out=0.1, **stops)
+    assert (len(train), train.report.rows, len(held_out)) == (5, 5, 1)
+    train, held_out = load_train_and_held_out(tmp_path / "a.jsonl", held_out=0, **stops)
+    assert (len(train), train.report.rows, len(held_out)) == (5, 5, 0)
+    with pytest.raises(BadRows, match="row 6"):
+        load_train_and_held_out(tmp_path / "a.jsonl", held_out=0.1, **stops)
+    with pytest.raises(ValueError, match="limit=0: must be at least 1"):
+        load_train_and_held_out(tmp_path / "a.jsonl", limit=0)

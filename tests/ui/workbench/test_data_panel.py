@@ -68,7 +68,7 @@ def test_the_panel_follows_the_settings_and_says_what_it_cannot_read(bad_rows) -
     assert "nowhere.jsonl: no such file or folder" in panel.view.value
     state.set(data=str(bad_rows), limit=3)
     panel.wait()
-    assert "3 pairs from 6 rows" in _text(panel.view.value)
+    assert "3 pairs to train on" in _text(panel.view.value)
     state.set(data="owner/name")
     panel.wait()
     assert "owner/name is read when training begins" in panel.view.value
