@@ -34,5 +34,7 @@ def schedule_factor(kind: Schedule, done: int, warmup: int, total: int) -> float
         return (done + 1) / (warmup + 1)
     if kind == "constant":
         return 1.0
+    if done >= total:
+        return 0.0
     part = (done - warmup) / (total - warmup)
     return 1 - part if kind == "linear" else (1 + math.cos(math.pi * part)) / 2

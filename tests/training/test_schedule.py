@@ -90,3 +90,20 @@ def test_a_reward_model_sees_every_pair_once_an_epoch(monkeypatch):
     assert [len(batch) for batch in seen] == [8, 8, 4] and len(steps) == training.steps(10) == 3
     shown = sum(seen, [])
     assert sorted(shown[:10]) == sorted(shown[10:]) == list(range(10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_the_last_step_of_a_run_that_only_warms_up(kind):
+    assert schedule_factor(kind, 3, 3, 3) == (1.0 if kind == "constant" else 0.0)
+
+
+def test_fine_tuning_may_be_warm_up_alone():
+    """Thirds of the peak: Adam's first step moves a weight by its learning rate."""
+    lm = load_model("micro", device="cpu")
+    before = torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+    pair = ("the plot was", "good")
+    losses = supervised_finetune(lm, [pair], steps=2, batch_size=1, warmup_steps=2)
+    assert next(losses) > 0
+    now = torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+    assert (now - before).abs().max().item() == pytest.approx(1e-3 / 3, rel=1e-2)
+    assert len(list(losses)) == 1
