@@ -70,7 +70,11 @@ def _with_merged_base(language_model: LanguageModel) -> LanguageModel:
         with tempfile.TemporaryDirectory(dir=folder.parent) as beginning:
             part = Path(beginning) / "model"
             save_model(language_model, part)
-            part.rename(folder)
+            try:
+                part.rename(folder)
+            except OSError:  # another process was here first, with the same weights
+                if not folder.exists():
+                    raise
     logger.warning(
         "%s: its adapter is merged into its base first, in %s; the new adapter needs that folder.",
         *(language_model.name, folder),

@@ -1,21 +1,25 @@
 """LoRA where there is an adapter already, and what the reference is then."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from tiny import make_language_model, plain_logp, shake, some_sequences
 from transformers import AutoModelForCausalLM
 
 from dpo_lab.analysis.displacement import token_displacement
 from dpo_lab.models.kl import measure_kl
-from dpo_lab.models.loading import add_lora, load_model, save_model
+from dpo_lab.models.loading import add_lora, load_model, save_model, weights_fingerprint
 from dpo_lab.models.reference import Reference, ReferenceCache
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.training import policy as module
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
+from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.setup import prepare
 
 ROWS = [
@@ -121,3 +125,26 @@ def test_a_new_adapter_on_a_model_with_one_merges_that_first(tmp_path, caplog):
     )
     for sequence, value in zip(SEQUENCES, trained, strict=True):
         assert abs(plain_logp(theirs, *sequence).item() - value) < 1e-4
+
+
+def test_two_processes_merge_the_same_adapter_at_once(tmp_path, monkeypatch):
+    """The other one's folder comes into being while this one writes its own."""
+    lm = load_model("micro", device="cpu")
+    policy = add_lora(lm, 2)
+    shake(policy.model, 0.2, seed=1, only="lora_B")
+    save_model(policy, tmp_path / "adapter")
+    merged = load_model(tmp_path / "adapter", device="cpu")
+    expected = {name: weight.clone() for name, weight in merged.model.state_dict().items()}
+    name = weights_fingerprint(merged.model)
+    there = tmp_path / "cache" / "merged" / name
+
+    def beside_another(model, folder):
+        save_model(model, folder)
+        shutil.copytree(folder, there)
+
+    monkeypatch.setattr(module, "save_model", beside_another)
+    config = TrainConfig(model=str(tmp_path / "adapter"), lora_rank=2, device="cpu")
+    ready = ready_policy(config)
+    assert ready.model.name_or_path == str(there) and list(there.parent.iterdir()) == [there]
+    saved = load_file(there / "model.safetensors")
+    assert all(torch.equal(saved[name], expected[name]) for name in saved)
