@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import tempfile
@@ -93,7 +94,7 @@ def sync(path: Path) -> None:
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write a table as CSV, or as parquet if the file is so named.
+    """Write a table as CSV, or as parquet if the file is so named; a kill leaves it old or new.
 
     Args:
         rows: At least one; a column that a row has not got stays empty there.
@@ -103,15 +104,19 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     if path.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
+        whole = [{column: row.get(column) for column in columns} for row in rows]
+        table = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(whole), table)
+        write_bytes(path, table.getvalue())
         return path
-    with path.open("w", newline="") as file:
-        columns = dict.fromkeys(key for row in rows for key in row)
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
     return path
