@@ -89,21 +89,31 @@ def estimate(config: TrainConfig) -> CostEstimate:
 
     Raises:
         FileNotFoundError: If model or data are not to be found.
-        ValueError: If data, model or configuration do not fit together.
+        ValueError: If data, model or configuration do not fit together, or with gradient
+            checkpointing.
     """
+    if config.gradient_checkpointing:
+        raise ValueError(
+            "gradient_checkpointing=True: what it saves is not estimated. Leave it out: a step "
+            "takes less memory than is then said, and more time."
+        )
     path, origin = builtin_model(config.model)
     try:
         model = _on_meta(path, config)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise load_error(config.model, error) from error
     language_model = LanguageModel(model, tokenizer, path, origin)
     config = with_template(language_model, config)
-    tokens = tokenize(config, load_data(config)[0], language_model.tokenizer)
+    train, _ = load_data(config)
+    tokens = tokenize(config, train, language_model.tokenizer)
     budget = micro_batch_tokens(config, resolve_device(config.device))
     batches = _first_batches(config, tokens, budget)
     return CostEstimate(
-        memory=_memory(config, language_model, batches),
+        # Evaluations need the reference, and so does the score before and after.
+        memory=_memory(config, language_model, batches, bool(config.eval_every or train.score)),
         pairs=config.batch_pairs,
         tokens=batches.tokens / batches.steps,
         scored=batches.scored / batches.steps,
@@ -153,7 +163,9 @@ def _first_batches(config: TrainConfig, tokens: TokenizedPairs, budget: int) -> 
     return _Batches(steps, len(computed), sum(computed), sum(scored), max(computed), max(scored))
 
 
-def _memory(config: TrainConfig, lm: LanguageModel, batches: _Batches) -> dict[str, float]:
+def _memory(
+    config: TrainConfig, lm: LanguageModel, batches: _Batches, keeps_reference: bool
+) -> dict[str, float]:
     weights = list(lm.model.parameters())
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     head = lm.base.get_output_embeddings().weight
@@ -161,7 +173,7 @@ def _memory(config: TrainConfig, lm: LanguageModel, batches: _Batches) -> dict[s
     plain = is_small(lm.model)
     # Logits and what a softmax over them needs; the head's gradient and the embedding's.
     head_elements = 2 * tile + 2 * head.numel() * (head.requires_grad and plain)
-    copy = config.eval_every > 0 and not lm.lora
+    copy = keeps_reference and not lm.lora
     sizes = {
         "weights": sum(weight.numel() for weight in weights),
         "reference": sum(weight.numel() for weight in weights) * copy,

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -20,9 +21,44 @@ def test_weights_gradients_and_optimiser_are_counted_to_the_byte():
     memory = estimate(MICRO).memory
     assert memory["weights"] == memory["gradients"] == pytest.approx(4 * WEIGHTS / 1e9)
     assert memory["optimiser"] == pytest.approx(8 * WEIGHTS / 1e9)
-    assert memory["reference"] == 0
-    assert estimate(replace(MICRO, eval_every=2)).memory["reference"] == memory["weights"]
     assert estimate(replace(MICRO, optimizer="rmsprop")).memory["optimiser"] == memory["weights"]
+
+
+def test_the_reference_is_counted_where_it_is_kept(tmp_path):
+    """For evaluations, and for the score of before and after, which a file does not come with."""
+    rows = [{"prompt": f"the plot {v}", "chosen": "good", "rejected": "bad"} for v in "abcd"]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = replace(MICRO, data=str(tmp_path / "own.jsonl"), batch_pairs=2)
+    kept = [own, replace(own, eval_every=2), MICRO]
+    counted = [estimate(config).memory["reference"] for config in kept]
+    assert counted == pytest.approx([0, 4 * WEIGHTS / 1e9, 4 * WEIGHTS / 1e9])
+
+
+def test_what_is_not_estimated_is_refused():
+    with pytest.raises(ValueError, match="gradient_checkpointing=True: what it saves is not"):
+        estimate(replace(MICRO, gradient_checkpointing=True))
+
+
+def test_model_and_tokenizer_are_those_of_the_revision(tmp_path, monkeypatch):
+    """Two commits of one repository, of which one writes some prompts in fewer tokens."""
+    from dpo_lab.models.loading import save_model
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--own"
+    (repository / "refs").mkdir(parents=True)
+    for branch, commit in (("main", "a" * 40), ("old", "b" * 40)):
+        (repository / "refs" / branch).write_text(commit)
+        lm = load_model("micro")
+        if branch == "old":
+            lm.tokenizer.add_tokens(["plot seemed", "acting felt", "camera felt"])
+            lm.model.resize_token_embeddings(len(lm.tokenizer), mean_resizing=False)
+        save_model(lm, repository / "snapshots" / commit)
+    tokens = {
+        branch: estimate(replace(MICRO, model="someone/own", revision=branch)).tokens
+        for branch in ("main", "old")
+    }
+    assert tokens["main"] == estimate(MICRO).tokens
+    assert tokens["old"] < tokens["main"]
 
 
 def test_lora_trains_what_the_real_adapter_trains():
