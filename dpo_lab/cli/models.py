@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dpo_lab.cli.arguments import SAID
 from dpo_lab.cli.output import new_console, print_rows, say, visible
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
@@ -35,10 +36,14 @@ class Logps:
     """Most tokens of prompt and response together."""
     prompt_format: PromptFormat = "auto"
     """How prompts of text are given to the model, as for train: auto, chat or plain."""
+    chat_template: Annotated[str | None, SAID] = None
+    """A file of Jinja to write conversations by, instead of the model's own chat template."""
     on_bad_rows: OnBadRows = ON_BAD_ROWS
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    trust_remote_code: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run code that comes with the model."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One JSON object a pair, a line each, instead of a table."""
 
@@ -46,6 +51,7 @@ class Logps:
         """Print one line a pair."""
         from dpo_lab.cli.terminal import TerminalDisplay
         from dpo_lab.data.preferences import load_preferences
+        from dpo_lab.data.template_files import template_text
         from dpo_lab.data.tokenization import tokenize_pairs
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.scoring import Scorer, score_sequences
@@ -59,7 +65,8 @@ class Logps:
             limit=self.limit,
             max_gz_gb=self.max_gz_gb,
         )
-        model = load_model(self.model, device=self.device)
+        model = load_model(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
+        model.use_template(self.chat_template and template_text(self.chat_template))
         tokens = tokenize_pairs(
             pairs,
             model.tokenizer,
@@ -99,21 +106,27 @@ class Sample:
     temperature: float = 0.0
     """0 is greedy, 1 draws from the model itself."""
     max_new_tokens: int | None = None
-    """Most tokens of an answer; by default 48 for micro, else 192."""
+    """Most tokens of an answer; by default as in the run, or else 48 for micro, 192 for others."""
     seed: int = 0
     """Seed of the draw."""
     prompt_format: PromptFormat | None = None
     """How the prompt is given to the model, as for train: auto, chat or plain; by default as in the
     run, or else auto."""
+    chat_template: Annotated[str | None, SAID] = None
+    """A file of Jinja to write conversations by, instead of the run's or the model's own chat
+    template."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    trust_remote_code: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run code that comes with the model; a run's folder cannot say so."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One JSON object a prompt, a line each, instead of a table."""
 
     def __call__(self) -> None:
         """Print one line a prompt."""
         from dpo_lab.data.sampled import shown
-        from dpo_lab.models.loading import load_model
+        from dpo_lab.data.template_files import template_text
+        from dpo_lab.models.loading import load_model, weights_fingerprint
         from dpo_lab.models.sampling import sample
         from dpo_lab.training.runs import Run
 
@@ -121,7 +134,8 @@ class Sample:
         if empty or not self.prompt:
             raise ValueError("--prompt: empty. Give the text that the model is to answer.")
         names, prompt_format = {"answer": self.model or "micro"}, self.prompt_format
-        template = None, None
+        template = self.chat_template and template_text(self.chat_template)
+        day, limit, revision, fingerprint = None, self.max_new_tokens, None, None
         if self.run is not None:
             run = Run.open(self.run)
             if run.checkpoint is None:
@@ -129,16 +143,30 @@ class Sample:
             names = {"reference": self.model or run.config.model, "policy": str(run.checkpoint)}
             config = run.config
             prompt_format = prompt_format or config.prompt_format
-            template = config.chat_template, config.template_date
+            template, day = template or config.chat_template, config.template_date
+            # Both answer within the same, which a checkpoint's name would not tell.
+            limit = config.max_new_tokens if limit is None else limit
+            if self.model is None:
+                revision, fingerprint = config.revision, run.environment.get("weights_fingerprint")
         rows = [{"prompt": prompt} for prompt in self.prompt]
         for who, name in names.items():
-            model = load_model(name, device=self.device)
-            model.use_template(*template)
+            model = load_model(
+                name,
+                device=self.device,
+                revision=revision if who == "reference" else None,
+                trust_remote_code=self.trust_remote_code,
+            )
+            if who == "reference" and fingerprint not in (None, weights_fingerprint(model.base)):
+                raise ValueError(
+                    f"{self.run}: the weights of {name!r} are not those of the run's reference. "
+                    "Give them with --model, or a model to compare with."
+                )
+            model.use_template(template, day)
             prompts = model.encoder.as_prompts(self.prompt, prompt_format or "auto")
             answers = sample(
                 model,
                 model.encoder.prompts(prompts),
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=limit,
                 temperature=self.temperature,
                 seed=self.seed,
             )

@@ -231,3 +231,15 @@ def test_weights_in_a_pickle_alone_are_not_read(tmp_path, kind):
     with pytest.raises((ValueError, OSError), match="safetensors"):
         load(folder, device="cpu")
     assert not marker.exists()
+
+
+def test_a_person_s_own_word_lets_a_model_answer(begun, own):
+    run, marker = begun
+    for command in (
+        ("sample", "--prompt", "the plot was", "--run", run.path),
+        ("logps", "--model", own[0], "--limit", 2),
+    ):
+        assert typed(*command) == "2" and not marker.exists()
+        assert typed(*command, "--trust-remote-code") == ""
+        assert marker.exists()
+        marker.unlink()
