@@ -88,7 +88,7 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
     """Score answers of reference and policy to held-out prompts.
 
     Where there are many prompts, one greedy answer to each; where there are few (the micro world
-    has five), answers sampled at temperature 1, the same number to each.
+    has five), answers sampled at temperature 1, as equally many to each as their number allows.
 
     Args:
         job: A job whose policy has been trained.
