@@ -2,11 +2,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from dpo_lab.cli import jobs
 from dpo_lab.cli.commands import main
-from dpo_lab.training.runs import Run
+from dpo_lab.data.preferences import preferences_from_rows, split_by_prompt
+from dpo_lab.training.learner import Learner
+from dpo_lab.training.runs import Run, list_runs
 
 
 def run_cli(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -60,7 +64,7 @@ ERRORS = {
     "no such model": (["logps", "--model", "nobody/nothing"], "model 'nobody/nothing'"),
     "folder without a model": (["logps", "--model", "hollow"], "model 'hollow': cannot be loaded"),
     "no such device": (["logps", "--device", "tpu"], "device='tpu': this machine has"),
-    "folder in use": (["train", "--out", "full"], "full: exists already"),
+    "folder in use": (["train", "--out", "full"], "full: holds no run but other files"),
     "resume without out": (["train", "--resume"], "--resume: which run?"),
     "no such run": (["runs", "show", "none"], "none: no run there"),
     "no runs": (["runs", "list", "hollow"], "hollow: holds no runs"),
@@ -222,3 +226,130 @@ def test_a_policy_that_goes_on_after_its_words_is_told_of_at_the_end(
     assert (
         "At step 1 the policy goes on after 3 words in 100% of 20 answers." in " ".join(out.split())
     ) == told
+
+
+PAIRS = [{"prompt": f"the plot {v}", "chosen": "good", "rejected": "bad"} for v in "abcdefgh"]
+
+
+def write_rows(path, rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def stopped_in_step_2(folder, capsys, monkeypatch, *how) -> None:
+    """A run whose process ended after its first checkpoint."""
+
+    def killed(self):
+        if self.step == 1:
+            raise OSError("the machine stops")
+        return step(self)
+
+    step = Learner.take_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "take_step", killed)
+        words = ("--steps", "2", "--batch-pairs", "2", "--checkpoint-every", "1", "--kl-samples")
+        code, _, err = run_cli(capsys, "train", *how, *words, "2", "--out", str(folder))
+        assert code == 2 and "the machine stops" in err
+
+
+@pytest.mark.parametrize("how", ["a file of its own", "a row of the same file"])
+def test_a_run_does_not_go_on_with_other_held_out_pairs(capsys, here, monkeypatch, how):
+    if how == "a file of its own":
+        (here / "own").mkdir()
+        write_rows(here / "own" / "train.jsonl", PAIRS)
+        data, held_out = "own", here / "own" / "test.jsonl"
+        write_rows(held_out, [row | {"prompt": f"the music {row['prompt']}"} for row in PAIRS])
+    else:
+        data, held_out = "own.jsonl", here / "own.jsonl"
+        write_rows(held_out, PAIRS)
+    stopped_in_step_2("run", capsys, monkeypatch, "--data", data, "--held-out", "0.25")
+    before = held_out.read_text()
+    (row, *_) = split_by_prompt(preferences_from_rows(PAIRS), 0.25)[1]
+    lines = before.splitlines(keepends=True)
+    number = 0 if how == "a file of its own" else row.row - 1
+    lines[number] = lines[number].replace("good", "great")
+    held_out.write_text("".join(lines))
+    code, _, err = run_cli(capsys, "train", "--resume", "--out", "run")
+    assert code == 2 and "run: held-out data changed since this run began" in err
+    held_out.write_text(before)
+    assert run_cli(capsys, "train", "--resume", "--out", "run")[0] == 0
+    assert [record.step for record in Run("run").records()] == [0, 1, 2]
+
+
+def test_a_run_of_before_held_out_pairs_were_noted_goes_on(capsys, here, monkeypatch):
+    write_rows(here / "own.jsonl", PAIRS)
+    stopped_in_step_2("run", capsys, monkeypatch, "--data", "own.jsonl")
+    run = Run("run")
+    facts = {k: v for k, v in run.environment.items() if k != "held_out_fingerprint"}
+    assert len(facts) == len(run.environment) - 1
+    (run.path / "environment.json").write_text(json.dumps(facts))
+    (run.path / "checkpoint" / "checksums.json").unlink()
+    assert run_cli(capsys, "train", "--resume", "--out", "run")[0] == 0
+
+
+def test_a_lever_is_refused_wherever_no_step_is_left(capsys, here, monkeypatch):
+    """Done without its outcome, and killed between the last checkpoint and the note of the end."""
+    how = "--steps 2 --batch-pairs 2 --eval-every 0 --eval-pairs 0".split()
+    assert run_cli(capsys, "train", *how, "--out", "run")[0] == 0
+    summary = here / "run" / "summary.json"
+    for text in (json.dumps({"state": "done", "step": 2}), None):
+        summary.unlink()
+        if text:
+            summary.write_text(text)
+        code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--beta", "0.2")
+        assert code == 2 and "this run is done, so no step is left for beta to change" in err
+        assert Run("run").levers["beta"] == 0.1
+        assert run_cli(capsys, "train", "--resume", "--out", "run")[0] == 0
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_folder_of_other_files_is_refused_before_the_model_is_loaded(capsys, here, resume):
+    words = ("train", "--model", "nobody/nothing", "--out", "full", *resume)
+    code, _, err = run_cli(capsys, *words)
+    assert code == 2 and "full: holds no run but other files, such as file. Give a folder" in err
+
+
+def test_commands_that_begin_at_once_have_a_run_each(here):
+    """Nothing names their folders, which would be called alike."""
+    how = "--steps 1 --batch-pairs 4 --eval-every 0 --eval-pairs 0 --limit 16".split()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dpo_lab", "train", *how, "--seed", seed],
+            env=os.environ | {"DPO_LAB_RUNS": str(here / "runs")},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    runs = list_runs(here / "runs")
+    assert sorted(run.config.seed for run in runs) == [1, 2]
+    assert all(run.summary["state"] == "done" and len(run.records()) == 1 for run in runs)
+
+
+def test_a_run_that_somebody_began_meanwhile_is_left_alone(capsys, here, monkeypatch):
+    """It comes into being while this command prepares its own in the folder of the same name."""
+    prepare, began = jobs.prepare, []
+
+    def meanwhile(config, **options):
+        if not began:
+            began.append(Run.create("run", replace(config.resolved(), seed=5), {}))
+        return prepare(config, **options)
+
+    monkeypatch.setattr(jobs, "prepare", meanwhile)
+    how = "--steps 1 --batch-pairs 4 --eval-every 0 --eval-pairs 0".split()
+    code, _, err = run_cli(capsys, "train", *how, "--out", "run")
+    assert code == 2 and "run: exists already" in err
+    assert Run("run").config.seed == 5 and not Run("run").records()
+
+
+def test_a_command_that_fails_leaves_no_folder_of_its_own(capsys, here, monkeypatch):
+    monkeypatch.setenv("DPO_LAB_RUNS", str(here / "runs"))
+    assert run_cli(capsys, "train", "--data", "no.jsonl")[0] == 2
+    assert list((here / "runs").iterdir()) == []
+    assert run_cli(capsys, "train", "--data", "no.jsonl", "--out", "hollow")[0] == 2
+    assert (here / "hollow").is_dir()
+
+
+def test_no_steps_are_refused_by_the_demo(capsys):
+    code, _, err = run_cli(capsys, "demo", "--steps", "0")
+    assert code == 2 and "steps=0: must be a finite number >= 1" in err

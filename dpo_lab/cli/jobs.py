@@ -43,14 +43,11 @@ def train_and_report(
     """
     check_writable(out)
     run = Run(out)
-    if run.exists and not resume:
-        Run.create(out, config, {})  # refuses, in words
+    if not (resume and run.exists):
+        run.check_free()
+    else:
+        run.check_changes(changes)
     if run.exists and run.summary["state"] == "done" and "outcome" in run.summary:
-        if changes:
-            raise ValueError(
-                f"{out}: this run is done, so no step is left for {', '.join(sorted(changes))} to "
-                "change. Begin another run."
-            )
         console.print(f"{out}: this run is done.", markup=False)
     else:
         display = TerminalDisplay(console)
@@ -60,7 +57,7 @@ def train_and_report(
         reference = f"reference log-probabilities: {use.computed} computed, {use.cached} from cache"
         for line in dict.fromkeys((*map(str, job.load_reports), str(job.train.tokens), reference)):
             console.print(line, markup=False, highlight=False)
-        run = open_or_create(run, job)
+        run = open_or_create(run, job, resume=resume)
         if job.score:
             job.reference.keep()  # its answers are scored at the end
         control, signals = RunControl(), []

@@ -32,12 +32,9 @@ def _run(sweep: Any) -> None:
 
     asked, plain = given(sweep), {each.name for each in settings() if each.plain}
     varied = {name: values for name, values in asked.items() if name in plain and len(values) > 1}
-    single = {
-        name: value[0] if name in plain else value
-        for name, value in asked.items()
-        if name not in varied
-    }
-    configs = grid(TrainConfig(**single), varied)
+    # Of what varies the first value, not the default, which may not fit the rest.
+    first = {name: value[0] if name in plain else value for name, value in asked.items()}
+    configs = grid(TrainConfig(**first), varied)
     console, out = new_console(), sweep.out or runs_folder() / "sweep"
     check_writable(out)
 

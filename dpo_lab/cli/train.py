@@ -71,7 +71,7 @@ class Demo:
             model=self.model,
             data=self.data or ("reviews" if micro else "places"),
             beta=(0.3 if micro else 0.1) if self.beta is None else self.beta,
-            steps=self.steps or (300 if micro else 25),
+            steps=(300 if micro else 25) if self.steps is None else self.steps,
         )
         _train(config, self.out, resume=False)
 
@@ -117,9 +117,13 @@ def _train(
     config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float] | None = None
 ) -> None:
     from dpo_lab.cli.jobs import train_and_report
-    from dpo_lab.training.runs import new_folder
+    from dpo_lab.training.runs import give_back, new_folder
 
     folder = out or new_folder(config)
-    train_and_report(
-        config, folder, resume=resume, changes=changes or {}, console=new_console(), say=say
-    )
+    try:
+        train_and_report(
+            config, folder, resume=resume, changes=changes or {}, console=new_console(), say=say
+        )
+    finally:
+        if out is None:
+            give_back(folder)

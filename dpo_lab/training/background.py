@@ -17,7 +17,7 @@ from dpo_lab.training.control import RunControl
 from dpo_lab.training.history import History
 from dpo_lab.training.loop import train
 from dpo_lab.training.records import SampleRecord, StepRecord
-from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.runs import Run, give_back, open_or_create
 from dpo_lab.training.setup import Job, prepare
 
 
@@ -45,7 +45,8 @@ class BackgroundRun(Callback):
         model: A model already loaded, instead of `config.model`; a copy of it is trained.
         data: Pairs or rows in memory, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
-        folder: Where the run is kept; goes on with the run that is there. None keeps nothing.
+        folder: Where the run is kept; goes on with the run that is there now, by its own settings
+            but beta and learning rate. None keeps nothing.
         on_prepared: Called in the run's thread with the job, while policy and reference are equal.
 
     Attributes:
@@ -73,6 +74,7 @@ class BackgroundRun(Callback):
         self.config = config
         self.folder = folder
         kept = Run(folder) if folder and Run(folder).exists else None
+        self._resume = kept is not None
         self.records = History(kept.records() if kept else ())
         self.samples: list[SampleRecord] = kept.last_samples() if kept else []
         self.control = RunControl()
@@ -183,6 +185,8 @@ class BackgroundRun(Callback):
         except BaseException as error:  # shown by whoever watches, raised by wait()
             self.error = error
         finally:
+            if self.folder:
+                give_back(self.folder)
             self.doing = None
             self._end = state
             with self._news:
@@ -192,6 +196,8 @@ class BackgroundRun(Callback):
             self._ended.set()
 
     def _run(self) -> str:
+        if self.folder and not self._resume:
+            Run(self.folder).check_free()
         builtin_model(self.config.model, report=self._say)
         inputs = self._inputs
         if inputs["model"] is not None:
@@ -201,7 +207,9 @@ class BackgroundRun(Callback):
             self._on_prepared(self.job)
         if self.control.stopped:
             raise _Stopped
-        run = open_or_create(Run(self.folder), self.job) if self.folder else None
+        run = None
+        if self.folder:
+            run = open_or_create(Run(self.folder), self.job, resume=self._resume)
         for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
             pass
         return self._outcome

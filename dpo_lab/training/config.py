@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
-from typing import Annotated, Any, Literal, get_args
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -110,7 +112,7 @@ class TrainConfig:
     """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question
     chosen good ..."""
     limit: int | None = None
-    """Use only the first so many training pairs."""
+    """Train on the first so many pairs only, of those that are not held out."""
     max_gz_gb: float = MAX_GZ_GB
     """Most GB that a .gz file may unpack to; a small file can hold more than the memory."""
     seed: int = 0
@@ -128,7 +130,8 @@ class TrainConfig:
     """Most tokens of an answer that is drawn; by default 48 for micro, else 192, within which most
     end. One that does not is cut: KL counts up to there, and records say what share was cut."""
     checkpoint_every: int = 50
-    """Steps between checkpoints; 0 for one at the end alone."""
+    """Steps between checkpoints, with one more after a minute without any; 0 for one at the end
+    alone."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Precision = "auto"
@@ -273,7 +276,7 @@ class TrainConfig:
         file run code. Only a person gives that, each time.
 
         Raises:
-            ValueError: If it names a field that does not exist.
+            ValueError: If it names a field that does not exist, or a value is of the wrong kind.
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
@@ -281,10 +284,33 @@ class TrainConfig:
                 f"config: unknown field {unknown[0]!r}. Another version of the lab wrote it."
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        try:
-            return cls(**values | {"trust_remote_code": False})
-        except TypeError as error:
-            raise ValueError(f"config: a value is of the wrong kind ({error}).") from None
+        for name, value in values.items():
+            kinds = _kinds()[name]
+            if type(value) not in kinds:
+                raise ValueError(
+                    f"config: {name}={value!r} is of the wrong kind. It must be "
+                    f"{' or '.join(dict.fromkeys(kinds.values()))}."
+                )
+        return cls(**values | {"trust_remote_code": False})
+
+
+@cache
+def _kinds() -> dict[str, dict[type, str]]:
+    """What the value of each field may be in a file, each kind in words."""
+    kinds = {}
+    for name, hint in get_type_hints(TrainConfig).items():
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found = [str if get_origin(one) is Literal else get_origin(one) or one for one in options]
+        kinds[name] = {kind: _WORDS[kind] for kind in found}
+        if float in found:
+            kinds[name] = {int: "a number"} | kinds[name]
+    return kinds
+
+
+_WORDS = {
+    str: "text", int: "a whole number", float: "a number", bool: "true or false",
+    dict: "an object", tuple: "a list", NoneType: "null",
+}  # fmt: skip
 
 
 # (field, lowest value, whether it must be above it)
@@ -315,7 +341,9 @@ def check_date(name: str, value: str) -> None:
         ValueError: If it is not written as 2026-01-31, or there is no such day.
     """
     try:
-        date.fromisoformat(value)
+        written = date.fromisoformat(value).isoformat()
+        if value != written:  # Python reads 20260131 and 2026-W05-6, too
+            raise ValueError(f"written otherwise, {written}")
     except ValueError as error:
         raise ValueError(f"{name}={value!r}: no date ({error}). Write it as 2026-01-31.") from None
 

@@ -37,13 +37,13 @@ class RunControl:
         """Change beta or the peak learning rate from the next step on.
 
         Raises:
-            ValueError: If a value is not a finite number > 0.
+            ValueError: If a value is not a finite number > 0; then neither is changed.
         """
-        for name, value in (("beta", beta), ("learning_rate", learning_rate)):
+        asked = {"beta": beta, "learning_rate": learning_rate}
+        for name, value in asked.items():
             check_range(name, value, 0, strict=True)
-            if value is not None:
-                with self._condition:
-                    self._changes[name] = value
+        with self._condition:
+            self._changes |= {name: value for name, value in asked.items() if value is not None}
 
     def pause(self) -> None:
         """Wait after the step in progress."""

@@ -272,14 +272,14 @@ class Learner:
             ) from error
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint.
+        """Take up a checkpoint, which may have been written on another device.
 
         Raises:
             ValueError: If its weights or its optimiser's state are not those of this run.
         """
         load_weights(self.job.policy, folder)
         try:
-            state = torch.load(folder / "trainer.pt", weights_only=True)
+            state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
             self.step, self.beta = state["step"], state["beta"]
             # Earlier versions kept the peak with a scheduler's state, and no change that waits.
             self.peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]

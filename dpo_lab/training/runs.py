@@ -4,7 +4,8 @@ config.json       the configuration
 environment.json  versions, origin and hash of the weights, what became of the data's rows, hashes
                   of tokenizer and chat template, and whether that was used
 metrics.jsonl     one line a step, flushed; on the CPU the same bytes whenever the run is repeated
-                  with as many threads
+                  with as many threads and the same reference values, of which the lab's cache keeps
+                  those that were computed first
 timing.jsonl      seconds, rates and memory of each step, which are never the same twice
 samples.jsonl     answers to held-out prompts
 checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trainer.pt, and
@@ -14,10 +15,11 @@ summary.json      how it ended; missing while it runs and after a kill
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +33,13 @@ from dpo_lab.training.checkpoints import (
     noted_at_checkpoint,
     replace_checkpoint,
 )
-from dpo_lab.training.files import as_file_name, read_json, write_json, write_text
+from dpo_lab.training.files import (
+    as_file_name,
+    check_writable,
+    read_json,
+    write_json,
+    write_text,
+)
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.run_lines import LINE_FILES, check_lines, check_steps, cut_back, read_rows
 
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
     from dpo_lab.training.config import TrainConfig
     from dpo_lab.training.setup import Job
 
-BEGINNING = {"environment.json.next", "environment.json", "config.json.next"}
+BEGINNING = {".lock", "environment.json.next", "environment.json", "config.json.next"}
 """What a kill leaves of a run that was just being begun: nothing that is not written anew."""
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
@@ -61,19 +69,37 @@ class Run:
         """Begin a run in a folder that is new, empty, or was left by a kill in this very call.
 
         Raises:
-            FileExistsError: If there is something else in it.
+            FileExistsError: If there is something else in it, or another process begins one there.
         """
         run = cls(path)
-        if run.path.exists() and {file.name for file in run.path.iterdir()} - BEGINNING:
-            raise FileExistsError(
-                f"{path}: exists already. Give another folder, or --resume to go on with the run "
-                "in it."
-            )
         run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.path / "environment.json", environment)
-        # Last, since a folder is a run once it has this.
-        write_json(run.path / "config.json", config.as_dict())
+        run.lock()
+        try:
+            run.check_free()
+            write_json(run.path / "environment.json", environment)
+            # Last, since a folder is a run once it has this.
+            write_json(run.path / "config.json", config.as_dict())
+        finally:
+            run.unlock()
         return run
+
+    def check_free(self) -> None:
+        """Refuse a folder in which no run can be begun.
+
+        Raises:
+            FileExistsError: If there is a run in it, or other files.
+        """
+        if self.exists:
+            raise FileExistsError(
+                f"{self.path}: exists already. Give another folder, or --resume to go on with the "
+                "run in it."
+            )
+        there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        if other := there - BEGINNING:
+            raise FileExistsError(
+                f"{self.path}: holds no run but other files, such as {min(other)}. Give a folder "
+                "that is new or empty."
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -128,7 +154,25 @@ class Run:
     def levers(self) -> dict[str, float]:
         """Beta and peak learning rate that a resumed run goes on with."""
         settings, noted = self.settings, noted_at_checkpoint(self.path) or {}
-        return {name: noted.get(name, settings.get(name)) for name in ("beta", "learning_rate")}
+        return {name: noted.get(name, settings.get(name)) for name in LEVERS}
+
+    def check_changes(self, changes: Collection[str]) -> None:
+        """Refuse new values of levers once every step is in the checkpoint.
+
+        Args:
+            changes: Names of the levers.
+
+        Raises:
+            ValueError: If no step is left for them.
+        """
+        if not changes:
+            return
+        noted, total = noted_at_checkpoint(self.path) or {}, self.environment.get("total_steps")
+        if self.summary["state"] == "done" or (total and noted.get("step") == total):
+            raise ValueError(
+                f"{self.path}: this run is done, so no step is left for "
+                f"{', '.join(sorted(changes))} to change. Begin another run."
+            )
 
     def records(self) -> list[StepRecord]:
         """Every step so far; a last line that a kill cut short is left out.
@@ -197,17 +241,31 @@ class Run:
         self._lock.release()
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after a step (-1: everything), and how the run ended."""
-        noted = noted_at_checkpoint(self.path) if step >= 0 else None
+        """Forget what was recorded after a step (-1: everything), and how the run ended.
+
+        A run that was done at this step, of which nothing is forgotten, stays done.
+        """
+        noted, whole = noted_at_checkpoint(self.path) if step >= 0 else None, True
         for path in (self.path / name for name in LINE_FILES):
             if not path.exists():
                 continue
             if noted and noted.get("step") == step:
-                write_text(path, cut_back(path, noted["lines"][path.name]))
+                text = cut_back(path, noted["lines"][path.name])
             else:
                 kept = read_rows(path, step) if step >= 0 else []
-                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        (self.path / "summary.json").unlink(missing_ok=True)
+                text = "".join(json.dumps(line) + "\n" for line in kept)
+            if text.encode() != path.read_bytes():
+                whole = False
+                write_text(path, text)
+        if not (whole and self._done_at(step)):
+            (self.path / "summary.json").unlink(missing_ok=True)
+
+    def _done_at(self, step: int) -> bool:
+        try:
+            summary = self.summary
+        except ValueError:
+            return False
+        return summary["state"] == "done" and summary.get("step") == step
 
     def append(self, record: StepRecord) -> None:
         """Add a step."""
@@ -275,29 +333,84 @@ def runs_folder() -> Path:
 
 
 def new_folder(config: TrainConfig, root: str | Path | None = None) -> Path:
-    """A folder under a root that does not exist yet, named after what the run does.
+    """A new folder under a root, named after what the run does; no other process gets it.
 
     Args:
         config: Of the run.
         root: By default `runs_folder()`.
+
+    Returns:
+        The folder, made and empty; `give_back` it if no run is begun there.
+
+    Raises:
+        OSError: If it cannot be made.
     """
     root = runs_folder() if root is None else Path(root)
+    check_writable(root)
     model = Path(config.model).name
     data = Path(config.data).name.split(".")[0]
     name = as_file_name(f"{model}-{data}-{config.loss}-beta{config.beta:g}")
     number = 1
-    while (folder := root / f"{name}-{number:03}").exists():
-        number += 1
-    return folder
+    while True:
+        folder = root / f"{name}-{number:03}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
 
-def open_or_create(run: Run, job: Job) -> Run:
-    """The run of a job: begun, or found as it was left.
+def give_back(folder: Path) -> None:
+    """Remove a folder of `new_folder` if no run was begun in it."""
+    with contextlib.suppress(OSError):  # of one that is not empty
+        folder.rmdir()
+
+
+def check_settings(run: Run, config: TrainConfig, free: Collection[str] = ()) -> None:
+    """Refuse a configuration that is not the one that a run was begun with.
+
+    Args:
+        run: The run; one that is not begun yet passes.
+        config: What is asked for now.
+        free: Settings that may be others.
 
     Raises:
-        ValueError: If the weights, the data or what makes ids of it are not those it began with.
+        ValueError: With the first setting that is another.
     """
     if not run.exists:
+        return
+    kept = run.config.as_dict()
+    for name, value in config.resolved().as_dict().items():
+        # What is resolved when a run is prepared may be open still; and what is no setting of the
+        # run but a person's word is in no file.
+        left_open = (name, value) in (
+            ("micro_batch_tokens", None), ("precision", "auto"), ("template_date", None)
+        )  # fmt: skip
+        if not left_open and name not in (*free, "trust_remote_code") and kept[name] != value:
+            raise ValueError(
+                f"{run.path}: was begun with {name}={kept[name]}, not {value}. "
+                "Give another folder, or the settings that it began with."
+            )
+
+
+LEVERS = ("beta", "learning_rate")
+"""Settings that a run that goes on may have others of, which its records say."""
+
+
+def open_or_create(run: Run, job: Job, *, resume: bool = True) -> Run:
+    """The run of a job: begun, or found as it was left.
+
+    Args:
+        run: Its folder.
+        job: What is to be run.
+        resume: Whether a run that is there goes on.
+
+    Raises:
+        FileExistsError: If there is a run that is not to go on, or something else.
+        ValueError: If the settings but `LEVERS`, the weights, the data or what makes ids of it are
+            not those it began with.
+    """
+    if not (resume and run.exists):
         from dpo_lab.kernels.threads import threads_worth
 
         return Run.create(
@@ -308,6 +421,7 @@ def open_or_create(run: Run, job: Job) -> Run:
                 weights_origin=job.policy.origin,
                 weights_fingerprint=job.fingerprint,
                 data_fingerprint=job.data_fingerprint,
+                held_out_fingerprint=job.held_out_fingerprint,
                 text=job.text.as_dict(),
                 **data_facts(job),
                 reference=asdict(job.cache_use),
@@ -323,16 +437,21 @@ def open_or_create(run: Run, job: Job) -> Run:
             "folder cannot say that it may run. If you trust that code, say so again: "
             "--trust-remote-code (trust_remote_code=True)."
         )
-    for name, now in (
-        ("weights_fingerprint", job.fingerprint),
-        ("data_fingerprint", job.data_fingerprint),
+    # The date is compared below, with the rest of what makes ids of text.
+    check_settings(run, job.config, (*LEVERS, "template_date"))
+    begun = run.environment
+    for name, what, now in (
+        ("weights_fingerprint", "weights", job.fingerprint),
+        ("data_fingerprint", "data", job.data_fingerprint),
+        ("held_out_fingerprint", "held-out data", job.held_out_fingerprint),
     ):
-        if run.environment.get(name) != now:
+        # Earlier versions did not note the held-out data.
+        if begun.get(name, now if what == "held-out data" else None) != now:
             raise ValueError(
-                f"{run.path}: {name.replace('_fingerprint', '')} changed since this run began, so "
+                f"{run.path}: {what} changed since this run began, so "
                 "it cannot go on as the same run. Restore them, or begin another run."
             )
-    if changed := job.text.changed_since(run.environment.get("text", {})):
+    if changed := job.text.changed_since(begun.get("text", {})):
         raise ValueError(
             f"{run.path}: {changed} changed since this run began, so the same text has other ids, "
             "and it cannot go on as the same run. Restore it, or begin another run."

@@ -65,6 +65,7 @@ class Job:
         score: Ground-truth score of `(prompt, response)`, where there is one.
         load_reports: What was read and skipped.
         data_fingerprint: Hash of the training pairs' text.
+        held_out_fingerprint: The same of the held-out pairs.
         text: What made ids of it.
         prompt_kind: What one of the prompts is, for people; whoever puts others in says so.
         cache_use: Reference values computed and read.
@@ -83,6 +84,7 @@ class Job:
     score: Score | None
     load_reports: list[LoadReport]
     data_fingerprint: str
+    held_out_fingerprint: str
     text: TextRecord
     prompt_kind: str = "held-out prompt"
     cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
@@ -162,6 +164,7 @@ def prepare(
         score=score or train.score,
         load_reports=[some.report for some in (train, held_out) if len(some)],
         data_fingerprint=train.fingerprint(),
+        held_out_fingerprint=held_out.fingerprint(),
         text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from typing import Any
 import torch
 
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.models.loading import load_model
+from dpo_lab.models.loading import load_model, resolve_device
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import as_file_name
 from dpo_lab.training.history import History
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import measure_outcome
-from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.runs import Run, check_settings, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.workers import run_all
 
@@ -97,7 +98,8 @@ def sweep(
     Killed and begun again, it leaves finished runs alone and takes up the others at their last
     checkpoint. Before the first run the reference scores every pair that some run uses; no run
     does it again. A signal, an error or the death of this process ends the runs in progress within
-    seconds, each with a checkpoint.
+    seconds: each with a checkpoint of its last step if that is done by then, else with the one that
+    it has. A chat template that writes the date has one date in all runs, that of their beginning.
 
     Args:
         configs: Settings by name.
@@ -109,23 +111,27 @@ def sweep(
         The table, a row a run in the order of the configurations.
 
     Raises:
+        FileExistsError: If the folder of a run has other files in it.
         ValueError: If a run that is there has other settings, or there are no workers.
         SweepFailed: If some runs fail, after all others are done.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers}: must be at least 1, or left out.")
     for name, config in configs.items():
-        _check_same(Run(folder / name), config)
+        run = Run(folder / name)
+        check_settings(run, config)
+        if not run.exists:
+            run.check_free()
     left = [name for name in configs if not _finished(Run(folder / name))]
     count = len(configs) - len(left)
     for name in configs.keys() - set(left):
         if done:
             done(name, count, len(configs))
     if left:
-        _score_references([configs[name] for name in left])
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        workers = workers or (os.cpu_count() or 1 if device == "cpu" else 1)
-        workers = min(workers, len(left))
+        dated = _dated(configs, folder)
+        to_run = {name: dated[name] for name in left}
+        _score_references(to_run.values())
+        workers = min(workers or _processes(to_run.values()), len(left))
 
         def one_more(name: str) -> None:
             nonlocal count
@@ -135,7 +141,7 @@ def sweep(
 
         failures = run_all(
             f"{__name__}:run_one",
-            {name: (configs[name], folder / name) for name in left},
+            {name: (config, folder / name) for name, config in to_run.items()},
             workers,
             (f"{__name__}:begin_worker", max(1, (os.cpu_count() or 1) // workers)),
             one_more,
@@ -143,6 +149,23 @@ def sweep(
         if failures:
             raise SweepFailed(failures, table(configs, folder))
     return table(configs, folder)
+
+
+def _dated(configs: Mapping[str, TrainConfig], folder: Path) -> dict[str, TrainConfig]:
+    """The configurations with the date that a template writes: a run's own, else the sweep's."""
+    runs = {name: Run(folder / name) for name in configs}
+    kept = {name: run.config.template_date for name, run in runs.items() if run.exists}
+    day = next(filter(None, kept.values()), date.today().isoformat())
+    return {
+        name: replace(config, template_date=config.template_date or kept.get(name) or day)
+        for name, config in configs.items()
+    }
+
+
+def _processes(configs: Iterable[TrainConfig]) -> int:
+    """One a core where all of them run on the CPU, else one."""
+    devices = {resolve_device(config.device).type for config in configs}
+    return os.cpu_count() or 1 if devices == {"cpu"} else 1
 
 
 def run_one(config: TrainConfig, path: Path, stopped: threading.Event) -> None:
@@ -204,7 +227,7 @@ def begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _score_references(configs: Sequence[TrainConfig]) -> None:
+def _score_references(configs: Iterable[TrainConfig]) -> None:
     """Fill the cache with every reference value that the runs will ask for."""
     scored = set()
     for config in configs:
@@ -236,25 +259,6 @@ def _score_references(configs: Sequence[TrainConfig]) -> None:
 
 def _finished(run: Run) -> bool:
     return run.exists and run.summary.get("swept", False)
-
-
-def _check_same(run: Run, config: TrainConfig) -> None:
-    """A run that is there must have been asked for the same."""
-    if not run.exists:
-        return
-    kept, asked = run.config.as_dict(), config.resolved().as_dict()
-    for name, value in asked.items():
-        # What was resolved when the run was prepared is not known here, and what is no setting of
-        # the run but a person's word is in no file.
-        left_open = (name, value) in (
-            ("micro_batch_tokens", None), ("precision", "auto"), ("template_date", None)
-        )  # fmt: skip
-        left_open |= name == "trust_remote_code"
-        if not left_open and kept[name] != value:
-            raise ValueError(
-                f"{run.path}: was begun with {name}={kept[name]}, not {value}. "
-                "Give another folder, or the settings that it began with."
-            )
 
 
 def _shown(value: Any) -> str:

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 GRACE = 3.0
-"""Seconds that a call has to end by itself once it is stopped; a checkpoint is on disk anyway."""
+"""Seconds that a call has to end by itself once it is stopped; what it has not written to disk by
+then is lost."""
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )

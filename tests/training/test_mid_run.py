@@ -1,7 +1,9 @@
 """What a stop, a kill, an interrupt and a change in mid-run must carry over to the resumed run."""
 
 import json
+import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 from dpo_lab.cli import jobs
 from dpo_lab.cli.commands import main
+from dpo_lab.training import loop as looping
 from dpo_lab.training import sweep as sweeping
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.callbacks import Callback
@@ -310,3 +313,170 @@ def test_gradients_are_scaled_down_to_the_norm_that_was_asked_for(most):
     given = 10 * torch.cat(moments).norm().item()
     assert record["grad_norm"] > 1, "more than what is asked for, or nothing would be clipped"
     assert given == pytest.approx(min(most, record["grad_norm"]), rel=1e-4)
+
+
+OTHER = {"loss": "ipo", "steps": 12, "seed": 1, "kl_samples": 5, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_run_does_not_go_on_under_other_settings(tmp_path, name):
+    run = begin(tmp_path / "run", QUICK)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    changed = replace(QUICK, **{name: OTHER[name]})
+    with pytest.raises(ValueError, match=f"was begun with {name}={getattr(QUICK, name)}, not "):
+        BackgroundRun(changed, folder=run.path).start().wait(60)
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def test_a_run_goes_on_with_another_beta_and_learning_rate_from_there_on(tmp_path):
+    """As if they had been moved in mid-run; what it was begun with stays."""
+    moved = {"beta": 0.5, "learning_rate": 2e-4}
+    control = RunControl()
+    whole = begin(tmp_path / "a", QUICK, At(5, lambda: control.set(**moved)), control=control)
+    first = RunControl()
+    parts = begin(tmp_path / "b", QUICK, At(5, first.stop), control=first)
+    begin(parts.path, replace(QUICK, **moved))
+    same_records(whole, parts)
+    assert parts.records()[6]["change/learning_rate"] == 2e-4
+    assert parts.config.beta == 0.1 and parts.levers == moved
+    with pytest.raises(ValueError, match="no step is left for beta, learning_rate to change"):
+        begin(parts.path, replace(QUICK, beta=0.7, learning_rate=1e-4))
+    assert parts.summary["state"] == "done" and parts.levers == moved
+
+
+def test_a_checkpoint_beyond_the_run_s_steps_is_no_place_to_go_on_from(tmp_path):
+    run = begin(tmp_path / "run", QUICK)
+    with pytest.raises(ValueError, match="its checkpoint is of step 9, and the run has 4"):
+        list(train(prepare(replace(QUICK, steps=4)), run=run))
+    assert run.summary["state"] == "done" and run.summary["step"] == 9
+
+
+def test_a_change_at_a_step_that_has_its_checkpoint_already_is_kept(tmp_path):
+    """Step 4 has one, written before beta moved: paused there, moved, stopped."""
+    control = RunControl()
+    move = {"beta": 0.7, "learning_rate": 3e-4}
+    whole = begin(tmp_path / "a", QUICK, At(4, lambda: control.set(**move)), control=control)
+    other = RunControl()
+
+    def last_word():
+        other.set(**move)
+        other.stop()
+
+    parts = begin(tmp_path / "b", QUICK, At(4, last_word), control=other)
+    assert parts.levers == move
+    begin(parts.path, QUICK)
+    assert [r.beta for r in parts.records()] == [0.1] * 5 + [0.7] * 5
+    same_records(whole, parts)
+
+
+def test_a_checkpoint_of_another_device_is_taken_up(tmp_path, monkeypatch):
+    """Torch notes with each tensor where it lay; there is no such device here."""
+    whole = begin(tmp_path / "a", QUICK)
+    control = RunControl()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        parts = begin(tmp_path / "b", QUICK, At(5, control.stop), control=control)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(parts.checkpoint / "trainer.pt", weights_only=True)
+    begin(parts.path, QUICK)
+    same_records(whole, parts)
+
+
+def test_a_run_that_is_done_stays_done_however_it_is_taken_up_again(tmp_path):
+    run = begin(tmp_path / "run", QUICK)
+    run.finish({"outcome": {"what": "measured"}, "swept": True})
+    end = run.summary
+    assert (end["state"], end["step"]) == ("done", 9)
+    begin(run.path, QUICK)
+    assert run.summary == end
+    lines = run.path / "metrics.jsonl"
+    text = lines.read_text()
+    lines.write_text(text.replace('"step": 3', '"step": 8', 1))
+    with pytest.raises(ValueError, match="line 4 of 10 is not what was written"):
+        begin(run.path, QUICK)
+    assert run.summary == end, "a folder that is refused stays as it is"
+    lines.write_text(text)
+    run.lock()  # free
+    run.unlock()
+
+
+def test_an_outcome_is_forgotten_with_the_steps_that_it_was_of(tmp_path):
+    run = begin(tmp_path / "run", QUICK)
+    run.finish({"outcome": {"what": "measured"}})
+    shutil.rmtree(run.checkpoint)
+    control = RunControl()
+    begin(run.path, QUICK, At(2, control.stop), control=control)
+    assert run.summary == {"state": "stopped", "step": 2, "error": None}
+
+
+def test_a_consumer_that_leaves_at_the_last_record_has_a_run_that_is_done(tmp_path):
+    job = prepare(QUICK)
+    run = open_or_create(Run(tmp_path / "run"), job)
+    ended = []
+    watch = Callback()
+    watch.on_end = lambda state, error: ended.append(state)
+    for record in train(job, run=run, callbacks=[watch]):
+        if record.step == 9:
+            break
+    assert run.summary["state"] == "done" and ended == ["done"]
+
+
+class Clock:
+    """Seconds that pass where the test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.perf_counter = time.perf_counter
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def steps_of(self, seconds: float) -> Callback:
+        each = Callback()
+        each.on_step = lambda record: self.pass_by(seconds)
+        return each
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def checkpoints_of(monkeypatch, path: Path, config: TrainConfig, seconds: float, writing=0.0):
+    """A run with steps, and checkpoints, of so many seconds; and where it had checkpoints."""
+    clock, kept, save = Clock(), Callback(), Learner.save
+    steps = []
+    kept.on_checkpoint = steps.append
+
+    def slow(self, folder):
+        save(self, folder)
+        clock.pass_by(writing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(looping, "time", clock)
+        patch.setattr(Learner, "save", slow)
+        run = begin(path, config, clock.steps_of(seconds), kept)
+    return run, steps
+
+
+def test_a_checkpoint_is_due_by_time_too_and_changes_no_record(tmp_path, monkeypatch):
+    """A run of two minutes, with a checkpoint every 50 steps, has one after the first minute."""
+    config = replace(QUICK, steps=12, checkpoint_every=50, eval_every=0)
+    whole, at = checkpoints_of(monkeypatch, tmp_path / "a", config, 1.0)
+    assert at == [12]
+    parts, at = checkpoints_of(monkeypatch, tmp_path / "b", config, 10.0)
+    assert at == [6, 12]
+    same = [(run.path / "metrics.jsonl").read_bytes() for run in (whole, parts)]
+    assert same[0] == same[1]
+    # One that takes 5 seconds is due after 100: at most a twentieth of the time goes into them.
+    steps = replace(config, steps=25)
+    assert checkpoints_of(monkeypatch, tmp_path / "c", steps, 10.0, writing=5.0)[1] == [6, 16, 25]
+    none = replace(config, checkpoint_every=0)
+    assert checkpoints_of(monkeypatch, tmp_path / "d", none, 10.0)[1] == [12]
+
+
+def test_no_change_is_taken_where_one_of_two_is_refused():
+    control = RunControl()
+    with pytest.raises(ValueError, match="learning_rate=-1: must be"):
+        control.set(beta=0.5, learning_rate=-1)
+    assert control.wait_for_turn() == {}
+    control.set(beta=0.5, learning_rate=1e-4)
+    assert control.wait_for_turn() == {"beta": 0.5, "learning_rate": 1e-4}

@@ -9,11 +9,14 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
+from dpo_lab.cli.commands import main
 from dpo_lab.training import TrainConfig
+from dpo_lab.training import sweep as sweeping
 from dpo_lab.training.files import write_table
 from dpo_lab.training.runs import Run
-from dpo_lab.training.sweep import grid, sweep
+from dpo_lab.training.sweep import _processes, grid, sweep
 
 BASE = TrainConfig(steps=6, batch_pairs=4, eval_every=3, eval_pairs=8, kl_samples=5)
 
@@ -111,3 +114,31 @@ def test_killed_in_the_middle_it_goes_on_without_redoing_a_finished_run(tmp_path
     with (tmp_path / "sweep.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3
     assert (tmp_path / "sweep.html").stat().st_size > 1e6
+
+
+def test_processes_are_as_many_as_suit_the_devices_of_the_runs(monkeypatch):
+    """Also where the machine has a device that no run uses."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cpu, auto = replace(BASE, device="cpu"), BASE
+    assert [_processes(some) for some in ([cpu, cpu], [auto], [cpu, auto])] == [5, 1, 1]
+
+
+def test_a_folder_of_other_files_is_found_out_before_anything_is_computed(tmp_path, monkeypatch):
+    (tmp_path / "beta=0.1").mkdir()
+    (tmp_path / "beta=0.1" / "notes.txt").write_text("")
+    monkeypatch.delattr(sweeping, "_score_references")
+    with pytest.raises(FileExistsError, match="beta=0.1: holds no run but other files"):
+        sweep(grid(BASE, {"beta": [0.1]}), tmp_path)
+
+
+def test_what_varies_is_checked_with_its_values_and_not_with_its_default(tmp_path, monkeypatch):
+    """`--simpo-gamma` suits both losses of the grid, and not the loss that is the default."""
+    asked = {}
+    monkeypatch.setattr(sweeping, "sweep", lambda configs, *_, **__: asked.update(configs) or [])
+    words = ["sweep", "--loss", "simpo", "simpo + 0.2 sft", "--simpo-gamma", "1", "--beta", "2"]
+    main([*words, "--out", str(tmp_path)])
+    found = [(one.loss, one.simpo_gamma, one.beta) for one in asked.values()]
+    assert found == [("simpo", 1.0, 2.0), ("simpo + 0.2 sft", 1.0, 2.0)]
+    with pytest.raises(SystemExit):
+        main(["sweep", "--loss", "simpo", "sigmoid", "--simpo-gamma", "1", "--out", str(tmp_path)])

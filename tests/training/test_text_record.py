@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import threading
 
 import pytest
 from tiny_tokenizers import TEMPLATES, tokenizer_of
@@ -11,6 +12,7 @@ from dpo_lab.cli.commands import main
 from dpo_lab.data.encoding import AS_MESSAGES
 from dpo_lab.models import sampling
 from dpo_lab.training import evaluation, text_record
+from dpo_lab.training import sweep as sweeping
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
@@ -188,7 +190,9 @@ CHANGES = {
         lambda some: setattr(some, "add_prefix_space", True), {"of": "byte-level, BOS"},
         "the tokenizer .* changed since this run began",
     ),
-    "format": (None, {"prompt_format": "plain"}, r"whether the chat template is used \(chat then,"),
+    "format": (
+        None, {"prompt_format": "plain"}, "was begun with prompt_format=auto, not plain"
+    ),
 }  # fmt: skip
 
 
@@ -243,3 +247,28 @@ def test_a_template_without_a_date_records_none(folder):
     assert prepare(settings(folder, template_date="2025-12-24")).text.date is None
     with pytest.raises(ValueError, match="template_date='Christmas': no date .* 2026-01-31"):
         settings(folder, template_date="Christmas")
+
+
+def test_a_sweep_goes_on_with_the_date_that_it_began_with(folder, monkeypatch):
+    """One run is stopped on the last day of January, the others are run on the second of February.
+
+    The processes of a sweep are others, which know the real date alone.
+    """
+    monkeypatch.setattr(text_record, "date", Day)
+    monkeypatch.setattr(sweeping, "date", Day)
+    change_tokenizer(folder, lambda some: setattr(some, "chat_template", DATED))
+    configs = {f"seed={seed}": settings(folder, seed=seed) for seed in (0, 1)}
+    at_once = threading.Event()
+    at_once.set()
+    Day.shown = (2026, 1, 31)
+    sweeping.run_one(configs["seed=0"], folder / "runs" / "seed=0", at_once)
+    Day.shown = (2026, 2, 2)
+    assert len(sweeping.sweep(configs, folder / "runs", workers=1)) == 2
+    for name in configs:
+        run = Run(folder / "runs" / name)
+        assert run.summary["state"] == "done"
+        assert run.config.template_date == run.environment["text"]["date"] == "2026-01-31"
+        assert run.environment["reference"]["computed"] == (name == "seed=0") * 8
+    other = {"seed=2": settings(folder, seed=2)}
+    sweeping.sweep(other, folder / "others", workers=1)
+    assert Run(folder / "others" / "seed=2").config.template_date == "2026-02-02"

@@ -230,6 +230,7 @@ def one_line(said: tuple[int, str, str], name: str) -> None:
 ODD = {
     "settings that are a list": ("config.json", "[1, 2]"),
     "a setting that is a word": ("config.json", '{"beta": "much"}'),
+    "a loss that is null": ("config.json", '{"loss": null}'),
     "an unknown setting": ("config.json", '{"betta": 1}'),
     "no settings at all": ("config.json", "{"),
     "an end that is a list": ("summary.json", "[]"),
