@@ -16,7 +16,7 @@ from dpo_lab.training.setup import Job
 
 BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist(), 0.0)
 LISTED = ("listed/kl", "listed/score")
-SAMPLED = ("kl/policy", "score/policy")
+SAMPLED = ("kl/per_token", "score/policy")
 _NO_KL = 1e-4
 """Nats under which the reward that can be gained is rounding."""
 
@@ -122,15 +122,15 @@ def on_frontier(records: History) -> tuple[str, str]:
 
 def beyond(records: History) -> str:
     """A warning in words where the policy goes on after the words that the frontier is about."""
-    last = records.newest("listed/beyond", "kl/policy", "kl/policy_n")
+    last = records.newest("listed/beyond", "kl/per_token", "kl/n")
     if last is None or last["listed/beyond"] <= LEFT_OUT:
         return ""
-    error = last.get("kl/policy_stderr")
-    kl = f"{last['kl/policy']:.3g}" + (f" ± {error:.2g}" if error is not None else "")
+    error = last.get("kl/per_token_stderr")
+    kl = f"{last['kl/per_token']:.3g}" + (f" ± {error:.2g}" if error is not None else "")
     about = "at least about" if last.get("kl/cut") else "about"
     return (
         f"At step {last.step} the policy goes on after {MAX_WORDS} words in "
-        f"{last['listed/beyond']:.0%} of {last['kl/policy_n']:.0f} answers. "
+        f"{last['listed/beyond']:.0%} of {last['kl/n']:.0f} answers. "
         f"Beside the frontier an answer counts up to word {MAX_WORDS}; whole, its answers have a "
         f"KL of {about} {kl} nats, measured on these samples."
     )

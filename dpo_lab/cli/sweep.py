@@ -62,7 +62,9 @@ def _short(row: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
     """What fits on a line; the files have all of it."""
     short = {name: row[name] for name in varied}
     short["accuracy"] = _shown(row["eval/rewards/accuracies"])
-    short["KL"] = "≥ " * bool(row["kl/cut"]) + _shown(row["kl/policy"], row["kl/policy_stderr"])
+    short["KL"] = "≥ " * bool(row["kl/cut"]) + _shown(
+        row["kl/per_token"], row["kl/per_token_stderr"]
+    )
     short["score"] = _shown(row["score"])
     if row["score_low"] is not None:
         short["95 % interval"] = f"{row['score_low']:.3f} to {row['score_high']:.3f}"

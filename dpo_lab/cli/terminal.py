@@ -27,10 +27,10 @@ COLUMNS = (
     ("loss", "loss", ".4f"),
     ("held-out loss", "eval/loss", ".4f"),
     ("margin", "rewards/margins", "+.3f"),
-    ("chosen", "drift/chosen", "+.2f"),
-    ("rejected", "drift/rejected", "+.2f"),
+    ("chosen", "logratios/chosen", "+.2f"),
+    ("rejected", "logratios/rejected", "+.2f"),
     ("accuracy", "eval/rewards/accuracies", ".2f"),
-    ("KL", "kl/policy", ".3f"),
+    ("KL", "kl/per_token", ".3f"),
     ("score", "score/policy", "+.2f"),
 )
 """Heading, key and format of the table; `chosen` and `rejected` are log-ratios in nats."""
@@ -87,7 +87,7 @@ class TerminalDisplay(Callback):
         note = f"{speed:.1f} pairs/s  {memory:.1f} GB  beta {record.beta:g}" if speed else ""
         self.bar.update(self.task, description="training", completed=record.step, note=note)
         self.last = record
-        if record.get("eval/loss") is not None or record.get("kl/policy") is not None:
+        if record.get("eval/loss") is not None or record.get("kl/per_token") is not None:
             self.rows.append(record)
             if not self.console.is_terminal:
                 cells = (_cell(record, key, form) for _, key, form in COLUMNS)
@@ -166,5 +166,5 @@ def _bar() -> Progress:
 
 def _cell(record: StepRecord, key: str, form: str) -> str:
     value = record.get(key)
-    at_least = "≥" if key == "kl/policy" and record.get("kl/cut") else ""
+    at_least = "≥" if key == "kl/per_token" and record.get("kl/cut") else ""
     return "" if value is None else at_least + format(value, form)

@@ -20,16 +20,17 @@ class MeasuredKL:
     """Three estimates of KL(policy || reference) of whole responses, in nats, on the same samples.
 
     Attributes:
-        exact: Sum over steps of the exact per-token KL over the vocabulary.
-        log_ratio: Plain log-ratio of the samples.
+        per_token: Sum over steps of the next token's KL, over the whole vocabulary: the plain
+            log-ratio with its last step's expectation taken exactly (Rao-Blackwellised).
+        k1: Plain log-ratio of the samples, Schulman's k1.
         k3: Schulman's k3 of the same log-ratios.
         entropy: The policy's entropy over the next token, nats, mean over all tokens.
         cut: Share of the answers that were cut at their length limit. Above 0 the KL of whole
             answers is at least what is estimated: what a policy says after the limit adds to it.
     """
 
-    exact: Estimate
-    log_ratio: Estimate
+    per_token: Estimate
+    k1: Estimate
     k3: Estimate
     entropy: float
     cut: float = 0.0
@@ -59,12 +60,12 @@ def measure_kl(
         share of answers that were cut.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
-    exact, log_ratio, entropy = torch.zeros(3, len(sequences))
+    per_token, k1, entropy = torch.zeros(3, len(sequences))
     for indices, batch in policy.batches(sequences, token_budget):
-        exact[indices], log_ratio[indices], entropy[indices] = _compare(policy, reference, batch)
+        per_token[indices], k1[indices], entropy[indices] = _compare(policy, reference, batch)
     tokens = sum(len(ids) for _, ids in sequences)
     prompts = [completion.prompt for completion in completions]
-    estimates = [Estimate.of(values, prompts) for values in (exact, log_ratio, k3(log_ratio))]
+    estimates = [Estimate.of(values, prompts) for values in (per_token, k1, k3(k1))]
     return MeasuredKL(*estimates, entropy.sum().item() / max(1, tokens), share_cut(completions))
 
 

@@ -21,7 +21,7 @@ from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
-from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model
 from dpo_lab.models.checksums import NAME as CHECKSUMS
 from dpo_lab.models.checksums import check_files
 from dpo_lab.models.choices import Answers, Device, Precision
@@ -121,6 +121,10 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
 
     def load(base: str, revision: str | None) -> nn.Module:
+        # A built-in model lies elsewhere on another machine, or for another user.
+        moved = Path(base).is_absolute() and not Path(base).exists()
+        if moved and Path(base).name in BUILTIN_MODELS:
+            base, _ = builtin_model(Path(base).name)
         return _load_plain(base, revision=revision, trust_remote_code=trust_remote_code)
 
     try:

@@ -1,7 +1,7 @@
 """How far the policy has moved: estimators of KL(policy || reference), with standard errors.
 
 A KL of the policy is an expectation over the *policy's own* samples, at temperature 1 and with no
-top-p or top-k. The same arithmetic on the data set's responses is drift, and is called so.
+top-p or top-k. On the data set's responses the same arithmetic gives a log-ratio, not a KL.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ UNTIED = TESTED + "; no reference holds the policy"
 
 DPO_REWARD = "implicit reward of the policy, up to a function of the prompt"
 NOT_A_REWARD = "beta x log-ratio, to read margins by; not a Bradley-Terry reward"
-NO_REFERENCE = "beta x log-ratio to where the policy began: drift, not what the loss rewards"
+NO_REFERENCE = "beta x log-ratio to where the policy began, not what the loss rewards"
 
 SUMS = ("sigmoid + 0.2 sft", "0.8 sigmoid + 0.2 bco_pair + sft")
 """Weighted sums that people use: DPO with the chosen's likelihood (Pang et al. 2024), and MPO."""

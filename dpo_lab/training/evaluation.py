@@ -46,8 +46,8 @@ def evaluate(
 
     Returns:
         `eval/...` as in `metrics.py` on held-out pairs, with `eval/pairs`, how many they are, and
-        `eval/rewards/margins_stderr`; `kl/policy` (the sum of exact per-token
-        KLs) and `kl/log_ratio`, with `kl/policy_n` answers to `kl/prompts` prompts, of which the
+        `eval/rewards/margins_stderr`; `kl/per_token` (the sum of exact per-token
+        KLs) and `kl/k1`, with `kl/n` answers to `kl/prompts` prompts, of which the
         share `kl/cut` was cut at the length limit (then the KL is at least that); `entropy/policy`,
         nats per token; `score/policy`: the ground truth of the same samples, where there is one;
         and `listed/...` of `listed_values`, exact, where all answers can be listed. Means over
@@ -71,8 +71,8 @@ def evaluate(
         answering = naming(progress, "answers for KL")
         completions = draw(job.policy, prompts, config.max_new_tokens, seed, answering)
         kl = measure_kl(job.scorer, job.reference, completions, config.micro_batch_tokens)
-        values |= _with_errors("kl/policy", kl.exact) | _with_errors("kl/log_ratio", kl.log_ratio)
-        values |= {"kl/policy_n": kl.exact.n, "kl/prompts": kl.exact.prompts, "kl/cut": kl.cut}
+        values |= _with_errors("kl/per_token", kl.per_token) | _with_errors("kl/k1", kl.k1)
+        values |= {"kl/n": kl.per_token.n, "kl/prompts": kl.per_token.prompts, "kl/cut": kl.cut}
         values |= {"entropy/policy": kl.entropy}
         if job.score:
             values |= _score_values("score/policy", job.score, prompts, completions)

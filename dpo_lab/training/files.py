@@ -15,19 +15,15 @@ from typing import Any
 def check_writable(folder: Path) -> None:
     """Refuse a folder in which nothing can be written, before work is done for it.
 
+    Nothing is made for it: of a folder that is not there yet, the nearest that is there is tried.
+
     Raises:
-        OSError: If it cannot be made or written to; what was made to find out is gone again.
+        OSError: If it cannot be written to, or is no folder.
     """
-    fresh = [one for one in (folder, *folder.parents) if not one.exists()]
+    there = next(one for one in (folder, *folder.parents) if one.exists())
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        finally:
-            for one in fresh:
-                if one.exists():
-                    one.rmdir()
+        with tempfile.TemporaryFile(dir=there):
+            pass
     except OSError as error:
         raise OSError(
             f"{folder}: nothing can be written there ({error.strerror}). Give another folder, "

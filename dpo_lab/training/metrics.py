@@ -7,8 +7,8 @@
 | `rewards/margins` | | mean of chosen minus rejected reward; `_p10`, `_p90`: over pairs |
 | `rewards/accuracies` | share | pairs whose chosen reward is the greater, as TRL counts: strictly |
 | `logps/chosen`, `logps/rejected` | nats | mean of `log pi(y|x)` |
-| `drift/chosen`, `drift/rejected` | nats | mean log-ratio on the data's responses (not a KL) |
-| `displacement/chosen_fell` | share | pairs whose chosen log-ratio is below 0 |
+| `logratios/chosen`, `logratios/rejected` | nats | mean over the data's responses; not a KL |
+| `logratios/chosen_negative` | share | pairs whose chosen log-ratio is below 0 |
 | `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
 | `change/learning_rate` | | the new peak, on the first step that a change in mid-run took effect |
@@ -56,23 +56,23 @@ def pair_metrics(
         "loss": losses,
         "logps/chosen": pairs.policy_chosen,
         "logps/rejected": pairs.policy_rejected,
-        "drift/chosen": chosen,
-        "drift/rejected": rejected,
+        "logratios/chosen": chosen,
+        "logratios/rejected": rejected,
         "gradient_weight": weights,
     }
     means = dict(zip(named, torch.stack(list(named.values())).mean(dim=1).tolist(), strict=True))
     rewards = ((beta * chosen).tolist(), (beta * rejected).tolist())
     right = sum(won > lost for won, lost in zip(*rewards, strict=True))
     fell = sum(ratio < -ROUNDING for ratio in chosen.tolist())
-    drift_chosen, drift_rejected = means["drift/chosen"], means["drift/rejected"]
+    chosen_mean, rejected_mean = means["logratios/chosen"], means["logratios/rejected"]
     return means | {
-        "rewards/chosen": beta * drift_chosen,
-        "rewards/rejected": beta * drift_rejected,
-        "rewards/margins": beta * (drift_chosen - drift_rejected),
+        "rewards/chosen": beta * chosen_mean,
+        "rewards/rejected": beta * rejected_mean,
+        "rewards/margins": beta * (chosen_mean - rejected_mean),
         "rewards/margins_p10": beta * _quantile(ordered, 0.1),
         "rewards/margins_p90": beta * _quantile(ordered, 0.9),
         "rewards/accuracies": right / len(ordered),
-        "displacement/chosen_fell": fell / len(ordered),
+        "logratios/chosen_negative": fell / len(ordered),
     }
 
 

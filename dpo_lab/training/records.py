@@ -4,8 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 
 from dpo_lab.data.sampled import shown
+
+# Keys that runs were written with before, each with the one that it is now.
+_FORMER = {
+    "kl/policy_n": "kl/n",
+    "kl/policy": "kl/per_token",
+    "kl/log_ratio": "kl/k1",
+    "drift/": "logratios/",
+    "displacement/chosen_fell": "logratios/chosen_negative",
+}
+
+
+@cache
+def _now(key: str) -> str:
+    """The present name of a metric."""
+    for former, name in _FORMER.items():
+        for before in ("", "eval/"):
+            if key.startswith(before + former):
+                return before + name + key.removeprefix(before + former)
+    return key
+
 
 STEP_FIELDS = ("step", "epoch", "pairs_seen", "beta", "learning_rate")
 
@@ -21,8 +42,8 @@ class StepRecord:
         beta: The loss's beta in this step.
         learning_rate: The optimiser's learning rate in this step.
         values: The step's metrics by TRL's keys (`loss`, `rewards/margins`, ...) and ours
-            (`drift/chosen`, `displacement/chosen_fell`, ...); on a step with an evaluation also
-            `eval/...`, `kl/...` and `score/...`. See `metrics.py` for the list. The same on every
+            (`logratios/chosen`, `logratios/chosen_negative`, ...); on a step with an evaluation
+            `eval/...`, `kl/...`, `score/...` too. See `metrics.py` for the list. The same on every
             machine and in every repetition that is bit for bit the same.
         timing: `seconds`, `pairs_per_second`, `tokens_per_second`, `peak_memory_gb`, and
             `evaluation_seconds` where there was one: never the same twice, so kept apart and in
@@ -52,7 +73,7 @@ class StepRecord:
     @classmethod
     def from_dict(cls, line: Mapping[str, float], timing: Mapping[str, float] | None = None):
         """The record of a line of `metrics.jsonl`."""
-        values = {key: value for key, value in line.items() if key not in STEP_FIELDS}
+        values = {_now(key): value for key, value in line.items() if key not in STEP_FIELDS}
         return cls(**{name: line[name] for name in STEP_FIELDS}, values=values, timing=timing or {})
 
 

@@ -28,8 +28,8 @@ from dpo_lab.training.workers import run_all
 
 logger = logging.getLogger(__name__)
 
-MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/drift/chosen")
-MEASURED += ("kl/policy", "kl/policy_stderr", "kl/cut", "score/policy", "score/policy_stderr")
+MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/logratios/chosen")
+MEASURED += ("kl/per_token", "kl/per_token_stderr", "kl/cut", "score/policy", "score/policy_stderr")
 MEASURED += ("listed/kl", "listed/score", "listed/beyond")
 """What the table has of each run, beside its settings: the last values."""
 

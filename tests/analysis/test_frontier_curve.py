@@ -43,7 +43,7 @@ def test_half_way_is_said_exactly_and_without_an_error(theory) -> None:
     start, best = theory.frontier.at(float("inf")).reward, theory.frontier.at_kl(0.8).reward
     values = {"listed__kl": 0.8, "listed__score": (start + best) / 2}
     # Sampled values beside them have no part in it.
-    words = distance(_history(**values, kl__policy=9.0, score__policy=99.0), theory)
+    words = distance(_history(**values, kl__per_token=9.0, score__policy=99.0), theory)
     assert ": 50% of the reward" in words and "±" not in words
 
 
@@ -52,7 +52,7 @@ def test_a_share_of_samples_has_its_error_and_none_is_above_all(theory) -> None:
     at = theory.frontier.at(0.5)
     start = theory.frontier.at(float("inf")).reward
     gap = at.reward - start
-    sampled = {"kl__policy": at.kl, "kl__policy_stderr": 0.04, "score__policy_stderr": 0.03}
+    sampled = {"kl__per_token": at.kl, "kl__per_token_stderr": 0.04, "score__policy_stderr": 0.03}
     half = distance(_history(**sampled, score__policy=start + gap / 2), theory)
     error = (0.03**2 + (0.5 * 0.5 * 0.04) ** 2) ** 0.5 / gap
     assert f": 50% ± {error:.0%} of the reward" in half and "on samples" in half
@@ -61,7 +61,7 @@ def test_a_share_of_samples_has_its_error_and_none_is_above_all(theory) -> None:
 
 
 def test_a_path_is_drawn_from_what_was_summed_where_it_was_and_else_with_its_error(theory) -> None:
-    sampled = {"kl__policy": 3.0, "kl__policy_stderr": 0.1}
+    sampled = {"kl__per_token": 3.0, "kl__per_token_stderr": 0.1}
     sampled |= {"score__policy": 2.0, "score__policy_stderr": 0.2}
     both = _history(**sampled, listed__kl=1.0, listed__score=0.5)
     exact, drawn = (
@@ -90,7 +90,7 @@ def test_the_distance_is_told_of_the_step_that_was_measured_with_its_beta(theory
     """Sums come at every other evaluation: what was changed since has no part in them."""
     exact = {"listed/kl": 1.0, "listed/score": 0.5}
     records = [StepRecord(50, 0.1, 50, 0.5, 1e-3, exact)]
-    records.append(StepRecord(51, 0.1, 51, 2.0, 1e-3, {"kl/policy": 3.0, "score/policy": 9.0}))
+    records.append(StepRecord(51, 0.1, 51, 2.0, 1e-3, {"kl/per_token": 3.0, "score/policy": 9.0}))
     words, star = distance(History(records), theory), theory.frontier.at(0.5)
     assert words.startswith("At step 50: at a KL of 1.00 nats")
     assert words.endswith(f"π* at β 0.5 has a KL of {star.kl:.2f} and scores {star.reward:.2f}.")
@@ -98,15 +98,15 @@ def test_the_distance_is_told_of_the_step_that_was_measured_with_its_beta(theory
 
 @pytest.mark.parametrize(("cut", "about"), [(0.0, "about"), (0.25, "at least about")])
 def test_a_kl_of_whole_answers_is_an_estimate_and_a_bound_only_where_some_were_cut(cut, about):
-    values = {"listed__beyond": 0.5, "kl__policy": 3.25, "kl__policy_stderr": 0.125}
-    words = beyond(_history(**values, kl__policy_n=64.0, kl__cut=cut))
+    values = {"listed__beyond": 0.5, "kl__per_token": 3.25, "kl__per_token_stderr": 0.125}
+    words = beyond(_history(**values, kl__n=64.0, kl__cut=cut))
     assert words.startswith("At step 7 the policy goes on after 3 words in 50% of 64 answers. ")
     assert f" have a KL of {about} 3.25 ± 0.12 nats, measured on these samples." in words
 
 
 def test_share_and_kl_of_longer_answers_are_of_the_same_step() -> None:
-    values = {"kl/policy": 1.0, "kl/policy_n": 8.0, "listed/beyond": 0.5}
-    later = {"kl/policy": 9.0, "kl/policy_n": 16.0}
+    values = {"kl/per_token": 1.0, "kl/n": 8.0, "listed/beyond": 0.5}
+    later = {"kl/per_token": 9.0, "kl/n": 16.0}
     records = [StepRecord(n, 0.1, n, 0.5, 1e-3, v) for n, v in ((50, values), (75, later))]
     words = beyond(History(records))
     assert "At step 50 " in words and "50% of 8 answers" in words and "about 1 nats" in words

@@ -104,7 +104,12 @@ def test_scores_are_what_the_run_itself_reports(ld_alpha: float | None) -> None:
     assert not before.reward_margins.any() and before.order().tolist() == list(range(64))
     *_, last = _seen_before_each_step(job, pairs)
     values, record = last
-    for key in ("rewards/margins", "rewards/chosen", "drift/rejected", "displacement/chosen_fell"):
+    for key in (
+        "rewards/margins",
+        "rewards/chosen",
+        "logratios/rejected",
+        "logratios/chosen_negative",
+    ):
         assert values[key] == pytest.approx(record.values[key], abs=1e-5)
 
 

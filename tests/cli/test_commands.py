@@ -33,7 +33,7 @@ def loaded_by(*arguments: str) -> tuple[set[str], str]:
 def runs(tmp_path):
     run = Run.create(tmp_path / "runs" / "mine", TrainConfig(loss="ipo", seed=3), {})
     line = {"step": 1, "epoch": 0.1, "pairs_seen": 9, "beta": 0.1, "learning_rate": 0.1}
-    (run.path / "metrics.jsonl").write_text(json.dumps(line | {"kl/policy": 0.25}) + "\n")
+    (run.path / "metrics.jsonl").write_text(json.dumps(line | {"kl/per_token": 0.25}) + "\n")
     run.finish({"state": "stopped"})
     return tmp_path / "runs"
 
@@ -55,7 +55,7 @@ def test_runs_are_listed_and_shown_without_torch(runs):
     assert not loaded
     (row,) = [line for line in printed.splitlines() if "mine" in line]
     assert row.replace("│", " ").split() == [
-        "mine", "stopped", "micro", "reviews", "ipo", "0.100", "1", "0.250"
+        "mine", "stopped", "micro", "reviews", "ipo", "0.100", "1", "–", "0.250", "–"
     ]  # fmt: skip
     loaded, printed = loaded_by("runs", "show", str(runs / "mine"))
     assert not loaded and '"seed": 3' in printed

@@ -85,11 +85,11 @@ def test_sampled_kl_agrees_with_the_exact_one(world):
     assert 0.1 < exact < 2
     answers = sample(policy, prompts * 2500, max_new_tokens=4, seed=1, batch_size=5000)
     measured = measure_kl(Scorer(policy), reference, answers, token_budget=4096)
-    for estimate in (measured.exact, measured.log_ratio):
+    for estimate in (measured.per_token, measured.k1):
         assert estimate.n == 5000
         assert abs(estimate.mean - exact) < 3 * estimate.stderr_samples  # of these two prompts
         assert estimate.stderr_samples < 0.1 * exact
-    assert measured.exact.stderr_samples < 0.8 * measured.log_ratio.stderr_samples
+    assert measured.per_token.stderr_samples < 0.8 * measured.k1.stderr_samples
     # By the chain rule, the steps' entropies add up to that of the response.
     whole = [-(one.logps.exp() * one.logps).sum().item() for one in after]
     tokens = sum(len(answer.ids) for answer in answers)
@@ -122,7 +122,7 @@ def test_the_policy_has_no_kl_to_itself(world):
     with reference.active() as scorer:
         answers = sample(scorer.language_model, prompts, max_new_tokens=4)
         measured = measure_kl(scorer, Reference(scorer), answers)
-    assert abs(measured.exact.mean) < 1e-6 and abs(measured.log_ratio.mean) < 1e-6
+    assert abs(measured.per_token.mean) < 1e-6 and abs(measured.k1.mean) < 1e-6
 
 
 def test_taking_the_end_for_certain_changes_nothing_but_the_work(world):

@@ -71,7 +71,7 @@ def test_the_reference_is_measured_with_its_adapter_off(targets):
     expected = torch.stack(by_hand).mean().item()
     assert expected > 0.1, "the adapter must move the policy"
     found = measure_kl(scorer, Reference(scorer), answers)
-    assert found.exact.mean == pytest.approx(expected, rel=1e-4)
+    assert found.per_token.mean == pytest.approx(expected, rel=1e-4)
 
     prompt, response = SEQUENCES[0]
     before = plain_log_probs(base, prompt, response).exp()

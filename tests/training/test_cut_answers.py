@@ -60,8 +60,8 @@ def test_the_records_count_what_was_cut_and_how_many_prompts_there_were(tmp_path
     run = Run.create(tmp_path / "run", job.config, {})
     start, _ = train(job, run=run)
     assert start["kl/cut"] == pytest.approx(0.25, abs=4 * 0.0217) and start["samples/cut"] == 0
-    assert (start["kl/policy_n"], start["kl/prompts"]) == (400, 3)
-    for name in ("kl/policy", "kl/log_ratio", "score/policy", "score/reference"):
+    assert (start["kl/n"], start["kl/prompts"]) == (400, 3)
+    for name in ("kl/per_token", "kl/k1", "score/policy", "score/reference"):
         assert start[f"{name}_stderr"] >= 0 and start[f"{name}_stderr_samples"] >= 0
     assert not any(sample.policy_cut or sample.reference_cut for sample in run.samples())
     assert run.records()[0].as_dict() == start.as_dict()
@@ -77,7 +77,7 @@ def test_every_answer_cut_is_said_in_each_sample_and_on_disk(tmp_path) -> None:
     run = Run.create(tmp_path / "run", job.config, {})
     start, _ = train(job, run=run)
     assert start["kl/cut"] == start["samples/cut"] == 1
-    assert start["kl/prompts"] == 2 and "kl/policy_stderr_samples" not in start.values
+    assert start["kl/prompts"] == 2 and "kl/per_token_stderr_samples" not in start.values
     assert all(one.policy_cut and one.reference_cut for one in run.samples()) and run.samples()
 
 
@@ -102,15 +102,15 @@ def test_a_kl_of_cut_answers_is_at_least_that_and_errors_are_over_prompts() -> N
     short = measure_kl(*scorers, sample(policy, prompts, max_new_tokens=2))
     long = measure_kl(*scorers, sample(policy, prompts, max_new_tokens=40))
     assert short.cut == pytest.approx(0.25, abs=0.05) and long.cut == 0
-    assert short.exact.mean == pytest.approx(1.5 * step, abs=4 * short.exact.stderr_samples)
-    assert long.exact.mean == pytest.approx(2 * step, abs=4 * long.exact.stderr_samples)
-    assert short.exact.prompts == 6 and short.exact.n == 1200
+    assert short.per_token.mean == pytest.approx(1.5 * step, abs=4 * short.per_token.stderr_samples)
+    assert long.per_token.mean == pytest.approx(2 * step, abs=4 * long.per_token.stderr_samples)
+    assert short.per_token.prompts == 6 and short.per_token.n == 1200
     values = [step if len(answer.ids) == 1 else 2 * step for answer in two_prompts(policy)]
     pair = measure_kl(*scorers, two_prompts(policy))
-    assert pair.exact.mean == pytest.approx(sum(values) / 4, abs=1e-5)
+    assert pair.per_token.mean == pytest.approx(sum(values) / 4, abs=1e-5)
     # Means `d` and `2 d` of the two prompts, no spread within: `sqrt(d^2 / 2 / 2) = d / 2`.
-    assert pair.exact.stderr == pytest.approx(step / 2, abs=1e-5)
-    assert pair.exact.stderr_samples == pytest.approx(0, abs=1e-5)
+    assert pair.per_token.stderr == pytest.approx(step / 2, abs=1e-5)
+    assert pair.per_token.stderr_samples == pytest.approx(0, abs=1e-5)
 
 
 def two_prompts(model) -> list[Completion]:
@@ -136,7 +136,7 @@ def record(step: int, **values: float) -> StepRecord:
 
 @pytest.mark.parametrize("cut", [0.0, 0.34])
 def test_figures_and_tables_say_at_least_where_answers_were_cut(cut) -> None:
-    kl = {"kl__policy": 1.5, "kl__policy_stderr": 0.1, "kl__policy_n": 64.0, "kl__prompts": 8.0}
+    kl = {"kl__per_token": 1.5, "kl__per_token_stderr": 0.1, "kl__n": 64.0, "kl__prompts": 8.0}
     records = [record(0, **kl, kl__cut=0.0), record(9, **kl, kl__cut=cut)]
     words = "".join(note.text for note in training_figure(records).layout.annotations)
     assert ("KL(policy ‖ reference), at least" in words) == bool(cut)

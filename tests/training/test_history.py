@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 
-_KEYS = st.sampled_from(["loss", "eval/loss", "kl/policy", "rewards/margins_p10"])
+_KEYS = st.sampled_from(["loss", "eval/loss", "kl/per_token", "rewards/margins_p10"])
 _NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 _RECORDS = st.builds(
     StepRecord,

@@ -66,9 +66,9 @@ def test_the_mass_outside_is_measured_and_told_in_words(endless) -> None:
     words = notice(records, None)
     assert f"goes on after 3 words in {beyond:.0%} of 40 answers.</b> Beside" in words
     # Drawn is the KL up to the third word; that of whole answers is many times as large.
-    assert records.last("kl/policy") > 3 * records.last("listed/kl")
+    assert records.last("kl/per_token") > 3 * records.last("listed/kl")
     assert records.last("kl/cut") > 0  # so that more is not known of it
-    kl, error = records.last("kl/policy"), records.last("kl/policy_stderr")
+    kl, error = records.last("kl/per_token"), records.last("kl/per_token_stderr")
     assert f"KL of at least about {kl:.3g} ± {error:.2g} nats" in words
     heads = [a.text for a in training_figure(records, theory=_theory(endless)).layout.annotations]
     assert any(f"{beyond:.0%} go on" in text for text in heads)
@@ -155,8 +155,8 @@ def test_a_run_that_says_the_pairs_own_answers_more_is_not_told_that_probability
     """
     chosen, shares = -3.2, {"own_pair": 0.03, "other_pairs": 0.96, "no_pair": 0.01}
     values = {f"listed/{name}": share for name, share in shares.items()} | {"listed/pairs_n": 9}
-    values |= {"eval/drift/chosen": chosen, "eval/drift/rejected": -4.0}
-    start = values | {"eval/drift/chosen": 0.0, "eval/drift/rejected": 0.0}
+    values |= {"eval/logratios/chosen": chosen, "eval/logratios/rejected": -4.0}
+    start = values | {"eval/logratios/chosen": 0.0, "eval/logratios/rejected": 0.0}
     moved = values | {"listed/other_pairs": 0.56, "listed/no_pair": 0.41}
 
     def words(*several: dict[str, float]) -> str:

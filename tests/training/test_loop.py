@@ -47,7 +47,7 @@ def test_loss_is_ln_2_and_margins_0_at_the_start():
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert first["gradient_weight"] == pytest.approx(0.5, abs=1e-5)
-    assert first["rewards/accuracies"] == first["displacement/chosen_fell"] == 0
+    assert first["rewards/accuracies"] == first["logratios/chosen_negative"] == 0
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -62,7 +62,7 @@ def test_before_the_first_step_every_pair_is_a_tie(precision):
     for values, name in ((start, "eval/"), (first, "")):
         for key in ("accuracies", "margins", "chosen", "rejected"):
             assert values[f"{name}rewards/{key}"] == 0
-        assert values[f"{name}displacement/chosen_fell"] == 0
+        assert values[f"{name}logratios/chosen_negative"] == 0
     assert start["eval/loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert second["rewards/margins"] != 0
 
@@ -156,7 +156,7 @@ def test_an_evaluation_uses_the_beta_that_is_in_use_by_then():
     pairs = pair_logps(job, job.held_out.tokens)
     for step, beta in ((2, 0.1), (4, 2.0)):
         values = records[step].values
-        drift = values["eval/drift/chosen"] - values["eval/drift/rejected"]
+        drift = values["eval/logratios/chosen"] - values["eval/logratios/rejected"]
         assert abs(drift) > 1e-3
         assert values["eval/rewards/margins"] == pytest.approx(beta * drift, rel=1e-6)
     expected = -torch.nn.functional.logsigmoid(2.0 * pairs.margins).mean().item()
@@ -247,8 +247,8 @@ def test_lora_trains_the_adapter_alone(tmp_path):
     records = list(train(job, run=run))
     changed = {n for n, p in job.policy.base.named_parameters() if not torch.equal(p, before[n])}
     assert changed and all("lora_" in name for name in changed)
-    assert records[0]["kl/policy"] == pytest.approx(0, abs=1e-6)
-    assert records[-1]["kl/policy"] > 1e-4
+    assert records[0]["kl/per_token"] == pytest.approx(0, abs=1e-6)
+    assert records[-1]["kl/per_token"] > 1e-4
     ids = torch.tensor([job.train.tokens[0].prompt])
     with job.reference.active() as reference:
         assert torch.equal(
@@ -263,7 +263,9 @@ def test_more_beta_keeps_the_policy_closer():
     config = replace(
         QUICK, steps=60, batch_pairs=32, limit=None, eval_every=60, kl_samples=128, max_new_tokens=4
     )
-    kls = [list(train(prepare(replace(config, beta=b))))[-1]["kl/policy"] for b in (0.1, 1.0, 10.0)]
+    kls = [
+        list(train(prepare(replace(config, beta=b))))[-1]["kl/per_token"] for b in (0.1, 1.0, 10.0)
+    ]
     assert kls[0] > kls[1] > kls[2] > 0
 
 

@@ -98,7 +98,7 @@ def test_every_loss_trains_and_says_what_it_measures(name):
     config = replace(QUICK, loss=name, steps=2, eval_every=2, kl_samples=8, sample_prompts=0)
     *_, last = train(prepare(config))
     assert last.step == 2
-    wanted = {"loss", "rewards/margins", "eval/loss", "gradient_weight", "kl/policy"}
+    wanted = {"loss", "rewards/margins", "eval/loss", "gradient_weight", "kl/per_token"}
     assert wanted <= set(last.values)
 
 

@@ -28,8 +28,11 @@ def test_values_by_hand():
     values = metrics(torch.tensor([2.0, -1.0, 0.0, ROUNDING / 2]))
     assert values["rewards/margins"] == pytest.approx(0.5 * 1 / 4, abs=1e-4)
     assert values["rewards/accuracies"] == 0.5, "TRL counts chosen > rejected, however small"
-    assert values["displacement/chosen_fell"] == 0.25
-    assert values["drift/chosen"] == pytest.approx(0.25, abs=1e-4) and values["drift/rejected"] == 0
+    assert values["logratios/chosen_negative"] == 0.25
+    assert (
+        values["logratios/chosen"] == pytest.approx(0.25, abs=1e-4)
+        and values["logratios/rejected"] == 0
+    )
     weights = torch.sigmoid(torch.tensor([-1.0, 0.5, 0.0, 0.0])).mean().item()
     assert values["gradient_weight"] == pytest.approx(weights, abs=1e-4)
 

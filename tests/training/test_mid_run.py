@@ -79,7 +79,7 @@ def test_beta_and_the_peak_that_were_moved_are_those_that_a_resumed_run_goes_on_
     assert [r.beta for r in records] == [0.1] * 3 + [0.5] * 7
     assert records[3]["change/learning_rate"] == 2e-4
     for record in (r for r in records if "eval/loss" in r.values):
-        drift = record["eval/drift/chosen"] - record["eval/drift/rejected"]
+        drift = record["eval/logratios/chosen"] - record["eval/logratios/rejected"]
         assert record["eval/rewards/margins"] == pytest.approx(record.beta * drift, abs=1e-7)
     # No warm-up in nine steps: of the new peak, linear leaves (9 - n + 1) / 9 at step n.
     if schedule == "linear":

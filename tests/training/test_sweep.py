@@ -56,7 +56,7 @@ def test_a_sweep_is_run_once_scores_the_reference_once_and_tells_what_the_runs_t
     assert sorted(count for _, count, _ in told) == [1, 2, 3, 4]
     for row in rows:
         run = Run.open(tmp_path / row["run"])
-        assert row["kl/policy"] == run.records()[-1]["kl/policy"]
+        assert row["kl/per_token"] == run.records()[-1]["kl/per_token"]
         assert row["score"] == run.summary["outcome"]["after"]["mean"]
         assert run.environment["reference"]["computed"] == 0
         assert (row["beta"], row["loss"]) == (run.config.beta, run.config.loss)
@@ -69,8 +69,8 @@ def test_a_sweep_is_run_once_scores_the_reference_once_and_tells_what_the_runs_t
     with pytest.raises(ValueError, match="was begun with steps=6, not 7"):
         sweep(grid(TrainConfig(**BASE.as_dict() | {"steps": 7}), {"beta": [0.1, 1.0], "loss": ["sigmoid", "ipo"]}), tmp_path)  # noqa: E501  # fmt: skip
     with write_table(rows, tmp_path / "t.csv").open() as file:
-        assert [float(row["kl/policy"]) for row in csv.DictReader(file)] == [
-            row["kl/policy"] for row in rows
+        assert [float(row["kl/per_token"]) for row in csv.DictReader(file)] == [
+            row["kl/per_token"] for row in rows
         ]
     assert write_table(rows, tmp_path / "t.parquet").stat().st_size > 0
 

@@ -208,7 +208,7 @@ class Alignment:
         words = f"Greedy answers to {len(run.samples)} of your prompts, before and after step "
         pairs = len(run.job.train)
         words += f"{step:,} on {pairs} pair{'' if pairs == 1 else 's'}."
-        if (kl := run.records.last("kl/policy")) is not None:
+        if (kl := run.records.last("kl/per_token")) is not None:
             cut = run.records.last("kl/cut")
             words += f" KL(policy ‖ reference) {'at least ' * bool(cut)}{number(kl)} nats"
             words += f" ({cut:.0%} of the answers cut)." if cut else "."

@@ -55,12 +55,12 @@ _LINES = (
     _Line(2, "eval/rewards/rejected", "rejected, held-out", REJECTED, "held-out"),
     _Line(3, "rewards/margins", "train", POLICY, around=_PERCENTILES),
     _Line(3, "eval/rewards/margins", "held-out", POLICY, "held-out"),
-    _Line(4, "kl/log_ratio", "plain log-ratio", POLICY, "faint", ("kl/log_ratio_stderr",)),
-    _Line(4, "kl/policy", "exact per token", POLICY, "measured", ("kl/policy_stderr",)),
-    _Line(5, "drift/chosen", "chosen", CHOSEN),
-    _Line(5, "drift/rejected", "rejected", REJECTED),
-    _Line(5, "eval/drift/chosen", "chosen, held-out", CHOSEN, "held-out"),
-    _Line(5, "eval/drift/rejected", "rejected, held-out", REJECTED, "held-out"),
+    _Line(4, "kl/k1", "plain log-ratio", POLICY, "faint", ("kl/k1_stderr",)),
+    _Line(4, "kl/per_token", "per token", POLICY, "measured", ("kl/per_token_stderr",)),
+    _Line(5, "logratios/chosen", "chosen", CHOSEN),
+    _Line(5, "logratios/rejected", "rejected", REJECTED),
+    _Line(5, "eval/logratios/chosen", "chosen, held-out", CHOSEN, "held-out"),
+    _Line(5, "eval/logratios/rejected", "rejected, held-out", REJECTED, "held-out"),
     _Line(6, "rewards/accuracies", "train", POLICY),
     _Line(6, "eval/rewards/accuracies", "held-out", POLICY, "held-out"),
     _Line(SCORE, "score/policy", "policy", POLICY, "measured", ("score/policy_stderr",)),
@@ -72,9 +72,9 @@ _FORMER_LINES = (
     (2, ("eval/rewards/chosen", "rewards/chosen"), CHOSEN, False),
     (2, ("eval/rewards/rejected", "rewards/rejected"), REJECTED, False),
     (3, ("eval/rewards/margins", "rewards/margins"), POLICY, False),
-    (4, ("kl/policy",), POLICY, True),
-    (5, ("eval/drift/chosen", "drift/chosen"), CHOSEN, False),
-    (5, ("eval/drift/rejected", "drift/rejected"), REJECTED, False),
+    (4, ("kl/per_token",), POLICY, True),
+    (5, ("eval/logratios/chosen", "logratios/chosen"), CHOSEN, False),
+    (5, ("eval/logratios/rejected", "logratios/rejected"), REJECTED, False),
     (6, ("eval/rewards/accuracies", "rewards/accuracies"), POLICY, False),
     (SCORE, ("score/policy",), POLICY, True),
 )
@@ -266,7 +266,7 @@ def _start_line(records: History, start_loss: Sequence[tuple[int, float]], name:
 
 def _shade(records: History) -> dict:
     """1 where both log-ratios of a step's training pairs are below zero, else 0."""
-    points = series(records, "drift/chosen", "drift/rejected")
+    points = series(records, "logratios/chosen", "logratios/rejected")
     both = (points[:, 1:] < 0).all(axis=1).astype(np.float32)
     # Filled from midpoint to midpoint, so that a single step is seen too.
     look = _QUIET | {"line": {"width": 0, "shape": "hvh"}, "fill": "tozeroy", "fillcolor": SHADE}

@@ -10,14 +10,13 @@ import plotly.graph_objects as go
 from dpo_lab.analysis.frontier_curve import Theory
 from dpo_lab.models.kl import MeasuredKL
 from dpo_lab.objective.optimum import PolicyPoint
-from dpo_lab.ui.figures.style import CHOSEN, POLICY, REJECTED, TEXT, THEORY, blank
+from dpo_lab.ui.figures.style import CHOSEN, POLICY, REJECTED, SYMBOLS, TEXT, THEORY, blank
 from dpo_lab.ui.html.tables import escaped
-from dpo_lab.ui.report.sweep_page import SYMBOLS
 
 _ESTIMATORS = {
-    "exact": ("sum of per-token KLs", POLICY),
-    "log_ratio": ("log-ratio of the samples", CHOSEN),
-    "k3": ("Schulman's k3", REJECTED),
+    "per_token": ("per token (Rao-Blackwellised)", POLICY),
+    "k1": ("log-ratio (k1)", CHOSEN),
+    "k3": ("k3", REJECTED),
 }
 _SIDE = 1.06
 """Estimates at one sample size stand side by side: the factor between them on the axis."""
@@ -50,7 +49,7 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
             customdata=[(one.n, error) for one, error in zip(found, errors, strict=True)],
             hovertemplate="%{y:.3f} ± %{customdata[1]:.3f} nats of %{customdata[0]} samples",
         )
-    sizes = [one.exact.n for one in measured]
+    sizes = [one.per_token.n for one in measured]
     figure.add_scatter(
         x=[min(sizes) / 1.3, max(sizes) * 1.3],
         y=[exact, exact],

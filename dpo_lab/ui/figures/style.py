@@ -16,6 +16,9 @@ AXIS = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.18)"
 SHADE = "rgba(128, 128, 128, 0.2)"
 
+SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")
+"""Markers of series that are told apart by more than colour."""
+
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 PLOTLY_CONFIG |= {"modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 """Options of plotly's mode bar: no upload, no logo."""

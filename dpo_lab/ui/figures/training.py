@@ -59,7 +59,7 @@ _PANELS = {
     5: _Panel(_MIDDLE, 1, "Log-ratio to the reference", "log-ratio (nats)", _FELL),
     6: _Panel(_RIGHT, 1, "Pair accuracy", "share", "reward margin > 0; a tie at step 0 reads 0"),
     SCORE: _Panel(_LEFT, 2, "Score", "score", "mean over the policy's own samples"),
-    FRONTIER: _Panel(_WIDE, 2, "Score against KL", "score", "what the policy gained for its drift"),
+    FRONTIER: _Panel(_WIDE, 2, "Score against KL", "score", "what the policy gained for its KL"),
 }
 
 _THIRD_ROW = (SCORE, FRONTIER)
@@ -159,7 +159,7 @@ def _panels(
     """The panels with what depends on the run: unit of the loss, n of the means, a score's room."""
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
-    sizes = np.unique(records.columns("kl/policy_n")[:, 1]).astype(int)
+    sizes = np.unique(records.columns("kl/n")[:, 1]).astype(int)
     held_out = records.newest("eval/rewards/accuracies", "eval/pairs")
     if held_out and held_out.step:
         share, pairs = held_out["eval/rewards/accuracies"], int(held_out["eval/pairs"])

@@ -66,8 +66,8 @@ def _displacement(records: History) -> str:
 
 
 def _log_ratios(records: History) -> str:
-    held_out = records.columns("eval/drift/chosen", "eval/drift/rejected")
-    trained = records.columns("drift/chosen", "drift/rejected")
+    held_out = records.columns("eval/logratios/chosen", "eval/logratios/rejected")
+    trained = records.columns("logratios/chosen", "logratios/rejected")
     of, found = ("held-out", held_out) if len(held_out) else ("the last batch's", trained)
     if not len(found) or found[-1, 1] > -FELL:
         return ""

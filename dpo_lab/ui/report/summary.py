@@ -93,7 +93,7 @@ def row_of(
         records: What it measured.
     """
     records = History.of(records)
-    cut = (records.newest("kl/policy") or {}).get("kl/cut")
+    cut = (records.newest("kl/per_token") or {}).get("kl/cut")
     return {
         "run": name,
         "state": state,
@@ -103,7 +103,7 @@ def row_of(
         "beta": settings["beta"],
         "step": records[-1].step if records else 0,
         "margin": _shown(records, "rewards/margins"),
-        "KL": _shown(records, "kl/policy", "≥ " * bool(cut)),
+        "KL": _shown(records, "kl/per_token", "≥ " * bool(cut)),
         "score": _shown(records, "score/policy"),
     }
 
@@ -146,7 +146,7 @@ def tiles(records: Sequence[StepRecord], outcome: Mapping | None) -> dict[str, d
     for label, key, text in (
         ("Held-out accuracy", "eval/rewards/accuracies", _accuracy_text),
         ("Held-out reward margin", "eval/rewards/margins", _margin_text),
-        (KL_TILE, "kl/policy", _kl_text),
+        (KL_TILE, "kl/per_token", _kl_text),
     ):
         if (last := records.newest(key)) is not None:
             tiles[label] = _tile(records, key, text(last))
@@ -209,10 +209,10 @@ def _margin_text(record: StepRecord) -> str:
 
 def _kl_text(record: StepRecord) -> str:
     """Of how many samples it is, and whether it is less than the whole."""
-    error, prompts, cut = map(record.get, ("kl/policy_stderr", "kl/prompts", "kl/cut"))
+    error, prompts, cut = map(record.get, ("kl/per_token_stderr", "kl/prompts", "kl/cut"))
     text = "nats, on the policy's own samples"
     if error is not None:
-        text = f"nats, ± {error:.3f} (1 s.e.), on {record['kl/policy_n']:.0f} samples"
+        text = f"nats, ± {error:.3f} (1 s.e.), on {record['kl/n']:.0f} samples"
         text += f" of {prompts:.0f} prompts (error for prompts like these)" if prompts else ""
     if cut:
         text += f"; at least: {cut:.0%} of the answers were cut at their limit"

@@ -1,4 +1,4 @@
-"""A sweep as one figure: what every run gained for its drift, with the exact frontier behind."""
+"""A sweep as one figure: what every run gained for its KL, with the exact frontier behind."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_text
 from dpo_lab.training.listed import MOST_PROMPTS
 from dpo_lab.training.setup import load_data
-from dpo_lab.ui.figures.style import PLOTLY_CONFIG, TEXT, THEORY, blank
+from dpo_lab.ui.figures.style import PLOTLY_CONFIG, SYMBOLS, TEXT, THEORY, blank
 from dpo_lab.ui.html.page_policy import content_policy, scripts_of
 from dpo_lab.ui.html.tables import escaped
 
 SCALE = "Viridis"
-SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")
 
 
 def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None) -> go.Figure:
@@ -35,7 +34,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None
         theory: The exact frontier, where it is known.
     """
     scored = any(row.get("score/policy") is not None for row in rows)
-    kl, key = SAMPLED if scored else ("kl/policy", "eval/rewards/accuracies")
+    kl, key = SAMPLED if scored else ("kl/per_token", "eval/rewards/accuracies")
     if rows and all(row.get(name) is not None for row in rows for name in LISTED):
         kl, key = LISTED
     rows = [row for row in rows if None not in (row.get(kl), row.get(key))]

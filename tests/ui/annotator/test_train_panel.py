@@ -68,7 +68,7 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
     assert shown.count("<tr>") == 1 + len(PROMPTS) and "class='score'" in shown
     assert one._alignment.status.value == f"done · step {steps}/{steps} · beta 0.3"
     assert one._alignment.progress.value == 1 and not one._alignment.train_button.disabled
-    assert one.run.records[0]["kl/policy"] == 0
+    assert one.run.records[0]["kl/per_token"] == 0
     one.answer_as(SimulatedAnnotator(score), 10)
     assert len(one.answers) == 16
 

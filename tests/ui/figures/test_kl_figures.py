@@ -52,7 +52,7 @@ def test_policies_stand_where_they_are_and_optima_on_the_frontier(theory) -> Non
 
 
 def test_a_sweep_over_losses_tells_them_by_shape_and_what_has_no_beta_by_grey(theory) -> None:
-    values = {"kl/policy": 0.5, "score/policy": 0.1}
+    values = {"kl/per_token": 0.5, "score/policy": 0.1}
     rows = [values | {"run": loss, "loss": loss, "beta": 0.1} for loss in ("sigmoid", "ipo")]
     figure = sweep_figure([*rows, values | {"run": "plain", "loss": "SFT"}], theory)
     frontier, coloured, grey, *legend = figure.data
@@ -68,8 +68,8 @@ def test_a_sweep_stands_where_it_is_over_the_listed_answers_and_says_who_goes_on
     """Sampled, a run that goes on had KL 400 and a score of 90; up to its third word 2 and 0.5."""
     rows = [
         {
-            "run": f"one {beyond}", "beta": 0.1, "loss": "sigmoid", "kl/policy": 400.0,
-            "kl/policy_stderr": 9.0, "score/policy": 90.0, "score/policy_stderr": 3.0,
+            "run": f"one {beyond}", "beta": 0.1, "loss": "sigmoid", "kl/per_token": 400.0,
+            "kl/per_token_stderr": 9.0, "score/policy": 90.0, "score/policy_stderr": 3.0,
             "listed/kl": 2.0, "listed/score": 0.5, "listed/beyond": beyond,
         }
         for beyond in (0.0, 0.3)

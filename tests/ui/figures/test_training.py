@@ -21,12 +21,12 @@ TRAIN_KEYS = (
     "rewards/rejected",
     "rewards/margins",
     "rewards/accuracies",
-    "drift/chosen",
-    "drift/rejected",
+    "logratios/chosen",
+    "logratios/rejected",
 )
 HELD_OUT_KEYS = tuple(f"eval/{key}" for key in TRAIN_KEYS)
-MEASURED_KEYS = ("kl/policy", "kl/log_ratio", "score/policy", "score/reference")
-SPREADS = {"kl/policy_stderr": 0.25, "kl/log_ratio_stderr": 0.5, "kl/policy_n": 64.0}
+MEASURED_KEYS = ("kl/per_token", "kl/k1", "score/policy", "score/reference")
+SPREADS = {"kl/per_token_stderr": 0.25, "kl/k1_stderr": 0.5, "kl/n": 64.0}
 SPREADS |= {"score/policy_stderr": 0.1}
 THEORETICAL = ("frontier", "optimum")  # empty where no theory is given
 
@@ -79,8 +79,8 @@ def test_curves_stand_in_the_panels_of_their_names() -> None:
     assert axes["loss"] == axes["eval/loss"] == axes["start_loss"] == "y"
     assert axes["rewards/chosen"] == axes["eval/rewards/rejected"] == "y2"
     assert axes["rewards/margins"] == axes["rewards/margins low"] == "y3"
-    assert axes["kl/policy"] == axes["kl/policy high"] == axes["kl/log_ratio"] == "y4"
-    assert axes["drift/chosen"] == axes["eval/drift/rejected"] == "y5"
+    assert axes["kl/per_token"] == axes["kl/per_token high"] == axes["kl/k1"] == "y4"
+    assert axes["logratios/chosen"] == axes["eval/logratios/rejected"] == "y5"
     assert axes["rewards/accuracies"] == axes["eval/rewards/accuracies"] == "y6"
     assert axes["score/policy"] == axes["score/reference"] == "y7"
     assert figure.layout.yaxis3.title.text == "margin (nats)"
@@ -99,23 +99,23 @@ def test_the_margin_band_lies_between_the_percentiles() -> None:
 
 def test_the_kl_band_is_one_standard_error_each_way() -> None:
     records = [
-        _record(0, {"kl/policy": 2.0, "kl/policy_stderr": 0.5}),
-        _record(5, {"kl/policy": 3.0, "kl/policy_stderr": math.nan}),
-        _record(9, {"kl/policy": 4.0, "kl/policy_stderr": 0.25}),
+        _record(0, {"kl/per_token": 2.0, "kl/per_token_stderr": 0.5}),
+        _record(5, {"kl/per_token": 3.0, "kl/per_token_stderr": math.nan}),
+        _record(9, {"kl/per_token": 4.0, "kl/per_token_stderr": 0.25}),
     ]
     traces = _traces(training_figure(records))
-    assert list(traces["kl/policy"].y) == [2, 3, 4]
-    assert list(traces["kl/policy low"].x) == [0, 9]
-    assert list(traces["kl/policy low"].y) == [1.5, 3.75]
-    assert list(traces["kl/policy high"].y) == [2.5, 4.25]
-    assert traces["kl/log_ratio"].opacity < (traces["kl/policy"].opacity or 1)
+    assert list(traces["kl/per_token"].y) == [2, 3, 4]
+    assert list(traces["kl/per_token low"].x) == [0, 9]
+    assert list(traces["kl/per_token low"].y) == [1.5, 3.75]
+    assert list(traces["kl/per_token high"].y) == [2.5, 4.25]
+    assert traces["kl/k1"].opacity < (traces["kl/per_token"].opacity or 1)
 
 
 def test_the_kl_panel_names_its_estimator_and_n() -> None:
     figure = training_figure(_run(10))
     (words,) = [a.text for a in figure.layout.annotations if "KL(" in a.text]
     assert "n = 64 of the policy's own samples" in words and "1 s.e." in words
-    assert _traces(figure)["kl/policy"].name == "exact per token"
+    assert _traces(figure)["kl/per_token"].name == "per token"
 
 
 @pytest.mark.parametrize("n", [1, 2, 999, 1000, 1001, 5000, 98_765])
@@ -148,7 +148,7 @@ def test_series_takes_only_steps_that_have_every_key() -> None:
 def test_shade_only_where_both_log_ratios_are_below_zero() -> None:
     sides = [(1, -1), (-1, -1), (-1, 1), (0, -1), (-0.5, -2), (1, 1)]
     records = [
-        _record(step, {"drift/chosen": chosen, "drift/rejected": rejected})
+        _record(step, {"logratios/chosen": chosen, "logratios/rejected": rejected})
         for step, (chosen, rejected) in enumerate(sides, start=1)
     ]
     figure = training_figure(records)
@@ -212,7 +212,7 @@ def test_the_third_row_has_the_path_of_score_against_kl_with_the_exact_frontier_
     theory = Theory.of(Frontier(reference, rewards))
     records = [
         _record(step, {
-            "kl/policy": step / 50, "kl/policy_stderr": 0.01,
+            "kl/per_token": step / 50, "kl/per_token_stderr": 0.01,
             "score/policy": step / 40, "score/policy_stderr": 0.02,
         }, beta=0.5)
         for step in (0, 5, 10)

@@ -15,7 +15,7 @@ from dpo_lab.ui.html.tables import compared_answers, escaped, samples_table
 from dpo_lab.ui.report.sweep_page import sweep_figure, write_sweep_page
 
 FORMULA = r"pay $5 or $6, \(x\), $$y$$"
-ROW = {"run": FORMULA, "beta": 0.1, "kl/policy": 1.0, "score/policy": 2.0}
+ROW = {"run": FORMULA, "beta": 0.1, "kl/per_token": 1.0, "score/policy": 2.0}
 
 
 @pytest.fixture(scope="module")

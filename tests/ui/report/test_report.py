@@ -60,7 +60,7 @@ def _policy(page: _Page) -> str:
 
 
 RECORDS = [
-    StepRecord(0, 0.0, 0, 0.1, 1e-3, {"eval/loss": math.log(2), "kl/policy": 0.0}),
+    StepRecord(0, 0.0, 0, 0.1, 1e-3, {"eval/loss": math.log(2), "kl/per_token": 0.0}),
     StepRecord(1, 0.5, 16, 0.1, 1e-3, {"loss": 0.5}),
     StepRecord(2, 1.0, 32, 0.3, 1e-3, {"loss": 0.25, "eval/loss": 0.3}),
 ]

@@ -29,7 +29,7 @@ def test_held_out_accuracy_has_its_n_and_interval_and_a_tie_is_no_share() -> Non
 def _begun(step: int, **later: float) -> list[StepRecord]:
     """A run with an evaluation at step 0, and maybe another, that was stopped at a step."""
     start = {"eval/rewards/accuracies": 0.0, "eval/rewards/margins": 0.0, "eval/pairs": 2}
-    start |= {"kl/policy": 0.0, "kl/policy_stderr": 0.0, "kl/policy_n": 8, "kl/cut": 0.5}
+    start |= {"kl/per_token": 0.0, "kl/per_token_stderr": 0.0, "kl/n": 8, "kl/cut": 0.5}
     start |= {"score/policy": -0.5, "listed/no_pair": 0.01}
     records = [StepRecord(0, 0.0, 0, 0.1, 1e-3, start)]
     for number in range(1, step + 1):
@@ -49,7 +49,7 @@ def test_what_step_0_measured_is_not_told_of_a_policy_that_was_trained() -> None
 
 
 def test_an_evaluation_before_the_last_step_is_told_with_its_step() -> None:
-    records = _begun(10, kl__policy=1.5, score__policy=2.0)
+    records = _begun(10, kl__per_token=1.5, score__policy=2.0)
     tile = tiles(records, None)[KL_TILE]
     assert (tile["before"], tile["after"]) == (0.0, 1.5)
     assert tile["text"] == "at step 5; nats, on the policy's own samples"  # no error was measured

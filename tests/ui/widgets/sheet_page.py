@@ -14,7 +14,7 @@ from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.widgets.live import LiveFigure
 
 TRAIN = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-TRAIN += ("drift/chosen", "drift/rejected", "rewards/margins_p10", "rewards/margins_p90")
+TRAIN += ("logratios/chosen", "logratios/rejected", "rewards/margins_p10", "rewards/margins_p90")
 
 
 def history(steps: int, beta: float = 0.1) -> History:
@@ -22,7 +22,7 @@ def history(steps: int, beta: float = 0.1) -> History:
     for step in range(1, steps + 1):
         values = {key: math.sin(step + place) for place, key in enumerate(TRAIN)}
         if step % 25 == 0:
-            values |= {"kl/policy": step / 100, "kl/policy_stderr": 0.1, "kl/policy_n": 64.0}
+            values |= {"kl/per_token": step / 100, "kl/per_token_stderr": 0.1, "kl/n": 64.0}
         history.append(StepRecord(step, 0.0, step, beta, 1e-3, values))
     return history
 

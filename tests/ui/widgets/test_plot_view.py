@@ -125,7 +125,7 @@ BLUE, VERMILION = "#0072B2", "#D55E00"
 def test_chosen_is_blue_and_rejected_vermilion_in_every_panel() -> None:
     records = history(50)
     for step in (60, 61):
-        keys = ("rewards/chosen", "rewards/rejected", "drift/chosen", "drift/rejected")
+        keys = ("rewards/chosen", "rewards/rejected", "logratios/chosen", "logratios/rejected")
         values = {f"eval/{key}": float(step) for key in keys}
         records.append(StepRecord(step, 0.0, step, 0.1, 1e-3, values))
     page = SheetPage(LiveFigure(training_spec(records, former=[Former("before", records)])))

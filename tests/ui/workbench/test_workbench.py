@@ -72,7 +72,7 @@ def test_letting_go_of_beta_trains_anew_and_keeps_the_run_before_as_a_faint_line
     second.wait(120)
     assert second is not first and second.config.beta == 3.0
     assert second.folder is None and len(bench.shelf.runs) == 2
-    behind = _curve(bench, "former 0 kl/policy")
+    behind = _curve(bench, "former 0 kl/per_token")
     assert list(behind.x) == [0, 4, 8] and behind.text[-1] == "β 0.5"
     bench.bar.instant.value = False
     bench.controls["beta"].value.value = 1.0
@@ -467,7 +467,7 @@ def test_the_picture_is_the_figure_for_a_page_without_a_kernel(bench: Workbench)
 
 def test_what_the_log_ratios_mean_is_said_where_both_fall(bench: Workbench) -> None:
     run = bench.train(beta=0.02, steps=60, eval_every=0).wait(120)
-    assert run.records.last("drift/chosen") < 0 > run.records.last("drift/rejected")
+    assert run.records.last("logratios/chosen") < 0 > run.records.last("logratios/rejected")
     assert "Both log-ratios are below zero" in bench.screen.notice.value
 
 
