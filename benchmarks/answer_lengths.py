@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from dpo_lab import load_preferences
 from dpo_lab.annotation.candidates import as_prompts
-from dpo_lab.data import load_preferences
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.sampling import sample
 

@@ -44,7 +44,7 @@ def train_steps(model: str, data: str, steps: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
     import torch
 
-    from dpo_lab.training import TrainConfig, prepare, train
+    from dpo_lab import TrainConfig, prepare, train
 
     config = TrainConfig(
         model=model, data=data, steps=steps, eval_every=0, eval_pairs=0, checkpoint_every=0

@@ -21,9 +21,9 @@ import torch
 import tyro
 from nbclient import NotebookClient
 
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import LOSSES
-from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.learner import Learner
 
 

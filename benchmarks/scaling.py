@@ -52,8 +52,8 @@ def measure(point: Point) -> dict[str, float]:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from dpo_lab import TrainConfig, prepare, train
     from dpo_lab.models.loading import LanguageModel
-    from dpo_lab.training import TrainConfig, prepare, train
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.manual_seed(0)

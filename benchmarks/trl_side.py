@@ -12,8 +12,8 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from dpo_lab import Job
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.training import Job
 from dpo_lab.training.learner import Learner
 
 

@@ -53,7 +53,7 @@ class Benchmark:
 
 def config_of(benchmark: Benchmark, **changes):
     """The lab's configuration."""
-    from dpo_lab.training import TrainConfig
+    from dpo_lab import TrainConfig
 
     return TrainConfig(
         model=benchmark.model,
@@ -75,8 +75,8 @@ def config_of(benchmark: Benchmark, **changes):
 
 def job_of(benchmark: Benchmark, scratch: Path, **changes):
     """The lab's job: it also fixes the tokens and the order for TRL."""
+    from dpo_lab import prepare
     from dpo_lab.models.reference import ReferenceCache
-    from dpo_lab.training import prepare
 
     cache = ReferenceCache(scratch / "reference.sqlite")
     return prepare(config_of(benchmark, **changes), cache=cache)
@@ -84,7 +84,7 @@ def job_of(benchmark: Benchmark, scratch: Path, **changes):
 
 def run_lab(benchmark: Benchmark, scratch: Path, lora_rank: int | None = None) -> dict:
     """Train with the lab."""
-    from dpo_lab.training import train
+    from dpo_lab import train
 
     job = job_of(benchmark, scratch, lora_rank=lora_rank)
     started = time.perf_counter()

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from rich.console import Console
 
+from dpo_lab import TrainConfig
 from dpo_lab.cli.jobs import train_and_report
-from dpo_lab.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))

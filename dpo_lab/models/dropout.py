@@ -7,7 +7,7 @@ A policy is trained in evaluation mode, where nothing is dropped; gradient check
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -16,16 +16,27 @@ _NO_NOISE = ("router_jitter_noise",)
 """PhiMoE's: a threshold of its router, in evaluation mode too."""
 
 
-def disable_dropout(model: nn.Module) -> None:
+def disable_dropout(model: nn.Module) -> Callable[[], None]:
     """Set every dropout to zero.
 
     Modules are set to probability zero, and so are the float attributes that act without any module
     in training mode: `attention_dropout`, `layerdrop`, a router's `jitter_noise` and their like.
+
+    Returns:
+        What gives all of them their values again.
     """
+    before = []
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
+            before.append((module, "p", module.p))
             module.p = 0.0
-        _zero_floats(module)
+        before += _zero_floats(module)
+
+    def restore() -> None:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+    return restore
 
 
 def evaluation_mode(model: nn.Module, checkpointing: bool = False) -> None:
@@ -62,8 +73,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _zero_floats(owner: object) -> None:
+def _zero_floats(owner: object) -> list[tuple[object, str, float]]:
+    """Set them to zero; whose they are, their names and what they were."""
+    before = []
     for name, value in list(vars(owner).items()):
         random = "drop" in name or ("jitter" in name and name not in _NO_NOISE)
         if random and isinstance(value, float):
+            before.append((owner, name, value))
             setattr(owner, name, 0.0)
+    return before

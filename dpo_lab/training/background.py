@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Protocol
 
 from dpo_lab.data.preferences import Preferences, Score
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -64,8 +64,8 @@ class BackgroundRun(Callback):
         self,
         config: TrainConfig,
         *,
-        model: LanguageModel | None = None,
-        data: Preferences | Sequence[dict] | None = None,
+        model: AnyModel | None = None,
+        data: Preferences | Iterable[Mapping] | None = None,
         score: Score | None = None,
         folder: Path | None = None,
         on_prepared: Callable[[Job], None] | None = None,
@@ -83,6 +83,7 @@ class BackgroundRun(Callback):
         self.doing: tuple[str, int, int] | None = ("loading", 0, 0)
         self.error: BaseException | None = None
         self.followers: list[Follower] = []
+        model = None if model is None else as_language_model(model)
         self._inputs = {"model": model, "data": data, "score": score}
         self._end: str | None = None
         self._outcome = "failed"

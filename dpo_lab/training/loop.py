@@ -116,6 +116,7 @@ def train(
             finally:
                 release_freed_memory()
                 threads.put_back()
+                job.hand_back()
                 _tell(callbacks, "on_end", state, error)
 
 

@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpo_lab.data.assets import cache_path
-from dpo_lab.models.dropout import disable_dropout, evaluation_mode
-from dpo_lab.models.loading import LanguageModel, load_model, save_model, weights_fingerprint
+from dpo_lab.models.dropout import evaluation_mode
+from dpo_lab.models.handed_over import AnyModel, as_language_model
+from dpo_lab.models.loading import LanguageModel, save_model, weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
-def ready_policy(config: TrainConfig, model: LanguageModel | None = None) -> LanguageModel:
-    """The model to be trained, without its dropout, and before any new adapter.
+def ready_policy(config: TrainConfig, model: AnyModel | None = None) -> LanguageModel:
+    """The model to be trained, in evaluation mode, and before any new adapter.
 
     Args:
         config: The configuration.
@@ -25,13 +26,12 @@ def ready_policy(config: TrainConfig, model: LanguageModel | None = None) -> Lan
     Raises:
         ValueError: If nothing of it would be trained.
     """
-    policy = model or load_model(
-        config.model,
+    policy = as_language_model(
+        config.model if model is None else model,
         device=config.device,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
-    disable_dropout(policy.model)
     evaluation_mode(policy.model)
     if config.lora_rank is None:
         _check_trained(policy)

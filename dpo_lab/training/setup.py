@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,7 +22,8 @@ from dpo_lab.data.preferences import (
 from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
-from dpo_lab.models.dropout import evaluation_mode
+from dpo_lab.models.dropout import disable_dropout, evaluation_mode
+from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.loading import (
     LanguageModel,
     add_lora,
@@ -71,6 +72,7 @@ class Job:
         cache_use: Reference values computed and read.
         reference_answers: Greedy answers of the reference, once an evaluation has needed them.
         listed_pairs: The held-out pairs among all answers, once an evaluation has listed these.
+        restore_dropout: Gives the policy's dropouts their probabilities again.
     """
 
     config: TrainConfig
@@ -90,13 +92,19 @@ class Job:
     cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None
+    restore_dropout: Callable[[], None] = lambda: None
+
+    def hand_back(self) -> None:
+        """Give the policy's dropouts their probabilities again; it stays in evaluation mode."""
+        self.policy.model.eval()
+        self.restore_dropout()
 
 
 def prepare(
     config: TrainConfig,
     *,
-    model: LanguageModel | None = None,
-    data: Preferences | Sequence[dict] | None = None,
+    model: AnyModel | None = None,
+    data: Preferences | Iterable[Mapping] | None = None,
     score: Score | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
@@ -105,10 +113,11 @@ def prepare(
 
     Args:
         config: The configuration.
-        model: A model already loaded, instead of `config.model`; it is trained in place, without
-            dropout, and the reference is what it is now. Weights without `requires_grad` stay as
-            they are.
-        data: Pairs or rows in memory, instead of `config.data`.
+        model: A model already loaded, instead of `config.model`, alone or as `(model, tokenizer)`.
+            It is trained in place, and the reference is what it is now. Weights without
+            `requires_grad` stay as they are. Its dropout is off until the run ends; it is left in
+            evaluation mode.
+        data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
         cache: Where reference values are kept; by default the lab's cache on disk.
         progress: Called with what is being done, how much is done and how much there is.
@@ -123,6 +132,7 @@ def prepare(
     train, held_out = load_data(config, data)
     pair_order(config, len(train))  # refuses a batch that is too large
     policy = ready_policy(config, model)
+    restore_dropout = disable_dropout(policy.model)
     config = replace(
         with_template(policy, config),
         precision=resolve_precision(config.precision, policy.device),
@@ -167,6 +177,7 @@ def prepare(
         held_out_fingerprint=held_out.fingerprint(),
         text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
+        restore_dropout=restore_dropout,
     )
 
 
@@ -176,7 +187,7 @@ def micro_batch_tokens(config: TrainConfig, device: torch.device) -> int:
 
 
 def load_data(
-    config: TrainConfig, data: Preferences | Sequence[dict] | None = None
+    config: TrainConfig, data: Preferences | Iterable[Mapping] | None = None
 ) -> tuple[Preferences, Preferences]:
     """Training and held-out pairs, from the configuration or from memory.
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.analysis.margin_history import MarginHistory
 from dpo_lab.analysis.pair_margins import score_pairs
 from dpo_lab.data.preferences import load_preferences
-from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.runs import Run
 

@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 
+from dpo_lab import TrainConfig, prepare
 from dpo_lab.analysis.response_stats import AnswerForm, before_and_after, distinct, repetition
 from dpo_lab.models.sampling import Completion
-from dpo_lab.training import TrainConfig, prepare
 from dpo_lab.ui.figures.responses import form_figure, form_table
 
 

@@ -16,8 +16,8 @@ from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_lab import load_preferences
 from dpo_lab.annotation.session import Question, Session
-from dpo_lab.data import load_preferences
 
 KILLS = 25
 

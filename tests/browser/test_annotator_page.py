@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from page import Page
 
-from dpo_lab.data import load_preferences
+from dpo_lab import load_preferences
 
 pytestmark = pytest.mark.slow
 

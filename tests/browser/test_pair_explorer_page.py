@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 SOURCE = """
 from dataclasses import replace
 from dpo_lab.data.preferences import load_preferences
-from dpo_lab.training import TrainConfig, prepare, train
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.analysis.pair_margins import score_pairs
 from dpo_lab.ui.explorers.pair_explorer import PairExplorer
 pairs = load_preferences("reviews", limit=200)

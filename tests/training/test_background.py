@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.models.loading import load_model
-from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.runs import Run
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from tiny import GROUPED, SIZE, make_tokenizer, shake
 
 from dpo_lab.models.loading import LanguageModel
@@ -44,11 +45,15 @@ def handed_over(name: str, dropout: bool = True) -> LanguageModel:
     return LanguageModel(shake(model, 0.1, 0).train(), make_tokenizer(), name, "test")
 
 
-def run(model: LanguageModel, folder, **options):
+def ready(model: LanguageModel, folder, **options):
     config = {"model": "test", "held_out": 0, "eval_every": 0, "batch_pairs": 4, "steps": 3}
     config |= {"learning_rate": 1e-2, "schedule": "constant", "device": "cpu"}
     cache = ReferenceCache(folder / "reference.sqlite")
-    job = prepare(TrainConfig(**config | options), model=model, data=ROWS, cache=cache)
+    return prepare(TrainConfig(**config | options), model=model, data=ROWS, cache=cache)
+
+
+def run(model: LanguageModel, folder, **options):
+    job = ready(model, folder, **options)
     return job, [record.values["loss"] for record in train(job)]
 
 
@@ -65,7 +70,7 @@ def test_dropout_is_off_wherever_a_model_keeps_it(name, checkpointing, tmp_path)
 
 def test_checkpointing_computes_each_layer_again(tmp_path):
     lm, calls = handed_over("LlamaForCausalLM"), []
-    job, _ = run(lm, tmp_path, gradient_checkpointing=True)
+    job = ready(lm, tmp_path, gradient_checkpointing=True)
     lm.model.model.layers[0].mlp.register_forward_pre_hook(lambda *at: calls.append(at))
     batch = job.scorer.batch([(job.train.tokens[0].prompt, job.train.tokens[0].chosen)])
     job.scorer.logps(batch).sum().backward()
@@ -92,3 +97,43 @@ def test_all_frozen_is_refused_unless_an_adapter_is_trained(tmp_path):
         run(lm, tmp_path)
     _, losses = run(lm, tmp_path, lora_rank=4)
     assert losses[2] < losses[0]
+
+
+def dropouts(model: torch.nn.Module) -> list[float]:
+    """Of all modules, and of the numbers that modules keep."""
+    found = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            found.append(module.p)
+        found += [v for k, v in vars(module).items() if "drop" in k and isinstance(v, float)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHead", "FalconForCausalLM", "OPTForCausalLM"])
+def test_a_plain_model_and_a_dataset_are_trained_and_dropout_is_there_again(name, tmp_path):
+    """`(model, tokenizer)` and a `Dataset`; the losses are those of the lab's own forms."""
+    lm = handed_over(name)
+    before = dropouts(lm.model)
+    assert any(before)
+    config = {"model": "test", "held_out": 0, "eval_every": 0, "batch_pairs": 4, "steps": 3}
+    config |= {"learning_rate": 1e-2, "schedule": "constant", "device": "cpu"}
+    cache = ReferenceCache(tmp_path / "reference.sqlite")
+    given = (lm.model, lm.tokenizer)
+    job = prepare(TrainConfig(**config), model=given, data=Dataset.from_list(ROWS), cache=cache)
+    assert job.policy.model is lm.model and not any(dropouts(lm.model))
+    losses = [record.values["loss"] for record in train(job)]
+    _, expected = run(handed_over(name, dropout=False), tmp_path)
+    assert losses == pytest.approx(expected, abs=1e-5)
+    assert dropouts(lm.model) == before and not lm.model.training
+
+
+def test_an_interrupted_run_gives_dropout_back_too(tmp_path):
+    lm = handed_over("GPT2LMHead")
+    dropout = next(m for m in lm.model.modules() if isinstance(m, torch.nn.Dropout))
+    config = TrainConfig(model="test", held_out=0, eval_every=0, batch_pairs=4, steps=3)
+    cache = ReferenceCache(tmp_path / "reference.sqlite")
+    running = train(prepare(config, model=lm, data=ROWS, cache=cache))
+    next(running)
+    assert dropout.p == 0
+    running.close()
+    assert dropout.p == 0.1

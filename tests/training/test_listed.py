@@ -7,6 +7,7 @@ import math
 import pytest
 from babble import let_it_babble
 
+from dpo_lab import TrainConfig, prepare
 from dpo_lab.analysis.frontier_curve import Theory, distance
 from dpo_lab.data.preferences import load_train_and_held_out
 from dpo_lab.data.reviews import score
@@ -14,7 +15,6 @@ from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.response_space import World
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.models.sampling import sample
-from dpo_lab.training import TrainConfig, prepare
 from dpo_lab.training.evaluation import evaluate
 from dpo_lab.training.history import History
 from dpo_lab.training.listed import MOST_PROMPTS, listed_values, world_of

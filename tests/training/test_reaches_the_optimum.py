@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, score
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.response_space import World
-from dpo_lab.training import TrainConfig, prepare, train
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab import TrainConfig, prepare
 from dpo_lab.data.preferences import load_train_and_held_out
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
 from dpo_lab.data.tokenization import tokenize_pairs
@@ -15,7 +16,6 @@ from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reward import RewardEnsemble, new_reward_model
 from dpo_lab.objective.bradley_terry import expected_accuracy
-from dpo_lab.training import TrainConfig, prepare
 from dpo_lab.training.evaluation import evaluate
 from dpo_lab.training.reward import RewardTraining, reward_margins, train_reward_model
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab import TrainConfig
 from dpo_lab.cli.commands import main
-from dpo_lab.training import TrainConfig
 from dpo_lab.training import sweep as sweeping
 from dpo_lab.training.files import write_table
 from dpo_lab.training.runs import Run

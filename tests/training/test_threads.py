@@ -12,8 +12,9 @@ from threading import Event, Thread
 import pytest
 import torch
 
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.kernels import threads as kernel_threads
-from dpo_lab.training import TrainConfig, prepare, setup, threads, train
+from dpo_lab.training import setup, threads
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.threads import KEY, RunThreads

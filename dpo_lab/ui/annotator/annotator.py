@@ -16,7 +16,8 @@ from dpo_lab.data.preferences import Score, answer_to, prompt_text
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.rows import COLUMNS, Text, row_to_pair
 from dpo_lab.data.sampled import Sampled, shown
-from dpo_lab.models.loading import LanguageModel, load_model
+from dpo_lab.models.handed_over import AnyModel, as_language_model
+from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.outcome import Score as Mean
 from dpo_lab.ui.annotator.question import BLANK, QuestionView, prompt_words
@@ -60,7 +61,7 @@ class Annotator:
     def __init__(
         self,
         prompts: Sequence[Text],
-        model: str | LanguageModel = "micro",
+        model: AnyModel = "micro",
         session: str | Path = "my_preferences",
         *,
         score: Score | None = None,
@@ -68,6 +69,7 @@ class Annotator:
         repeat: float = 0.12,
         max_new_tokens: int | None = None,
     ):
+        model = str(model) if isinstance(model, str | Path) else as_language_model(model)
         self._model, prompts = model, _checked(prompts)
         check_repeat(repeat)
         _close_the_one_before(Path(session))
@@ -186,7 +188,7 @@ class Annotator:
         return bundle(self.view, options, words, still)
 
     def _load(self) -> LanguageModel:
-        return self._model if isinstance(self._model, LanguageModel) else load_model(self._model)
+        return as_language_model(self._model)
 
     def _do(self, choice: str, click: int | None) -> None:
         """What a click does: `click` tells which question was on the page."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class DataPanel:
         view: The panel.
     """
 
-    def __init__(self, state: WorkbenchState, data: Preferences | Sequence[dict] | None = None):
+    def __init__(self, state: WorkbenchState, data: Preferences | Iterable[Mapping] | None = None):
         self._state, self._data = state, data
         self._guard = threading.Lock()
         self._open = True

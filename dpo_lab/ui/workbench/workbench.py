@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.data.preferences import Preferences, Score
-from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.runs import Run, new_folder, runs_folder
@@ -45,8 +45,9 @@ class Workbench:
     said.
 
     Args:
-        model: micro, smollm2, a folder, a hub id, or a model already loaded (a copy is trained).
-        data: reviews, places, a file, a folder, a hub id, or pairs or rows in memory.
+        model: micro, smollm2, a folder, a hub id, or a model already loaded, alone or as
+            `(model, tokenizer)` (a copy is trained).
+        data: reviews, places, a file, a folder, a hub id; pairs, rows or a `datasets.Dataset`.
         score: Score of `(prompt, response)`, instead of the data set's own.
         folder: Where runs are kept, and runs of earlier sessions and of the command line are found;
             `auto` is `runs_folder()`, none keeps nothing.
@@ -66,20 +67,21 @@ class Workbench:
 
     def __init__(
         self,
-        model: str | LanguageModel = "micro",
-        data: str | Preferences | Sequence[dict] = "reviews",
+        model: AnyModel = "micro",
+        data: str | Path | Preferences | Iterable[Mapping] = "reviews",
         *,
         score: Score | None = None,
         folder: str | Path | None = "auto",
         **settings: Any,
     ):
+        named = [isinstance(one, str | Path) for one in (model, data)]
         self._inputs = {
-            "model": None if isinstance(model, str) else model,
-            "data": None if isinstance(data, str) else data,
+            "model": None if named[0] else as_language_model(model),
+            "data": None if named[1] else data,
             "score": score,
         }
-        settings["model"] = model if isinstance(model, str) else model.name
-        settings["data"] = data if isinstance(data, str) else IN_MEMORY
+        settings["model"] = str(model) if named[0] else self._inputs["model"].name
+        settings["data"] = str(data) if named[1] else IN_MEMORY
         if settings["model"] == "micro":
             settings = MICRO_DEFAULTS | settings
             if "epochs" in settings:

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from dpo_lab import load_preferences
 from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
-from dpo_lab.data import load_preferences
 from dpo_lab.models.loading import load_model
 from dpo_lab.ui.annotator.annotator import Annotator
 from dpo_lab.ui.annotator.question import prompt_words

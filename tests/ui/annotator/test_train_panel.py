@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab import load_preferences
 from dpo_lab.annotation.question_queue import Interview
 from dpo_lab.annotation.session import Question, Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
-from dpo_lab.data import load_preferences
 from dpo_lab.data.reviews import PROMPTS as REVIEWS
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model

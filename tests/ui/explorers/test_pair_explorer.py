@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.analysis.pair_margins import score_pairs
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
-from dpo_lab.training import TrainConfig, prepare, train
 from dpo_lab.ui.explorers import pair_explorer
 from dpo_lab.ui.explorers.pair_explorer import COLUMNS, NOTE, ON_PAPER, PairExplorer, caveats
 from dpo_lab.ui.html.tables import escaped

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dpo_lab import TrainConfig
 from dpo_lab.analysis.displacement import Displacement, Share
 from dpo_lab.analysis.margin_history import MarginHistory
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.training import TrainConfig
 from dpo_lab.ui.figures.displacement import mass_figure, shares_figure
 from dpo_lab.ui.figures.margins import margin_figure
 

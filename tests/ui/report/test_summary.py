@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dpo_lab.training import TrainConfig
+from dpo_lab import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run, open_or_create

@@ -5,7 +5,7 @@ from dataclasses import fields
 import ipywidgets as widgets
 import pytest
 
-from dpo_lab.training import TrainConfig
+from dpo_lab import TrainConfig
 from dpo_lab.ui.workbench.controls import MAIN, Control, explanations, setting_names
 from dpo_lab.ui.workbench.state import WorkbenchState
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dpo_lab.training import TrainConfig
+from dpo_lab import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare

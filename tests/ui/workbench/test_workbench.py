@@ -5,9 +5,10 @@ import threading
 from dataclasses import replace
 
 import pytest
+from datasets import Dataset
 
+from dpo_lab import TrainConfig
 from dpo_lab.models.loading import load_model
-from dpo_lab.training import TrainConfig
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
@@ -522,3 +523,17 @@ def test_time_left_counts_the_evaluations_to_come() -> None:
         timing |= {"evaluation_seconds": 10.0} if step % 25 == 0 else {}
         run.records.append(StepRecord(step, 0.0, 8 * step, 0.1, 1e-3, {}, timing))
     assert numbers(run) == "step 30/100 · 16 pairs/s · 65 s left · 1.0 GB"
+
+
+def test_a_plain_model_and_a_dataset_are_shown_by_the_models_name(tmp_path) -> None:
+    micro = load_model("micro")
+    rows = [{"prompt": "the acting felt", "chosen": "good", "rejected": "bad"}] * 12
+    given = (micro.model, micro.tokenizer)
+    bench = Workbench(given, Dataset.from_list(rows), folder=None, held_out=0.0, **QUICK)
+    try:
+        assert bench.state.config.data == "(in memory)" and bench.controls["data"].value.disabled
+        run = bench.train().wait(120)
+        assert run.state == "done" and len(run.job.train) == 12
+        assert run.job.policy.model is not micro.model, "a copy is trained"
+    finally:
+        bench.close()
