@@ -49,7 +49,7 @@ from dpo_lab.data.preferences import (
 )
 from dpo_lab.data.preferences import prompt_text as prompt_text
 from dpo_lab.data.preferences import response_text as response_text
-from dpo_lab.data.tokenization import tokenize_pairs as tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs as tokenize_pairs
 from dpo_lab.kernels.head import linear_token_logps as linear_token_logps
 from dpo_lab.models.enumeration import enumerate_responses as enumerate_responses
 from dpo_lab.models.kl import measure_kl as measure_kl
@@ -160,7 +160,7 @@ from dpo_lab.ui.figures.rewards import calibration_figure as calibration_figure
 from dpo_lab.ui.figures.rewards import preference_figure as preference_figure
 from dpo_lab.ui.figures.rewards import rewards_figure as rewards_figure
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG as PLOTLY_CONFIG
-from dpo_lab.ui.figures.training import training_figure as training_figure
+from dpo_lab.ui.figures.training_figure import training_figure as training_figure
 from dpo_lab.ui.html.credit import credit_map as credit_map
 from dpo_lab.ui.html.tables import samples_table as samples_table
 from dpo_lab.ui.html.token_view import tokens_html as tokens_html

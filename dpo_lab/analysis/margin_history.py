@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences
-from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.evaluation import logps_of

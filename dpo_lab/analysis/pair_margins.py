@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences, prompt_text, response_text
-from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.objective.pair_logps import LOGPS, PairLogps
 from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.setup import Job, tokenize

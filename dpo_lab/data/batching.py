@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dpo_lab.data.encoding import PromptResponse
+from dpo_lab.data.text_to_ids import PromptResponse
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from dpo_lab.data.encoding import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoder, Ids
 from dpo_lab.data.preferences import answer_to, response_text
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.rows import Pair, PromptFormat
 from dpo_lab.data.sampled import SIDES
 from dpo_lab.data.sampled_reader import SampledReader
 from dpo_lab.data.templates import CannotEncode
+from dpo_lab.data.text_to_ids import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoder, Ids
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpo_lab.data.encoding import PromptResponse
 from dpo_lab.data.pair_ids import TokenizedPair
+from dpo_lab.data.text_to_ids import PromptResponse
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.batching import Batch, collate
-from dpo_lab.data.encoding import PromptResponse
 from dpo_lab.data.packing import pack
+from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.kernels.tree_attention import sliding_window, using_trees
 from dpo_lab.models.loading import LanguageModel
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from dpo_lab.data.encoding import Encoder
 from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
+from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model

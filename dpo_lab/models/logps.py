@@ -12,7 +12,7 @@ from torch import Tensor
 from dpo_lab.data.preferences import Preferences, as_preferences
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.rows import PromptFormat
-from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.choices import Precision
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.handed_over import AnyModel, as_language_model

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dpo_lab.data.encoding import PromptResponse
+from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import Scorer, score_sequences
 

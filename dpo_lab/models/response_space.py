@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lab.data.encoding import Ids
 from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.bradley_terry import sample_preferences

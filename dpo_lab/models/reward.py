@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import token_budget_batches
-from dpo_lab.data.encoding import Encoder, PromptResponse
 from dpo_lab.data.preferences import Text, answer_to
+from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.dropout import disable_dropout

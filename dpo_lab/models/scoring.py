@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dpo_lab.data.batching import Batch, collate, token_budget_batches
-from dpo_lab.data.encoding import PromptResponse
 from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.data.pair_sequences import PairSequences
+from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.kernels.chunked_stats import log_square_sums
 from dpo_lab.kernels.grad_buffers import adds_in_place
 from dpo_lab.kernels.head import head_logits, linear_token_logps, module_token_logps

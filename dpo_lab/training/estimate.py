@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dpo_lab.data.packing import pack, packed_groups
-from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.kernels.head import TILE
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.threads import is_small

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from dpo_lab.data.encoding import Ids
+from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.response_space import MAX_WORDS, ListedPairs, World
 from dpo_lab.models.reward import RewardEnsemble, RewardModel

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpo_lab.data.batching import integers
 from dpo_lab.data.pair_ids import TokenizedPair
-from dpo_lab.data.tokenization import TokenizedPairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.objective.pair_logps import PairLogps
 
 

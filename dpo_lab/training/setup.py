@@ -19,7 +19,7 @@ from dpo_lab.data.preferences import (
     preferences_from_rows,
     split_by_prompt,
 )
-from dpo_lab.data.tokenization import TokenizedPairs, tokenize_pairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
 from dpo_lab.models.dropout import disable_dropout, evaluation_mode

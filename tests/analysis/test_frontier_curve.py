@@ -9,7 +9,7 @@ from dpo_lab.analysis.frontier_curve import Theory, beyond, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures.training import training_figure
+from dpo_lab.ui.figures.training_figure import training_figure
 
 
 @pytest.fixture(scope="module")

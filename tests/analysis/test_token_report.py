@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dpo_lab.analysis.token_report import SIDES, pair_tokens, shown
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import Scorer

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dpo_lab.cli.commands import main
-from dpo_lab.cli.models import Logps
+from dpo_lab.cli.logps import Logps
 from dpo_lab.data.batching import PairOrder
 from dpo_lab.data.preferences import (
     load_preferences,
@@ -23,7 +23,7 @@ from dpo_lab.data.preferences import (
     split_by_prompt,
 )
 from dpo_lab.data.problems import BadRows, SkippedRows
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.training.config import TrainConfig
 
 GOOD = {"prompt": "Where is it?", "chosen": "Here.", "rejected": "There."}

@@ -11,13 +11,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from dpo_lab.analysis.token_report import pair_tokens
-from dpo_lab.data.encoding import Encoder
 from dpo_lab.data.flips import flip_labels
 from dpo_lab.data.preferences import load_preferences, pair_row, preferences_from_rows
 from dpo_lab.data.problems import BadRows
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sampled_reader import AS_SAMPLED, CHANGED, CUT, OTHER_TOKENIZER, UNKNOWN
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.text_to_ids import Encoder
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 
 LINES = ["The plot was slow", "the plots were slowly told", "plotting was it"] * 9
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<eot>{% endfor %}<assistant>"

@@ -12,7 +12,7 @@ from tiny import make_language_model
 from dpo_lab.annotation.scored_pairs import completion_pairs
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.sampled_reader import AS_SAMPLED, CUT
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.choices import new_tokens
 from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel, disable_dropout
@@ -25,7 +25,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
-from dpo_lab.ui.figures.training import training_figure
+from dpo_lab.ui.figures.training_figure import training_figure
 from dpo_lab.ui.html.tables import compared_answers, samples_table
 from dpo_lab.ui.report.summary import KL_TILE, row_of, tiles
 

@@ -20,7 +20,7 @@ from dpo_lab.training.history import History
 from dpo_lab.training.listed import MOST_PROMPTS, listed_values, world_of
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures.training import training_figure
+from dpo_lab.ui.figures.training_figure import training_figure
 from dpo_lab.ui.html.run_status import notice
 
 

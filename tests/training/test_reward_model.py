@@ -11,7 +11,7 @@ import torch
 from dpo_lab import TrainConfig, prepare
 from dpo_lab.data.preferences import load_train_and_held_out
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reward import RewardEnsemble, new_reward_model

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.training import reward

@@ -9,7 +9,7 @@ from tiny_tokenizers import TEMPLATES, tokenizer_of
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from dpo_lab.cli.commands import main
-from dpo_lab.data.encoding import AS_MESSAGES
+from dpo_lab.data.text_to_ids import AS_MESSAGES
 from dpo_lab.models import sampling
 from dpo_lab.training import evaluation, text_record
 from dpo_lab.training import sweep as sweeping

@@ -19,9 +19,9 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.runs import DATA_FACTS
-from dpo_lab.ui.figures.curves import StartLoss, beta_changes
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG, POLICY, REFERENCE
-from dpo_lab.ui.figures.training import training_figure
+from dpo_lab.ui.figures.training_curves import StartLoss, beta_changes
+from dpo_lab.ui.figures.training_figure import training_figure
 from dpo_lab.ui.html.data_list import HELD_OUT, data_list
 from dpo_lab.ui.html.page_policy import content_policy
 from dpo_lab.ui.html.tables import escaped, number, samples_table

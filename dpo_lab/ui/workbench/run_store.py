@@ -13,7 +13,7 @@ from dpo_lab.training.files import write_table
 from dpo_lab.training.history import History
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.runs import Run, list_runs
-from dpo_lab.ui.figures.curves import Former
+from dpo_lab.ui.figures.training_curves import Former
 from dpo_lab.ui.report.page import write_report
 from dpo_lab.ui.report.summary import NOT_READABLE, report_of, start_loss, tiles
 

@@ -13,7 +13,7 @@ from dpo_lab.analysis.frontier_curve import Theories, Theory
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
-from dpo_lab.ui.figures.training import training_figure, training_spec
+from dpo_lab.ui.figures.training_figure import training_figure, training_spec
 from dpo_lab.ui.html.run_status import notice, samples_panel
 from dpo_lab.ui.report.summary import start_loss
 from dpo_lab.ui.widgets.live import LiveFigure

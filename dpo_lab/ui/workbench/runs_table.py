@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from dpo_lab.ui.figures.curves import FORMER_RUNS
+from dpo_lab.ui.figures.training_curves import FORMER_RUNS
 from dpo_lab.ui.html.tables import compared_answers, escaped
 from dpo_lab.ui.report.summary import row_of
 from dpo_lab.ui.workbench.run_store import Shelf, ShelvedRun

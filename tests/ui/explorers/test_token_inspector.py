@@ -6,7 +6,7 @@ import pytest
 
 from dpo_lab.analysis.token_report import pair_tokens
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.scoring import Scorer
 from dpo_lab.ui.explorers import token_inspector as inspect
 from dpo_lab.ui.explorers.token_inspector import TokenInspector

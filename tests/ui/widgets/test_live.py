@@ -8,7 +8,7 @@ import pytest
 from sheet_page import SheetPage, history
 
 from dpo_lab.ui.figures.losses import noise_spec
-from dpo_lab.ui.figures.training import training_spec
+from dpo_lab.ui.figures.training_figure import training_spec
 from dpo_lab.ui.widgets.live import LATE, MUTE, NOT_DRAWN, TRIES, LiveFigure, Ticker, rest
 
 

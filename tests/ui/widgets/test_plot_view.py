@@ -13,9 +13,9 @@ from sheet_page import TRAIN, SheetPage, checked, history, plain
 import dpo_lab
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.explorers.losses import LossExplorer
-from dpo_lab.ui.figures.curves import FORMER_CURVES, FORMER_RUNS, MAX_POINTS, Former
 from dpo_lab.ui.figures.losses import noise_spec
-from dpo_lab.ui.figures.training import training_figure, training_spec
+from dpo_lab.ui.figures.training_curves import FORMER_CURVES, FORMER_RUNS, MAX_POINTS, Former
+from dpo_lab.ui.figures.training_figure import training_figure, training_spec
 from dpo_lab.ui.widgets.live import LiveFigure
 from dpo_lab.ui.widgets.plot_view import PART, PlotView, as_sent
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.encoding import Encoder, Ids, PromptResponse
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import (
@@ -22,6 +21,7 @@ from dpo_lab.data.problems import (
 )
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.sampled_reader import SampledReader
+from dpo_lab.data.text_to_ids import Encoder, Ids, PromptResponse
 
 
 @dataclass(frozen=True)

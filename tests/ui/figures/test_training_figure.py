@@ -11,9 +11,9 @@ from dpo_lab.analysis.frontier_curve import Theory, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures.curves import beta_changes, series, thin
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG
-from dpo_lab.ui.figures.training import MAX_CHANGES, training_figure
+from dpo_lab.ui.figures.training_curves import beta_changes, series, thin
+from dpo_lab.ui.figures.training_figure import MAX_CHANGES, training_figure
 
 TRAIN_KEYS = (
     "loss",

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dpo_lab.data.encoding import MOVED, Encoder
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.templates import TemplateProblem
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.text_to_ids import MOVED, Encoder
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 
 SPECIAL = [
     "<bos>",

@@ -20,7 +20,8 @@ from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
 from dpo_lab.training.history import History
 from dpo_lab.training.outcome import Score
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures.curves import (
+from dpo_lab.ui.figures.style import LEGEND, STYLE
+from dpo_lab.ui.figures.training_curves import (
     FORMER_CURVES,
     FORMER_RUNS,
     FRONTIER,
@@ -32,7 +33,6 @@ from dpo_lab.ui.figures.curves import (
     changes,
     traces_of,
 )
-from dpo_lab.ui.figures.style import LEGEND, STYLE
 
 _MARGIN, _ROW, _GAP = {"l": 60, "r": 14, "t": 92, "b": 46}, 288, 126
 """Pixels around the panels, of a row of them, and between two rows."""

@@ -5,10 +5,10 @@ import torch
 from tiny_tokenizers import KINDS, MERGING, TEMPLATES, tokenizer_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dpo_lab.data.encoding import CHANGED, GENERATED, MOVED, TRIMMED, Encoder
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.templates import CannotEncode
-from dpo_lab.data.tokenization import tokenize_pairs
+from dpo_lab.data.text_to_ids import CHANGED, GENERATED, MOVED, TRIMMED, Encoder
+from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 

