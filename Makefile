@@ -38,7 +38,8 @@ test: $(READY)  ## every test, and every notebook run and compared
 		--nbval-cell-timeout=300 -p no:cacheprovider notebooks
 
 check: lint  ## style, types, and the tests that are fast
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not slow" --ignore=tests/browser --ignore=tests/training
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not slow" \
+		--ignore=tests/browser --ignore=tests/training --ignore=tests/test_notebooks.py
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check

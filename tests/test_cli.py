@@ -12,6 +12,8 @@ from dpo_lab.data.preferences import preferences_from_rows, split_by_prompt
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.runs import Run, list_runs
 
+pytestmark = pytest.mark.slow
+
 
 def run_cli(capsys, *arguments: str) -> tuple[int, str, str]:
     try:

@@ -14,6 +14,8 @@ from dpo_lab.cli.settings import GROUPS, settings
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.runs import Run
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("torch", "transformers", "datasets", "peft", "plotly", "ipywidgets")
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import termios
 
+pytestmark = pytest.mark.slow
+
 SIZE = (30, 100)
 SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 

@@ -17,6 +17,8 @@ from dpo_lab.models import builtin
 from dpo_lab.models.builtin import builtin_model, convert_gguf, fetch_smollm2
 from dpo_lab.models.loading import load_model
 
+pytestmark = pytest.mark.slow
+
 GGUF = b"weights, in a manner of speaking"
 
 

@@ -21,6 +21,8 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.setup import prepare
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 64
 # Every size that some family has; a family takes those that its configuration knows.
 SMALL = {

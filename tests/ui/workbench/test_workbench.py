@@ -17,6 +17,8 @@ from dpo_lab.ui.widgets.live import NOT_DRAWN
 from dpo_lab.ui.workbench.run_store import ShelvedRun
 from dpo_lab.ui.workbench.workbench import Workbench
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"steps": 8, "batch_pairs": 4, "eval_every": 4, "eval_pairs": 8, "kl_samples": 5}
 PROMPTS = 3
 

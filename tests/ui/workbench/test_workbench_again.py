@@ -7,6 +7,8 @@ from ipywidgets.widgets.widget import _instances as open_widgets
 
 from dpo_lab.ui.workbench.workbench import Workbench
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"steps": 40, "batch_pairs": 4, "eval_every": 0, "kl_samples": 0}
 
 
