@@ -9,6 +9,8 @@ import subprocess
 import sys
 import termios
 
+import pytest
+
 pytestmark = pytest.mark.slow
 
 SIZE = (30, 100)
