@@ -7,9 +7,8 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
-from docstring_parser import parse_from_object
 
-from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.config import TrainConfig, setting_texts
 
 GROUPS = {
     "model": "data",
@@ -60,10 +59,7 @@ class Setting:
 def settings() -> list[Setting]:
     """Every field of `TrainConfig`, in its order."""
     hints = get_type_hints(TrainConfig, include_extras=True)
-    texts = {
-        each.arg_name: " ".join(each.description.split())
-        for each in parse_from_object(TrainConfig).params
-    }
+    texts = setting_texts()
     found, group = [], ""
     for each in fields(TrainConfig):
         group = GROUPS.get(each.name, group)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -17,7 +17,7 @@ from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.template_files import template_text
 from dpo_lab.models.choices import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
-from dpo_lab.objective.registry import Loss, all_options, find_loss
+from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
 from dpo_lab.training.loss_words import loss_words
 from dpo_lab.training.schedule import Schedule
 
@@ -29,7 +29,30 @@ DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
 OTHER_LEARNING_RATES = (1e-6, 1e-5)
 
 
+def _with_options_of_losses(config: type[Config]) -> type[Config]:
+    """A field, by default not given, for each option of a registered loss that has none here.
+
+    So a new loss brings its options to the command line and the workbench by itself.
+    """
+    declared, annotations = config.__annotations__, {}
+    for name, kind in declared.items():
+        annotations[name] = kind
+        if name == _LAST_OPTION:
+            for option, default in all_options().items():
+                if option not in declared:
+                    annotations[option] = f"{type(default).__name__} | None"
+                    setattr(config, option, None)
+    config.__annotations__ = annotations
+    return config
+
+
+Config = TypeVar("Config")
+_LAST_OPTION = "cpo_alpha"
+"""The last option of a loss among the fields: those of further losses come after it."""
+
+
 @dataclass(frozen=True)
+@_with_options_of_losses
 class TrainConfig:
     """Everything that decides what a run computes. `None` means: not given, choose for me."""
 
@@ -292,6 +315,18 @@ class TrainConfig:
                     f"{' or '.join(dict.fromkeys(kinds.values()))}."
                 )
         return cls(**values | {"trust_remote_code": False})
+
+
+@cache
+def setting_texts() -> dict[str, str]:
+    """What every setting does: from the docstrings of the fields, and of losses with more."""
+    from docstring_parser import parse_from_object
+
+    texts = {p.arg_name: p.description or "" for p in parse_from_object(TrainConfig).params}
+    for name, default in all_options().items():
+        takers = [loss.title for loss in LOSSES.values() if name in loss.options]
+        texts.setdefault(name, f"Option of {', '.join(takers)}; {default} by default.")
+    return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
 @cache

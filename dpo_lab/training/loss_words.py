@@ -14,7 +14,8 @@ _OPTIONS = {
     "simpo_gamma": None,
     "cpo_alpha": None,
 }
-"""Options of losses, each with the value that changes nothing; a test holds them to `OPTIONS`."""
+"""Options of losses, each with the value that changes nothing."""
+_LAST = "cpo_alpha"
 
 
 def loss_words(settings: Mapping[str, Any]) -> str:
@@ -23,13 +24,21 @@ def loss_words(settings: Mapping[str, Any]) -> str:
     Args:
         settings: As in `config.json`; what is missing there is taken as not given.
     """
-    given = {name: settings.get(name) for name in _OPTIONS}
+    given = {name: settings.get(name) for name in (*_OPTIONS, *_further(settings))}
     words = [
         f"{name} {value:g}" if isinstance(value, float) else str(value)
         for name, value in given.items()
-        if value is not None and value != _OPTIONS[name]
+        if value is not None and value != _OPTIONS.get(name)
     ]
     ld_alpha = settings.get("ld_alpha")
     words += [f"ld_alpha {ld_alpha:g}"] if ld_alpha is not None else []
     words += ["WPO"] * bool(settings.get("use_weighting"))
     return ", ".join([settings["loss"], *words])
+
+
+def _further(settings: Mapping[str, Any]) -> list[str]:
+    """Options of losses that came later: they stand between the last that is known and `steps`."""
+    names = list(settings)
+    if not {_LAST, "steps"} <= set(names):
+        return []
+    return names[names.index(_LAST) + 1 : names.index("steps")]

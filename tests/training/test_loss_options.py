@@ -166,6 +166,6 @@ def test_the_words_know_every_option_that_a_loss_takes():
     for name, loss in LOSSES.items():
         for option in loss.options:
             value = "js_divergence" if option == "f_divergence_type" else 0.25
-            said = loss_words({"loss": name, option: value})
+            said = loss_words(TrainConfig().as_dict() | {"loss": name, option: value})
             assert said == f"{name}, {value if isinstance(value, str) else f'{option} 0.25'}"
     assert loss_words({"loss": "ipo", "label_smoothing": 0.0}) == "ipo"

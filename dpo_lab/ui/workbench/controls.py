@@ -8,12 +8,11 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import ipywidgets as widgets
-from docstring_parser import parse_from_object
 
 from dpo_lab.data.builtin import BUILTIN as BUILTIN_DATA
 from dpo_lab.models.builtin import BUILTIN_MODELS
 from dpo_lab.objective.registry import LOSSES, SUMS
-from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.config import TrainConfig, setting_texts
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.workbench.state import WorkbenchState
 
@@ -33,14 +32,6 @@ _SUGGESTIONS = {"model": tuple(BUILTIN_MODELS), "data": tuple(BUILTIN_DATA)}
 _KINDS = {int: "a whole number", float: "a number"}
 
 
-@cache
-def explanations() -> dict[str, str]:
-    """What every setting does, from the docstrings of the configuration."""
-    return {
-        p.arg_name: " ".join(p.description.split()) for p in parse_from_object(TrainConfig).params
-    }
-
-
 class Control:
     """A setting of the state as a labelled widget; either follows the other.
 
@@ -57,7 +48,7 @@ class Control:
     def __init__(self, state: WorkbenchState, field: str):
         self.state, self.field = state, field
         self.kind, self.optional = _kind(field)
-        explanation = explanations()[field]
+        explanation = setting_texts()[field]
         label = LABELS.get(field, field.replace("_", " "))
         title = widgets.HTML(f"<label title='{escaped(explanation)}'>{escaped(label)}</label>")
         self.value = self._widget(explanation)

@@ -6,7 +6,8 @@ import ipywidgets as widgets
 import pytest
 
 from dpo_lab import TrainConfig
-from dpo_lab.ui.workbench.controls import MAIN, Control, explanations, setting_names
+from dpo_lab.training.config import setting_texts
+from dpo_lab.ui.workbench.controls import MAIN, Control, setting_names
 from dpo_lab.ui.workbench.state import WorkbenchState
 
 
@@ -20,9 +21,9 @@ def test_every_setting_has_a_control_and_says_what_it_does(state: WorkbenchState
     assert set(setting_names()) == names - {"columns"} and setting_names()[: len(MAIN)] == [*MAIN]
     for name in setting_names():
         control = Control(state, name)
-        assert len(explanations()[name]) > 10
-        assert control.value.tooltip == explanations()[name]
-    assert "closer to the reference" in explanations()["beta"]
+        assert len(setting_texts()[name]) > 10
+        assert control.value.tooltip == setting_texts()[name]
+    assert "closer to the reference" in setting_texts()["beta"]
 
 
 @pytest.mark.parametrize(
