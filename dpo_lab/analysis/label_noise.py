@@ -9,7 +9,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.setup import prepare
 
 CONTENDERS = {"plain": "sigmoid", "conservative": "sigmoid", "robust": "robust"}
-"""Losses by what they are called here; but for the plain one they are told how many are wrong."""
+"""Names of the losses that are compared; all but plain DPO get the true share of flips."""
 
 
 def trained_on(rows: list[dict[str, str]], config: TrainConfig) -> LanguageModel:

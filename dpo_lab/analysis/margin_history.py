@@ -22,7 +22,7 @@ class MarginHistory(Callback):
 
     Give it to `train(job, callbacks=[history])`. The pairs are scored with the policy as it is
     after each of the steps; the reference is scored once. Without evaluations (`eval_every=0`),
-    call `job.reference.keep()` first. A run that begins anew empties it; one that goes on from a
+    call `job.reference.keep()` first. A run that starts again empties it; one that goes on from a
     checkpoint keeps the steps up to there.
 
     Each step's beta is that of its record. A step that has no record, the one at which a run begins

@@ -129,7 +129,7 @@ def before_and_after(
 
     Args:
         job: A job whose policy has been trained.
-        prompts: A prompt that comes twice is answered anew.
+        prompts: A prompt that comes twice gets independent answers.
         max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
         seed: Of both draws: where the models agree, so do the answers.
     """

@@ -1,4 +1,4 @@
-"""A log that is added to line by line; what a kill or a power cut leaves of it is mended.
+"""A log that is added to line by line; what a kill or a power cut leaves of it is fixed.
 
 Nothing is thrown away: what is cut off, and what the lab did not write, is kept beside the file.
 """

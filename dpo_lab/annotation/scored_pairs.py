@@ -33,7 +33,7 @@ def completion_pairs(
 
     Args:
         language_model: Who answers, at temperature 1.
-        prompts: Prompts; one that comes twice is answered anew.
+        prompts: Prompts; one that comes twice gets independent answers.
         score: Ground-truth reward of `(prompt, response)`.
         completions: Answers to a prompt; four make six pairs.
         labels: `sampled` from Bradley-Terry with the score, so that the optimum is finite; or

@@ -221,7 +221,7 @@ class Session:
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{self.log}, line {number}: broken ({error}). It was changed by hand, by a "
-                    "fault or by another version: mend the line, or give another folder."
+                    "fault or by another version: fix the line, or give another folder."
                 ) from None
         self._unsure = False
 

@@ -37,7 +37,7 @@ class Trees:
         return replace(self, subtree_end=self.subtree_end.to(device))
 
     def masks(self) -> list[Tensor]:
-        """Who attends to whom in each tree, `(queries, keys)`, true where it may."""
+        """Which tokens attend to which in each tree, `(queries, keys)`, true where it may."""
         masks = []
         for start, end in pairwise(self.bounds):
             place = torch.arange(start, end, device=self.subtree_end.device)
@@ -61,7 +61,7 @@ class Batch:
         responses: How many responses there are.
         real_tokens: Tokens of all sequences, without padding, shared ones as often as they occur.
         positions: `(rows, length)`, position ids; none where they run from 0 in every row.
-        trees: Who attends to whom in a packed row.
+        trees: Which tokens attend to which in a packed row.
         lengths: Tokens of each row without its padding; none where the row is packed.
     """
 

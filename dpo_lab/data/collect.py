@@ -63,7 +63,7 @@ def collect_pairs(
     if not pairs:
         found = f"none of its {count} rows can be used ({problems[0]})" if count else "it is empty"
         raise ValueError(
-            f"{source}: {found}. A data set needs at least one pair; mend its rows or add some."
+            f"{source}: {found}. A data set needs at least one pair; fix its rows or add some."
         )
     repeated = use.repeated[bool(explicit)]
     report = LoadReport(

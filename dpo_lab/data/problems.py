@@ -65,7 +65,7 @@ class BadRows(ValueError):
         more = f"; and {unlisted} more" if unlisted else ""
         return (
             f"{self.source}: {self.bad} of {self.rows} rows cannot be used: {listed}{more}. "
-            "Mend them, or skip bad rows (on_bad_rows='skip', --on-bad-rows skip)."
+            "Fix them, or skip bad rows (on_bad_rows='skip', --on-bad-rows skip)."
         )
 
 
@@ -127,7 +127,7 @@ class LoadReport:
         if self.duplicates.count:
             parts.append(_counted(self.duplicates, "an earlier one whole"))
         if self.alike.count:
-            parts.append(_counted(self.alike, "an earlier one but for what is unused"))
+            parts.append(_counted(self.alike, "an earlier one except in what is unused"))
         if self.unused_columns:
             parts.append(f"unused: {_with_rows(self.unused_columns)}")
         if any(self.unused_columns.values()):

@@ -50,7 +50,7 @@ def read_file(path: Path, max_gz_gb: float = MAX_GZ_GB) -> Iterator[NumberedRow]
     if not extension:
         raise ValueError(
             f"{path}: unknown kind of file. Its name must end in one of {', '.join(EXTENSIONS)}: "
-            "convert it, or mend its name."
+            "convert it, or fix its name."
         )
     _refuse_pointer(path)
     if extension == ".parquet":
@@ -123,7 +123,7 @@ def _json(path: Path, text: str) -> Iterator[NumberedRow]:
             return _jsonl(text)
         raise ValueError(
             f"{path}: truncated or malformed JSON ({error}). "
-            "Mend the file; it must be a list of objects, or one object a line."
+            "Fix the file; it must be a list of objects, or one object a line."
         ) from None
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]

@@ -33,7 +33,7 @@ def use_template(
             tokenizer.apply_chat_template(question, chat_template=template, tokenize=False)
         except TemplateSyntaxError as error:
             raise ValueError(
-                f"chat_template: line {error.lineno} is no Jinja ({error.message}). Mend it there."
+                f"chat_template: line {error.lineno} is no Jinja ({error.message}). Fix it there."
             ) from None
         except Exception:  # it may refuse this question, and take others
             pass
@@ -62,7 +62,7 @@ class CannotEncode(ValueError):
         detail: What is particular to them.
     """
 
-    advice = "Mend the row, or leave it out."
+    advice = "Fix the row, or leave it out."
 
     def __init__(self, model: str, reason: str, detail: str):
         super().__init__(model, reason, detail)
@@ -75,7 +75,7 @@ class CannotEncode(ValueError):
 class TemplateProblem(CannotEncode):
     """A conversation that a chat template cannot write as prompt and answer."""
 
-    advice = "Mend the conversation, or use another template."
+    advice = "Fix the conversation, or use another template."
 
 
 class ChatTemplate:

@@ -136,7 +136,7 @@ def tokenize_pairs(
         raise ValueError(
             f"{source}: no pair is left after tokenising with max_length={max_length} "
             f"({problems[0] if problems else 'there was none'}). "
-            "Raise max_length, or mend the rows."
+            "Raise max_length, or fix the rows."
         )
     dropped = dict(Counter(problem.reason for problem in problems))
     cuts = cut["prompts"], cut["responses"]

@@ -1,4 +1,4 @@
-"""Gradients of weights added to where they are summed: no second array, no pass to add it."""
+"""Weight gradients accumulated straight into `.grad`, without a temporary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def adds_in_place(weight: Tensor) -> bool:
 
 
 def summed_into(weight: Tensor) -> tuple[Tensor, bool]:
-    """`weight.grad`, and whether it is new: its numbers mean nothing then, and are to be set.
+    """The gradient buffer, and whether it is uninitialised: then it is to be set, not added to.
 
     Args:
         weight: One of which `adds_in_place` is true.

@@ -14,7 +14,7 @@ _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_ARENA_MAX = -4, -1, -2, -8
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks instead of returning them to the system.
 
-    Returned, they come back as fresh pages that the kernel clears one by one, in every step anew.
+    Returned, they come back as fresh pages that the kernel clears one by one, in every step.
     One arena serves the backward pass's thread too. Elsewhere than on glibc nothing happens.
     """
     libc = _libc()

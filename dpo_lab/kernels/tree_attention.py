@@ -150,7 +150,7 @@ def tree_attention(
         key: `(1, key heads, length, width)`.
         value: `(1, key heads, length, width)`.
         attention_mask: Used where there are no trees.
-        trees: Who attends to whom; none for a plain pass.
+        trees: Which tokens attend to which; none for a plain pass.
         scaling: Factor on the scores.
         softcap: A bound on the scores; not supported with trees.
         options: What else the model passes on.

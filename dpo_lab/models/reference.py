@@ -75,7 +75,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class CacheUse:
-    """How reference log-probabilities were come by.
+    """Cache statistics: reference log-probabilities computed, read and checked.
 
     Attributes:
         computed: Values computed by the model.
@@ -150,7 +150,7 @@ def _check_finite(scores: Tensor) -> None:
     if len(bad):
         raise ValueError(
             f"reference log-probability {bad[0].item()}: no loss can be computed from it. "
-            "The model's weights are broken, or overflow; load it anew, or try precision float32."
+            "The model's weights are broken, or overflow; load it again, or try precision float32."
         )
 
 

@@ -90,7 +90,7 @@ def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
         reference_logits: `(tokens, vocabulary)`.
 
     Returns:
-        `(tokens,)`, nats, never negative but for rounding.
+        `(tokens,)`, nats, never negative except by rounding.
 
     Source:
         Rafailov et al. 2023, section 6.1, whose sequence KL is the sum of the per-timestep KLs.

@@ -19,7 +19,7 @@ SETTINGS = ("config.json", "environment.json")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, if there is one; mends what a kill left half renamed."""
+    """The newest whole checkpoint, if there is one; repairs what a kill left half renamed."""
     current = folder / "checkpoint"
     if not current.exists():
         # A kill between the two renames: the new one was whole before the first of them.
@@ -41,7 +41,7 @@ def replace_checkpoint(folder: Path, write: Callable[[Path], None], **facts: flo
     current, fresh, previous = (
         folder / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
     )
-    find_checkpoint(folder)  # mends an interrupted replacement first
+    find_checkpoint(folder)  # repairs an interrupted replacement first
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(previous, ignore_errors=True)
     fresh.mkdir()

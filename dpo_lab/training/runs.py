@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dpo_lab.training.setup import Job
 
 BEGINNING = {".lock", "environment.json.next", "environment.json", "config.json.next"}
-"""What a kill leaves of a run that was just being begun: nothing that is not written anew."""
+"""What a kill leaves of a run that was just being begun: nothing that is not written again."""
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 
@@ -295,7 +295,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The newest whole checkpoint, if there is one; mends what a kill left half renamed."""
+        """The newest whole checkpoint, if there is one; repairs what a kill left half renamed."""
         return find_checkpoint(self.path)
 
     def save_checkpoint(self, write: Callable[[Path], None], **facts: float) -> None:

@@ -45,7 +45,7 @@ def test_a_line_broken_before_the_last_is_named(tmp_path) -> None:
     lines = session.log.read_bytes().splitlines(keepends=True)
     for broken in (b"{\n", b"[1]\n", b'{"choice": "C"}\n', b'{"choice": "undo", "number": 7}\n'):
         session.log.write_bytes(lines[0] + broken + lines[2])
-        with pytest.raises(ValueError, match=r"clicks\.log, line 2: broken \(.*mend the line"):
+        with pytest.raises(ValueError, match=r"clicks\.log, line 2: broken \(.*fix the line"):
             Session(tmp_path)
     session.log.write_bytes(b"".join(lines))
     Session(tmp_path).close()  # it was not left locked
@@ -61,7 +61,7 @@ def test_a_whole_last_line_that_is_not_understood_is_refused_and_stays(tmp_path,
     session.close()
     log = session.log.read_bytes() + last
     session.log.write_bytes(log)
-    with pytest.raises(ValueError, match=r"clicks\.log, line 2: broken .*another version: mend"):
+    with pytest.raises(ValueError, match=r"clicks\.log, line 2: broken .*another version: fix"):
         Session(tmp_path)
     assert session.log.read_bytes().rstrip(b"\n") == log.rstrip(b"\n")
     assert len(rows(session)) == 1 and not (tmp_path / "clicks.log.cut").exists()

@@ -31,7 +31,7 @@ def test_a_person_tunes_trains_pauses_stops_and_reloads(page: Page, pictures) ->
     page.idle()
     pictures(page, "workbench")
 
-    # Letting go of beta trains anew: 301 points, and the former runs stay behind.
+    # Letting go of beta trains again: 301 points, and the former runs stay behind.
     handle = tab.locator(".dpo-beta .noUi-handle")
     handle.focus()
     handle.press("ArrowLeft")

@@ -96,7 +96,7 @@ def test_repeated_rows_are_counted_and_named():
     assert told.duplicates == Repeats(2, (3, 5))
     assert told.alike == Repeats(2, (2, 6))
     assert "; 2 rows repeat an earlier one whole (rows 3, 5)" in str(told)
-    assert "; 2 rows repeat an earlier one but for what is unused (rows 2, 6)" in str(told)
+    assert "; 2 rows repeat an earlier one except in what is unused (rows 2, 6)" in str(told)
     many = report(*[ROW] * 13)
     assert many.duplicates == Repeats(12, tuple(range(2, 12)))
     assert (

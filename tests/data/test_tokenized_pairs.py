@@ -206,7 +206,7 @@ def test_only_the_conversations_that_a_template_refuses_are_left_out():
     assert [str(problem) for problem in tokens.problems] == [
         "row 2, 'prompt': refused by the chat template (no system)"
     ]
-    with pytest.raises(TemplateProblem, match=r"\(no system\). Mend the conversation, or use"):
+    with pytest.raises(TemplateProblem, match=r"\(no system\). Fix the conversation, or use"):
         Encoder(some).prompts([rows[1]["prompt"]])
 
 

@@ -184,7 +184,7 @@ def test_a_larger_model_beside_micro_has_the_threads_of_the_process(first_to_end
     for name in (first_to_end, *({"small", "large"} - {first_to_end})):
         go_on[name].set()
         both[name].join()
-    assert found["large", "begins with"] == 1, "or there would be nothing to mend"
+    assert found["large", "begins with"] == 1, "or there would be nothing to fix"
     assert (found["small"], found["large"]) == (1, 3)
     assert (found["small", "still"], found["large", "still"]) == (1, 3)
     late = Thread(target=lambda: found.update(late=torch.get_num_threads()))

@@ -293,7 +293,7 @@ def _checked(prompts: Sequence[Text]) -> list[Text]:
             row_to_pair(number, row, columns)
         except RowProblem as problem:
             raise ValueError(
-                f"prompts, {problem}. A prompt is a text, or a list of messages: mend it."
+                f"prompts, {problem}. A prompt is a text, or a list of messages: fix it."
             ) from None
         if prompt not in kept:
             kept.append(prompt)

@@ -138,7 +138,7 @@ class TokenInspector:
             self.row = self._rows[place]
 
     def _to_changed(self) -> None:
-        """To the next row that was cut or dropped, beginning anew after the last."""
+        """To the next row that was cut or dropped, starting again after the last."""
         place = bisect_right(self.changed, self.row)
         self.row = self.changed[place % len(self.changed)]
 

@@ -1,4 +1,4 @@
-"""Figures of the losses: their curves, whom they push, and what became of the pairs."""
+"""Figures of the losses: their curves, which way they push a pair, and what became of the pairs."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Control:
         return value
 
     def _show(self, change=None) -> None:
-        """From the state to the widget; a refused value stays to be mended."""
+        """From the state to the widget; a refused value stays to be fixed."""
         words = self.state.problems.get(self.field)
         self.problem.value = escaped(words) if words else ""
         if not words:

@@ -22,7 +22,7 @@ class WorkbenchState(HasTraits):
 
     Attributes:
         config: Valid at every moment.
-        problems: Field to words, for every value that was refused and not mended yet.
+        problems: Field to words, for every value that was refused and not fixed yet.
         phase: idle, or the state of the run.
     """
 

@@ -56,7 +56,7 @@ class Bar:
         self.instant = widgets.Checkbox(
             value=state.config.model == "micro",
             description="train when β is let go",
-            tooltip="With no run going on, letting go of β trains anew; such runs are not kept",
+            tooltip="With no run going on, letting go of β trains again; such runs are not kept",
             indent=False,
         ).add_class("dpo-instant")
         self.progress = widgets.FloatProgress(min=0, max=1).add_class("dpo-progress")
@@ -76,7 +76,7 @@ class Bar:
         self.show(None)
 
     def _model_changed(self, change) -> None:
-        """Only micro is trained anew at once by itself."""
+        """Only micro is trained again at once by itself."""
         if change["old"].model != change["new"].model:
             self.instant.value = change["new"].model == "micro"
 
@@ -126,7 +126,7 @@ class Bar:
         def begin() -> None:
             wrong = list(self._state.problems)
             if wrong and not self._running():
-                raise ValueError(f"mend what is wrong first: {', '.join(wrong)}")
+                raise ValueError(f"fix what is wrong first: {', '.join(wrong)}")
             work()
 
         return begin

@@ -78,7 +78,7 @@ def test_a_wrong_value_is_refused_beside_its_control(state, field, entered, word
     control.value.value = entered
     assert words in control.problem.value and other.problem.value == ""
     assert getattr(state.config, field) == kept
-    assert control.value.value == entered  # left there to be mended
+    assert control.value.value == entered  # left there to be fixed
     control.value.value = "" if kept is None else str(kept)
     assert control.problem.value == "" and state.problems == {}
 
