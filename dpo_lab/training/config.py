@@ -81,6 +81,8 @@ class TrainConfig:
     """LD-DPO: weight, in 0 to 1, of a longer answer's tokens beyond the length of the shorter."""
     use_weighting: bool = False
     """WPO: weigh each pair by how likely the policy itself would be to give both answers."""
+    router_aux_loss_coef: float | None = None
+    """Weight of a mixture of experts' own balancing loss; by default it is left out."""
     discopop_tau: float | None = None
     """Width of discopop's change, 0.05 by default."""
     dpop_lambda: float | None = None
@@ -353,6 +355,7 @@ _RANGES = (
     ("beta", 0, True), ("steps", 1, False), ("epochs", 0, True), ("batch_pairs", 1, False),
     ("micro_batch_tokens", 1, False), ("learning_rate", 0, True), ("warmup_steps", 0, False),
     ("weight_decay", 0, False), ("max_grad_norm", 0, True), ("lora_rank", 1, False),
+    ("router_aux_loss_coef", 0, True),
     ("lora_alpha", 0, True), ("max_length", 2, False), ("max_prompt_length", 1, False),
     ("limit", 1, False), ("max_gz_gb", 0, True), ("seed", 0, False), ("eval_every", 0, False),
     ("eval_pairs", 0, False),

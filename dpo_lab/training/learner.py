@@ -23,6 +23,7 @@ from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.loading import load_weights, save_model
+from dpo_lab.models.router import Routers
 from dpo_lab.models.scoring import pair_logps
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
@@ -97,6 +98,9 @@ class Learner:
         plain = job.scorer.autocast or is_small(job.policy.model)
         self.lean = nullcontext if plain else LeanLayers(job.policy.model)
         self.optimizer = _optimizer(self.config, self.parameters)
+        self.routers = None
+        if self.config.router_aux_loss_coef:
+            self.routers = Routers.of(job.policy.base, job.policy.name)
 
     @property
     def learning_rate(self) -> float:
@@ -131,6 +135,7 @@ class Learner:
         metrics = pair_metrics(outcome.losses, pairs, outcome.gradient_weights, beta)
         values = {"pairs": len(indices)} | metrics
         values["grad_norm"] = grad_norm.item()
+        values |= {"router/aux_loss": self.balance} if self.routers else {}
         self._check_finite(values)
         if self._new_peak is not None:
             values["change/learning_rate"], self._new_peak = self._new_peak, None
@@ -161,10 +166,11 @@ class Learner:
         """
         batches = self.micro_batches(indices)
         known = self._coupled_losses(batches)
+        self.balance = 0.0
         outcomes, tokens = [], 0
         for number, batch in enumerate(batches):
             with self.lean():
-                policy, weights, batch_tokens = self._policy_logps(batch)
+                policy, weights, batch_tokens, balance = self._policy_logps(batch)
                 policy.retain_grad()
                 pairs = batch.logps.with_policy(*policy.cpu())
                 if known is None:
@@ -172,9 +178,15 @@ class Learner:
                 else:
                     losses, grads = known[number]
                     to_descend = grads[0] * pairs.policy_chosen + grads[1] * pairs.policy_rejected
-                to_descend.backward(weights / len(indices))
+                terms, their_weights = [to_descend], [weights / len(indices)]
+                if balance is not None:
+                    terms.append(balance * (self.config.router_aux_loss_coef or 0))
+                    their_weights.append(torch.tensor(len(batch) / len(indices)).to(balance))
+                torch.autograd.backward(terms, their_weights)
             pushes = policy.grad[0].cpu() * (-len(indices) / self.beta)
             outcomes.append(BatchOutcome(losses.detach() * weights, pairs.detach(), pushes))
+            if balance is not None:
+                self.balance += balance.item() * len(batch) / len(indices)
             tokens += batch_tokens
         return BatchOutcome.joined(outcomes, tokens)
 
@@ -186,18 +198,23 @@ class Learner:
         mean = train.lengths[0, integers(indices)].mean().item()
         return [train.batch([indices[place] for place in group], mean) for group in groups]
 
-    def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int]:
-        """The policy's log-probabilities `(2, pairs)`, the pairs' weights, and their tokens."""
+    def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int, Tensor | None]:
+        """The policy's log-probabilities `(2, pairs)`, the pairs' weights, tokens, and balance."""
         config, scorer = self.config, self.job.scorer
         sequences = PairSequences.of(batch.pairs, cut=config.ld_alpha is not None)
         laid_out = scorer.batch(sequences.all)
         weights = torch.ones(len(batch))
-        if config.use_weighting:
-            logps, aligned = scorer.aligned_logps(laid_out)
-            weights = wpo_weights(*aligned[: 2 * len(batch)].view(2, -1)).cpu()
-        else:
-            logps = scorer.logps(laid_out)
-        return pair_logps(sequences, logps, config.ld_alpha), weights, laid_out.real_tokens
+        balance = None
+        with self.routers.recorded() if self.routers else nullcontext() as router_logits:
+            if config.use_weighting:
+                logps, aligned = scorer.aligned_logps(laid_out)
+                weights = wpo_weights(*aligned[: 2 * len(batch)].view(2, -1)).cpu()
+            else:
+                logps = scorer.logps(laid_out)
+            if self.routers:
+                balance = self.routers.loss(router_logits, laid_out)
+        policy = pair_logps(sequences, logps, config.ld_alpha)
+        return policy, weights, laid_out.real_tokens, balance
 
     @torch.no_grad()
     def _coupled_losses(self, batches: list[PairBatch]) -> list[tuple[Tensor, Tensor]] | None:

@@ -32,6 +32,8 @@ def loss_words(settings: Mapping[str, Any]) -> str:
     ]
     ld_alpha = settings.get("ld_alpha")
     words += [f"ld_alpha {ld_alpha:g}"] if ld_alpha is not None else []
+    balance = settings.get("router_aux_loss_coef")
+    words += [f"router {balance:g}"] if balance is not None else []
     words += ["WPO"] * bool(settings.get("use_weighting"))
     return ", ".join([settings["loss"], *words])
 

@@ -10,6 +10,7 @@
 | `logratios/chosen`, `logratios/rejected` | nats | mean over the data's responses; not a KL |
 | `logratios/chosen_negative` | share | pairs whose chosen log-ratio is below 0 |
 | `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
+| `router/aux_loss` | | unevenness of the experts, where `router_aux_loss_coef` is given |
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
 | `change/learning_rate` | | the new peak, on the first step that a change in mid-run took effect |
 
