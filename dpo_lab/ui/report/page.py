@@ -261,9 +261,12 @@ section {{ margin-top: 44px; }}
 .tiles li {{
   padding: 16px 18px; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
 }}
-.change {{ display: flex; align-items: baseline; gap: 10px; margin: 4px 0 0; color: var(--muted); }}
+.change {{
+  display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 10px; margin: 4px 0 0;
+  color: var(--muted);
+}}
 .change span {{ font-size: 20px; }}
-.change strong {{ font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; color: var(--ink); }}
+.change strong {{ font-size: 30px; line-height: 1.2; letter-spacing: -0.02em; color: var(--ink); }}
 #training {{ margin: 0 -8px; }}
 table {{ width: 100%; border-collapse: collapse; font-size: 15px; }}
 th {{ text-align: left; font-weight: 600; font-size: 13px; color: var(--muted); }}
