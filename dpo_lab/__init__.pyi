@@ -10,7 +10,7 @@ from dpo_lab.analysis.displacement import (
 from dpo_lab.analysis.displacement import (
     token_displacement as token_displacement,
 )
-from dpo_lab.analysis.frontier_curve import Theory as Theory
+from dpo_lab.analysis.frontier_curve import FrontierCurve as FrontierCurve
 from dpo_lab.analysis.margin_history import MarginHistory as MarginHistory
 from dpo_lab.analysis.pair_margins import (
     mean_scores as mean_scores,
@@ -60,11 +60,11 @@ from dpo_lab.models.loading import (
     load_model as load_model,
 )
 from dpo_lab.models.logps import logps as logps
-from dpo_lab.models.response_space import World as World
+from dpo_lab.models.response_space import ResponseSpace as ResponseSpace
 from dpo_lab.models.reward import new_reward_model as new_reward_model
 from dpo_lab.models.sampling import sample as sample
 from dpo_lab.models.scoring import (
-    Scorer as Scorer,
+    LogpScorer as LogpScorer,
 )
 from dpo_lab.models.scoring import (
     score_sequences as score_sequences,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from dpo_lab.analysis.pair_margins import PairScores, score_pairs
+from dpo_lab.analysis.pair_margins import PairMargins, score_pairs
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.objective.pair_logps import LOGPS, PairLogps
@@ -18,7 +18,7 @@ from dpo_lab.training.setup import prepare
 
 def cross_fitted_scores(
     config: TrainConfig, preferences: Preferences, folds: int = 4, seed: int = 0
-) -> PairScores:
+) -> PairMargins:
     """Train once a fold on all other folds, and score the fold with that.
 
     A run that has seen a wrong label may have learned it by heart, the more so the larger the
@@ -49,7 +49,7 @@ def cross_fitted_scores(
     return _joined(preferences, parts)
 
 
-def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int]) -> PairScores:
+def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int]) -> PairMargins:
     own = set(fold)
     others = [pair for index, pair in enumerate(preferences) if index not in own]
     job = prepare(config, data=replace(preferences, pairs=tuple(others)))
@@ -61,7 +61,7 @@ def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int])
         return score_pairs(job, held_out)
 
 
-def _joined(preferences: Preferences, parts: Sequence[PairScores]) -> PairScores:
+def _joined(preferences: Preferences, parts: Sequence[PairMargins]) -> PairMargins:
     """The folds' scores, in the order of the pairs."""
     place = {pair.row: index for index, pair in enumerate(preferences)}
     pairs = [pair for part in parts for pair in part.preferences]
@@ -70,7 +70,7 @@ def _joined(preferences: Preferences, parts: Sequence[PairScores]) -> PairScores
         name: torch.cat([getattr(part.logps, name) for part in parts])[order] for name in LOGPS
     }
     tokens = [pair for part in parts for pair in part.tokens]
-    return PairScores(
+    return PairMargins(
         replace(preferences, pairs=tuple(pairs[i] for i in order)),
         replace(parts[0].tokens, pairs=tuple(tokens[i] for i in order)),
         PairLogps(**columns),

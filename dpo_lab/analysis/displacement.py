@@ -21,9 +21,9 @@ from dpo_lab.analysis.token_credit import token_texts
 from dpo_lab.data.preferences import Pair, response_text
 from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.response_space import World
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.sampling import Completion
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 
 GROUPS = ("mostly chosen", "as often both", "mostly rejected", "in no pair")
 """What the pairs of a prompt say of a response."""
@@ -103,7 +103,7 @@ class Displacement:
 
 
 def exact_displacement(
-    world: World, policy_logps: Tensor, pairs: Sequence[Pair], prompt: str
+    world: ResponseSpace, policy_logps: Tensor, pairs: Sequence[Pair], prompt: str
 ) -> Displacement:
     """Who gained and who lost, of all responses to one prompt.
 
@@ -156,7 +156,7 @@ class StepDisplacement:
 
 @torch.no_grad()
 def token_displacement(
-    policy: Scorer, reference: Reference, prompt: Ids, response: Ids, top: int = 5
+    policy: LogpScorer, reference: Reference, prompt: Ids, response: Ids, top: int = 5
 ) -> list[StepDisplacement]:
     """Who gained at each step along a response, in any model.
 

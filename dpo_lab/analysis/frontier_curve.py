@@ -22,7 +22,7 @@ _NO_KL = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Theory:
+class FrontierCurve:
     """A frontier as a curve.
 
     Attributes:
@@ -34,7 +34,7 @@ class Theory:
     curve: np.ndarray
 
     @classmethod
-    def of(cls, frontier: Frontier) -> Theory:
+    def of(cls, frontier: Frontier) -> FrontierCurve:
         """The curve of a frontier."""
         points = frontier.curve(list(BETAS))
         return cls(frontier, np.array([(point.kl, point.reward) for point in points]))
@@ -67,11 +67,11 @@ class Theory:
         return np.vstack([inside, [(kl, self.reward_at(kl))]])
 
 
-class Theories:
+class FrontierCache:
     """The frontiers of a workbench's runs, each computed once, beside the training."""
 
     def __init__(self) -> None:
-        self._computed: dict[tuple, Theory] = {}
+        self._computed: dict[tuple, FrontierCurve] = {}
         self._of_run: dict[str, tuple | None] = {}
         self._key: tuple | None = None
 
@@ -87,7 +87,7 @@ class Theories:
         """Compute a job's frontier here and now, for the runs to come."""
         world, key = world_of(job), world_key(job)
         if world is not None:
-            self._computed[key] = Theory.of(world.frontier)
+            self._computed[key] = FrontierCurve.of(world.frontier)
 
     def compute(self) -> bool:
         """Compute the frontier of the run that is going on, once its world is listed.
@@ -98,11 +98,11 @@ class Theories:
         key, world = self._key, known_world(self._key)
         if world is None or key in self._computed:
             return False
-        self._computed[key] = Theory.of(world.frontier)
+        self._computed[key] = FrontierCurve.of(world.frontier)
         return True
 
     @property
-    def current(self) -> Theory | None:
+    def current(self) -> FrontierCurve | None:
         """The frontier of the run that is going on, where it is known."""
         return self._computed.get(self._key)
 
@@ -110,7 +110,7 @@ class Theories:
         """The run has ended, and has a name from now on."""
         self._of_run[name] = self._key
 
-    def of(self, name: str) -> Theory | None:
+    def of(self, name: str) -> FrontierCurve | None:
         """The frontier of a run that has ended, where it is known."""
         return self._computed.get(self._of_run.get(name))
 
@@ -136,7 +136,7 @@ def beyond(records: History) -> str:
     )
 
 
-def distance(records: History, theory: Theory | None, aims_at_optimum: bool = True) -> str:
+def distance(records: History, theory: FrontierCurve | None, aims_at_optimum: bool = True) -> str:
     """How far a run is from what is possible, in words; nothing where that is not known.
 
     Sums over all answers come at every other evaluation: beta is that of the same step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.response_space import Recovered, World
+from dpo_lab.models.response_space import ResponseSpace, RewardFit
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.setup import prepare
@@ -26,8 +26,8 @@ def trained_on(rows: list[dict[str, str]], config: TrainConfig) -> LanguageModel
 
 
 def under_noise(
-    world: World, share: float, *, pairs: int = 4000, steps: int = 150, seed: int = 3
-) -> dict[str, Recovered]:
+    world: ResponseSpace, share: float, *, pairs: int = 4000, steps: int = 150, seed: int = 3
+) -> dict[str, RewardFit]:
     """Train plain, conservative and robust DPO where some labels are turned around.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.metrics import ROUNDING
@@ -135,7 +135,7 @@ class MarginHistory(Callback):
         self._betas.append(beta)
         self.steps.append(step)
 
-    def _margins_of(self, scorer: Scorer) -> Tensor:
+    def _margins_of(self, scorer: LogpScorer) -> Tensor:
         """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats, as the loss sees them."""
         chosen, rejected = logps_of(self._job, scorer, self._tokens.pairs)
         return chosen - rejected

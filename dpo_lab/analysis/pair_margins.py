@@ -26,7 +26,7 @@ ORDERS: dict[Order, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class PairScores:
+class PairMargins:
     """Pairs with what policy and reference give them.
 
     Attributes:
@@ -126,7 +126,7 @@ class PairScores:
         return torch.tensor(gaps, dtype=torch.float64)
 
 
-def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -> PairScores:
+def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -> PairMargins:
     """Score pairs with a job's policy, as it is now, and its reference.
 
     Args:
@@ -143,7 +143,7 @@ def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -
         raise ValueError(f"beta={beta!r}: must be > 0. Take the beta that the run ended with.")
     tokens = tokenize(job.config, preferences, job.policy.tokenizer, job.policy.encoder.vocabulary)
     by_row = {pair.row: pair for pair in preferences}
-    return PairScores(
+    return PairMargins(
         replace(preferences, pairs=tuple(by_row[pair.row] for pair in tokens)),
         tokens,
         pair_logps(job, tokens),
@@ -161,7 +161,7 @@ def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
         return PairLogps(*policy, *logps_of(job, scorer, tokens.pairs))
 
 
-def mean_scores(several: Sequence[PairScores]) -> PairScores:
+def mean_scores(several: Sequence[PairMargins]) -> PairMargins:
     """The mean of several runs' log-probabilities, free of the accidents of any one of them.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 
 from dpo_lab.data.preferences import Text
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.training.outcome import Z95, Score
+from dpo_lab.training.outcome import Z95, MeanCI
 from dpo_lab.training.setup import Job
 
 BLOCKS = 10
@@ -72,10 +72,10 @@ class AnswerForm:
         n: Length of the n-grams.
     """
 
-    length: Score
-    repetition: Score
-    ended: Score
-    distinct: Score | None
+    length: MeanCI
+    repetition: MeanCI
+    ended: MeanCI
+    distinct: MeanCI | None
     n: int
 
     @classmethod
@@ -97,13 +97,13 @@ class AnswerForm:
         return cls(
             _mean([float(len(ids)) for ids in words]),
             _mean([repetition(ids, n) for ids in words]),
-            Score.of([float(completion.ended) for completion in completions]),
+            MeanCI.of([float(completion.ended) for completion in completions]),
             _distinct_by_blocks(words, n),
             n,
         )
 
 
-def _distinct_by_blocks(words: Sequence[Sequence[int]], n: int) -> Score | None:
+def _distinct_by_blocks(words: Sequence[Sequence[int]], n: int) -> MeanCI | None:
     """Mean over blocks of the answers; none where no spread over blocks can be told."""
     # Prompts may come round every ten answers: by lot, no block holds the answers to one of them.
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
@@ -112,14 +112,14 @@ def _distinct_by_blocks(words: Sequence[Sequence[int]], n: int) -> Score | None:
     return _mean(found, _T95[len(found) - 2]) if len(found) > 1 else None
 
 
-def _mean(values: Sequence[float], errors: float = Z95) -> Score:
+def _mean(values: Sequence[float], errors: float = Z95) -> MeanCI:
     """Mean and standard errors on either side, even where every value is 0 or 1.
 
     These are no draws of a share.
     """
     found = torch.tensor(values, dtype=torch.float64)
     mean, half = found.mean().item(), errors * (found.std() / math.sqrt(len(values))).item()
-    return Score(mean, mean - half, mean + half, len(values))
+    return MeanCI(mean, mean - half, mean + half, len(values))
 
 
 def before_and_after(

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.text_to_ids import Ids, PromptResponse
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Credit:
 
 @torch.no_grad()
 def token_credit(
-    policy: Scorer,
+    policy: LogpScorer,
     reference: Reference,
     sequences: Sequence[PromptResponse],
     beta: float,

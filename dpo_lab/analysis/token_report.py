@@ -1,7 +1,7 @@
 """A pair's tokens as training uses them: which are read, which are scored and why, which are cut.
 
 Nothing is tokenised or masked here. Ids come from `Encoder` and `tokenize_pairs`, the scored places
-from `collate`, log-probabilities from a `Scorer`: what is shown is what a run computes with.
+from `collate`, log-probabilities from a `LogpScorer`: what is shown is what a run computes with.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dpo_lab.data.rows import Pair, PromptFormat
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 
 Part = Literal["BOS", "prompt", "response", "end token"]
 SIDES = ("chosen", "rejected")
@@ -148,8 +148,8 @@ def pair_tokens(
     max_length: int = 512,
     max_prompt_length: int | None = None,
     prompt_format: PromptFormat = "auto",
-    policy: Scorer | None = None,
-    reference: Scorer | Reference | None = None,
+    policy: LogpScorer | None = None,
+    reference: LogpScorer | Reference | None = None,
 ) -> PairTokens:
     """The tokens of a pair as training uses them.
 
@@ -203,8 +203,8 @@ Scores = dict[int, tuple[int, float | None, float | None]]
 def _scores(
     sequences: list[PromptResponse],
     pad_id: int,
-    policy: Scorer | None,
-    reference: Scorer | Reference | None,
+    policy: LogpScorer | None,
+    reference: LogpScorer | Reference | None,
 ) -> list[Scores]:
     """What is scored in each sequence; which places, a batch itself says."""
     batch = collate(sequences, pad_id)
@@ -220,12 +220,12 @@ def _scores(
 
 @torch.no_grad()
 def _token_logps(
-    scorer: Scorer | Reference | None, sequences: list[PromptResponse]
+    scorer: LogpScorer | Reference | None, sequences: list[PromptResponse]
 ) -> list[list[float] | list[None]]:
     """Log-probabilities of each sequence's scored tokens, in order; none without a scorer."""
     if scorer is None:
         return [[None] * len(response) for _, response in sequences]
-    with nullcontext(scorer) if isinstance(scorer, Scorer) else scorer.active() as active:
+    with nullcontext(scorer) if isinstance(scorer, LogpScorer) else scorer.active() as active:
         batch = active.batch(sequences)
         values = active.token_logps(batch)[batch.token]
     return [values[batch.response == at].tolist() for at in range(len(sequences))]

@@ -33,7 +33,7 @@ def check_repeat(repeat: float) -> None:
         raise ValueError(f"repeat={repeat}: must be in [0, 1). 0 repeats no question.")
 
 
-class Interview:
+class QuestionQueue:
     """Asks questions and gives the answers to a session; nothing is asked before that is on disk.
 
     Args:
@@ -81,7 +81,7 @@ class Interview:
         self._drawing = self._resting = self._closed = False
         self._thread = threading.Thread(target=self._work, name="dpo-lab pairs", daemon=True)
 
-    def start(self) -> Interview:
+    def start(self) -> QuestionQueue:
         """Begin; returns at once."""
         with self._news:
             self._ask()

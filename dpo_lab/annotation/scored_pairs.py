@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from dpo_lab.data.preferences import Score, Text, pair_row, prompt_text
+from dpo_lab.data.preferences import RewardFn, Text, pair_row, prompt_text
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
@@ -18,7 +18,7 @@ from dpo_lab.objective.bradley_terry import sample_preferences
 def completion_pairs(
     language_model: LanguageModel,
     prompts: Sequence[Text],
-    score: Score,
+    score: RewardFn,
     *,
     completions: int = 4,
     labels: Literal["sampled", "better"] = "sampled",

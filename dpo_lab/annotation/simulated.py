@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from dpo_lab.annotation.session import Choice, Question
-from dpo_lab.data.preferences import Score, prompt_text
+from dpo_lab.data.preferences import RewardFn, prompt_text
 from dpo_lab.objective.bradley_terry import sample_preferences
 
 
@@ -30,7 +30,7 @@ class SimulatedAnnotator:
 
     def __init__(
         self,
-        taste: Score,
+        taste: RewardFn,
         *,
         labels: Literal["sampled", "better"] = "sampled",
         tie_within: float = 0.0,

@@ -53,7 +53,7 @@ class Logps:
         from dpo_lab.data.template_files import template_text
         from dpo_lab.data.tokenized_pairs import tokenize_pairs
         from dpo_lab.models.loading import load_model
-        from dpo_lab.models.scoring import Scorer, score_sequences
+        from dpo_lab.models.scoring import LogpScorer, score_sequences
         from dpo_lab.training.setup import naming
 
         pairs = load_preferences(
@@ -76,7 +76,7 @@ class Logps:
         say(f"{pairs.report}; {tokens}")
         display = TerminalDisplay(new_console(stderr=True))
         values = score_sequences(
-            Scorer(model), tokens.sequences(), progress=naming(display.waiting, "responses")
+            LogpScorer(model), tokens.sequences(), progress=naming(display.waiting, "responses")
         ).tolist()
         rows = [
             {

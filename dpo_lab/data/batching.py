@@ -162,7 +162,7 @@ def token_budget_batches(lengths: Sequence[int], budget: int, rows: int = 1) -> 
 
 
 @dataclass(frozen=True)
-class PairOrder:
+class PairSampler:
     """Which pairs make each step: a seeded shuffle cut into batches of one size.
 
     A function of the step, so that a resumed run needs no state. Every epoch is a new permutation;

@@ -9,7 +9,7 @@ from pathlib import Path
 from dpo_lab.data import places, reviews
 from dpo_lab.data.assets import asset_path
 
-Score = Callable[[str, str], float]
+RewardFn = Callable[[str, str], float]
 """Ground-truth score of a prompt's text and a response's text."""
 
 
@@ -25,7 +25,7 @@ class BuiltinData:
     """
 
     title: str
-    score: Score
+    score: RewardFn
     score_meaning: str
     facts: tuple[str, ...] = ()
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dpo_lab.data.builtin import BUILTIN, Score, builtin_path
+from dpo_lab.data.builtin import BUILTIN, RewardFn, builtin_path
 from dpo_lab.data.collect import collect_pairs
 from dpo_lab.data.problems import (
     NAMED,
@@ -48,7 +48,7 @@ class Preferences(Sequence[Pair]):
 
     pairs: tuple[Pair, ...]
     report: LoadReport
-    score: Score | None = None
+    score: RewardFn | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -135,7 +135,7 @@ def preferences_from_rows(
     columns: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows | None = None,
     max_problems: int = NAMED,
-    score: Score | None = None,
+    score: RewardFn | None = None,
     name: str = "rows",
 ) -> Preferences:
     """The same from rows in memory: dictionaries, or a `datasets.Dataset`.

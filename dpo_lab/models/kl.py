@@ -11,7 +11,7 @@ from dpo_lab.data.batching import Batch
 from dpo_lab.kernels.chunked_stats import compare_tokens
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, share_cut
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.objective.kl import Estimate, k3
 
 
@@ -38,7 +38,7 @@ class MeasuredKL:
 
 @torch.no_grad()
 def measure_kl(
-    policy: Scorer,
+    policy: LogpScorer,
     reference: Reference,
     completions: Sequence[Completion],
     token_budget: int = 4096,
@@ -69,7 +69,7 @@ def measure_kl(
     return MeasuredKL(*estimates, entropy.sum().item() / max(1, tokens), share_cut(completions))
 
 
-def _compare(policy: Scorer, reference: Reference, batch: Batch):
+def _compare(policy: LogpScorer, reference: Reference, batch: Batch):
     states = policy.states(batch)
     with reference.active() as scorer:
         reference_states = scorer.states(batch)

@@ -17,7 +17,7 @@ from dpo_lab.models.choices import Precision
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.loading import resolve_precision
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def logps(
         on_bad_rows=on_bad_rows,
     )
     with evaluating(language_model.model):
-        scorer = Scorer(language_model, resolve_precision(precision, language_model.device))
+        scorer = LogpScorer(language_model, resolve_precision(precision, language_model.device))
         values = score_sequences(scorer, tokens.sequences(), progress=progress)
     chosen, rejected = values.split(len(tokens))
     return PairsLogps(chosen, rejected, tokens, preferences)

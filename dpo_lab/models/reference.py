@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.models.reference_cache import ReferenceCache
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 SUM_RULE = "sum over response tokens, end token included"
 PROBES = 4
@@ -36,10 +36,10 @@ class Reference:
             which is a part of the reference.
     """
 
-    def __init__(self, policy: Scorer, copied: bool = False):
+    def __init__(self, policy: LogpScorer, copied: bool = False):
         self.policy = policy
         self._switched = policy.language_model.lora and not copied
-        self._copy: Scorer | None = None
+        self._copy: LogpScorer | None = None
         self._moved = False
 
     def policy_moves(self) -> None:
@@ -63,7 +63,7 @@ class Reference:
             self._copy = self.policy.like(replace(model, model=frozen))
 
     @contextmanager
-    def active(self) -> Iterator[Scorer]:
+    def active(self) -> Iterator[LogpScorer]:
         """The reference as a scorer, whose `language_model` also samples."""
         if self._switched:
             with self.policy.language_model.model.disable_adapter():
@@ -74,7 +74,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class CacheUse:
+class CacheStats:
     """Cache statistics: reference log-probabilities computed, read and checked.
 
     Attributes:
@@ -89,14 +89,14 @@ class CacheUse:
 
 
 def reference_logps(
-    scorer: Scorer,
+    scorer: LogpScorer,
     fingerprint: str,
     sequences: Sequence[PromptResponse],
     *,
     cache: ReferenceCache | None = None,
     token_budget: int = 4096,
     progress: Progress | None = None,
-) -> tuple[Tensor, CacheUse]:
+) -> tuple[Tensor, CacheStats]:
     """`log pi_ref(y|x)` of every sequence, computed once and kept.
 
     Must be called while the scorer's model is the reference. Sequences are grouped by length over
@@ -142,7 +142,7 @@ def reference_logps(
             progress(done, len(firsts))
     computed = len(values) - len(before)
     result = torch.tensor([values[key] for key in keys], dtype=torch.float32)
-    return result, CacheUse(computed, len(before), probed)
+    return result, CacheStats(computed, len(before), probed)
 
 
 def _check_finite(scores: Tensor) -> None:

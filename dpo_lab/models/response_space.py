@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.data.preferences import RewardFn, Text, prompt_text
 from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
 from dpo_lab.models.loading import LanguageModel
@@ -27,7 +27,7 @@ LEFT_OUT = 0.01
 
 
 @dataclass(frozen=True)
-class Recovered:
+class RewardFit:
     """How a policy's implicit reward goes with the true one, over what the reference says.
 
     Attributes:
@@ -56,7 +56,7 @@ class Listed:
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class ResponseSpace:
     """Prompts, all responses of a reference to each, and their ground-truth rewards.
 
     Attributes:
@@ -77,9 +77,9 @@ class World:
         cls,
         reference: LanguageModel,
         prompts: Sequence[Text],
-        score: Score,
+        score: RewardFn,
         max_words: int = MAX_WORDS,
-    ) -> World:
+    ) -> ResponseSpace:
         """The world of a reference.
 
         Args:
@@ -152,7 +152,7 @@ class World:
         """
         return self.frontier.point(self.logps(policy))
 
-    def recovered(self, policy: LanguageModel, beta: float) -> Recovered:
+    def recovered(self, policy: LanguageModel, beta: float) -> RewardFit:
         """The policy's implicit reward, `beta * log(pi / pi_ref)`, against the true reward.
 
         Both less their mean at each prompt, since neither is known but for a function of the
@@ -171,7 +171,7 @@ class World:
         together = (share * found * true).sum()
         own = [(share * value.square()).sum() for value in (found, true)]
         slope, correlation = together / own[1], together / (own[0] * own[1]).sqrt()
-        return Recovered(slope.item(), correlation.item())
+        return RewardFit(slope.item(), correlation.item())
 
     @property
     def said_and_rare(self) -> Tensor:

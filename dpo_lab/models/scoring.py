@@ -74,7 +74,7 @@ class Head:
         return module_token_logps(hidden, self.logits, targets, vocabulary=vocabulary)
 
 
-class Scorer:
+class LogpScorer:
     """Log-probabilities of the responses in a batch.
 
     The trunk runs on every token; the head runs only on the hidden states that predict a response
@@ -228,9 +228,9 @@ class Scorer:
         for indices in self.groups([(sequence,) for sequence in sequences], token_budget):
             yield indices, self.batch([sequences[index] for index in indices])
 
-    def like(self, language_model: LanguageModel) -> Scorer:
+    def like(self, language_model: LanguageModel) -> LogpScorer:
         """A scorer of the same kind for a copy of the model; what either lays out fits both."""
-        return Scorer(language_model, self.precision, layouts=self.layouts)
+        return LogpScorer(language_model, self.precision, layouts=self.layouts)
 
     def _find_head(self, config) -> Head | None:
         base = self.language_model.base
@@ -274,7 +274,7 @@ def _factor(config, name: str) -> float:
 
 @torch.no_grad()
 def score_sequences(
-    scorer: Scorer,
+    scorer: LogpScorer,
     sequences: Sequence[PromptResponse],
     token_budget: int = 4096,
     progress: Callable[[int, int], None] | None = None,

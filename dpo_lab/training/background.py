@@ -8,7 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Protocol
 
-from dpo_lab.data.preferences import Preferences, Score
+from dpo_lab.data.preferences import Preferences, RewardFn
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.callbacks import Callback, State
@@ -66,7 +66,7 @@ class BackgroundRun(Callback):
         *,
         model: AnyModel | None = None,
         data: Preferences | Iterable[Mapping] | None = None,
-        score: Score | None = None,
+        score: RewardFn | None = None,
         folder: Path | None = None,
         on_prepared: Callable[[Job], None] | None = None,
     ):

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pair_sequences import PairSequences
-from dpo_lab.data.preferences import Score, Text, prompt_text
+from dpo_lab.data.preferences import RewardFn, Text, prompt_text
 from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.models.scoring import Scorer, pair_logps, score_sequences
+from dpo_lab.models.scoring import LogpScorer, pair_logps, score_sequences
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.training.listed import listed_values
@@ -82,7 +82,7 @@ def evaluate(
 
 def logps_of(
     job: Job,
-    scorer: Scorer,
+    scorer: LogpScorer,
     pairs: Sequence[TokenizedPair],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -171,7 +171,7 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
-def _score_values(name, score: Score, prompts, completions) -> dict[str, float]:
+def _score_values(name, score: RewardFn, prompts, completions) -> dict[str, float]:
     values = [
         score(prompt_text(prompt), completion.text)
         for prompt, completion in zip(prompts, completions, strict=True)

@@ -11,7 +11,7 @@ import torch
 
 from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.enumeration import enumerable
-from dpo_lab.models.response_space import MAX_WORDS, ListedPairs, World
+from dpo_lab.models.response_space import MAX_WORDS, ListedPairs, ResponseSpace
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.models.sampling import Completion
 from dpo_lab.training.setup import Job
@@ -19,7 +19,7 @@ from dpo_lab.training.setup import Job
 MOST_PROMPTS = 10
 """Held-out prompts, the first, whose answers are listed; each takes a hundredth of a second."""
 _KEPT = 8
-_worlds: dict[tuple, World | None] = {}
+_worlds: dict[tuple, ResponseSpace | None] = {}
 _lock = threading.Lock()
 
 
@@ -31,12 +31,12 @@ def world_key(job: Job) -> tuple | None:
     return job.fingerprint, json.dumps(job.prompts[:MOST_PROMPTS]), job.score
 
 
-def known_world(key: tuple | None) -> World | None:
+def known_world(key: tuple | None) -> ResponseSpace | None:
     """The world of a key, if a run has asked for it."""
     return _worlds.get(key)
 
 
-def world_of(job: Job) -> World | None:
+def world_of(job: Job) -> ResponseSpace | None:
     """The world of a job's reference and score, listed once for all runs that share it."""
     key = world_key(job)
     if key is None:
@@ -48,7 +48,7 @@ def world_of(job: Job) -> World | None:
             with job.reference.active() as reference:
                 model, prompts = reference.language_model, job.prompts[:MOST_PROMPTS]
                 try:
-                    _worlds[key] = World.of(model, prompts, job.score)
+                    _worlds[key] = ResponseSpace.of(model, prompts, job.score)
                 except ValueError:  # it says more than can be listed
                     _worlds[key] = None
     return _worlds[key]
@@ -85,7 +85,7 @@ def listed_values(job: Job, completions: Sequence[Completion] = ()) -> dict[str,
     return {f"listed/{name}": value for name, value in values.items()}
 
 
-def _listed_pairs(job: Job, world: World) -> ListedPairs:
+def _listed_pairs(job: Job, world: ResponseSpace) -> ListedPairs:
     """The held-out pairs at the world's prompts; the training pairs show their answers too."""
     index = {text: place for place, text in enumerate(world.responses)}
     rows = {ids: row for row, ids in enumerate(job.policy.encoder.prompts(world.prompts))}

@@ -23,7 +23,7 @@ Z95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Score:
+class MeanCI:
     """A mean score with its 95 % interval.
 
     Attributes:
@@ -39,7 +39,7 @@ class Score:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Score:
+    def of(cls, values: Sequence[float]) -> MeanCI:
         """Wilson's interval where every value is 0 or 1, the normal one otherwise.
 
         Source:
@@ -53,7 +53,7 @@ class Score:
         return cls(mean, mean - half, mean + half, n)
 
     @classmethod
-    def of_share(cls, share: float, n: int) -> Score:
+    def of_share(cls, share: float, n: int) -> MeanCI:
         """Wilson's interval of a share of `n`.
 
         Source:
@@ -76,8 +76,8 @@ class Outcome:
     """
 
     what: str
-    before: Score
-    after: Score
+    before: MeanCI
+    after: MeanCI
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in `summary.json`."""
@@ -107,7 +107,7 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
         prompts = list(islice(cycle(job.prompts), SAMPLED_ANSWERS))
         what = f"{len(prompts)} sampled answers to {len(job.prompts)} {job.prompt_kind}s"
 
-    def score(model: LanguageModel, who: str) -> Score:
+    def score(model: LanguageModel, who: str) -> MeanCI:
         answers = sample(
             model,
             model.encoder.prompts(prompts),
@@ -116,7 +116,7 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
             seed=job.config.seed,
             progress=naming(progress, who),
         )
-        return Score.of(
+        return MeanCI.of(
             [
                 job.score(prompt_text(prompt), answer.text)
                 for prompt, answer in zip(prompts, answers, strict=True)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from dpo_lab.data.batching import PairOrder, token_budget_batches
+from dpo_lab.data.batching import PairSampler, token_budget_batches
 from dpo_lab.data.tokenized_pairs import TokenizedPair
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.loading import LanguageModel
@@ -82,7 +82,7 @@ def train_reward_model(
     course = partial(schedule_factor, "cosine", warmup=round(0.1 * steps), total=steps)
     schedule = LambdaLR(optimizer, course)
     total = training.epochs * len(pairs)
-    order = PairOrder(len(pairs), training.batch_pairs, training.seed, total)
+    order = PairSampler(len(pairs), training.batch_pairs, training.seed, total)
     for step in range(steps):
         picked = [pairs[index] for index in order.batch(step)]
         with threads_for(model):

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.batching import PairOrder
+from dpo_lab.data.batching import PairSampler
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.preferences import (
     LoadReport,
     Preferences,
-    Score,
+    RewardFn,
     Text,
     load_train_and_held_out,
     preferences_from_rows,
@@ -30,10 +30,10 @@ from dpo_lab.models.loading import (
     resolve_precision,
     weights_fingerprint,
 )
-from dpo_lab.models.reference import CacheUse, Reference, ReferenceCache, reference_logps
+from dpo_lab.models.reference import CacheStats, Reference, ReferenceCache, reference_logps
 from dpo_lab.models.response_space import ListedPairs
 from dpo_lab.models.sampling import Completion
-from dpo_lab.models.scoring import Scorer, pair_logps
+from dpo_lab.models.scoring import LogpScorer, pair_logps
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import ready_policy
@@ -78,18 +78,18 @@ class Job:
     config: TrainConfig
     policy: LanguageModel
     reference: Reference
-    scorer: Scorer
+    scorer: LogpScorer
     fingerprint: str
     train: PairsWithReference
     held_out: PairsWithReference | None
     prompts: list[Text]
-    score: Score | None
+    score: RewardFn | None
     load_reports: list[LoadReport]
     data_fingerprint: str
     held_out_fingerprint: str
     text: TextRecord
     prompt_kind: str = "held-out prompt"
-    cache_use: CacheUse = field(default_factory=lambda: CacheUse(0, 0, 0))
+    cache_use: CacheStats = field(default_factory=lambda: CacheStats(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None
     restore_dropout: Callable[[], None] = lambda: None
@@ -105,7 +105,7 @@ def prepare(
     *,
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
-    score: Score | None = None,
+    score: RewardFn | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
 ) -> Job:
@@ -161,7 +161,7 @@ def prepare(
     if config.gradient_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     evaluation_mode(policy.model, config.gradient_checkpointing)
-    scorer = Scorer(policy, config.precision)
+    scorer = LogpScorer(policy, config.precision)
     return Job(
         config=config,
         policy=policy,
@@ -227,9 +227,9 @@ def tokenize(
     )
 
 
-def pair_order(config: TrainConfig, pairs: int) -> PairOrder:
+def pair_order(config: TrainConfig, pairs: int) -> PairSampler:
     """Which of so many training pairs make each step of a run."""
-    return PairOrder(pairs, config.batch_pairs, config.seed, config.total_pairs(pairs))
+    return PairSampler(pairs, config.batch_pairs, config.seed, config.total_pairs(pairs))
 
 
 def _prompts(
@@ -248,7 +248,7 @@ def _score_reference(
     tokens: list[TokenizedPairs],
     cache: ReferenceCache,
     progress: Progress | None,
-) -> tuple[list[PairsWithReference], CacheUse]:
+) -> tuple[list[PairsWithReference], CacheStats]:
     """Reference values of the pairs that the run will use."""
     used = [(tokens[0], _trained_on(config, len(tokens[0])))]
     if len(tokens) > 1 and config.eval_pairs:
@@ -257,7 +257,7 @@ def _score_reference(
     cut = config.ld_alpha is not None
     parts = [PairSequences.of([some[i] for i in indices], cut) for some, indices in used]
     values, use = reference_logps(
-        Scorer(policy, config.precision),
+        LogpScorer(policy, config.precision),
         fingerprint,
         [sequence for part in parts for sequence in part.all],
         cache=cache,

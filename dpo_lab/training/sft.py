@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from dpo_lab.data.batching import PairOrder, collate
+from dpo_lab.data.batching import PairSampler, collate
 from dpo_lab.data.preferences import Text
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.training.schedule import schedule_factor
 
 
@@ -45,8 +45,8 @@ def supervised_finetune(
     encoder, model = language_model.encoder, language_model.model
     encoded = encoder.encode(*zip(*examples, strict=True))
     sequences = [(one.prompt, one.response) for one in encoded]
-    order = PairOrder(len(sequences), batch_size, seed)
-    scorer = Scorer(language_model)
+    order = PairSampler(len(sequences), batch_size, seed)
+    scorer = LogpScorer(language_model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     course = partial(schedule_factor, "cosine", warmup=warmup_steps, total=steps)
     schedule = LambdaLR(optimizer, course)

@@ -16,9 +16,9 @@ from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.response_space import ListedPairs, World
+from dpo_lab.models.response_space import ListedPairs, ResponseSpace
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 PAIRS = preferences_from_rows(
     [
@@ -40,7 +40,7 @@ def test_a_table_by_hand() -> None:
     """
     before = torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 2, dtype=torch.float64)
     after = torch.tensor([[0.3, 0.1, 0.05, 0.55]] * 2, dtype=torch.float64)
-    world = World(("one", "two"), ("a", "b", "c", "d"), before.log(), torch.zeros(2, 4))
+    world = ResponseSpace(("one", "two"), ("a", "b", "c", "d"), before.log(), torch.zeros(2, 4))
     found = exact_displacement(world, after.log(), PAIRS, "one")
     assert found.kinds == ("mostly chosen", "mostly rejected", "as often both", "in no pair")
     assert found.moved == pytest.approx(0.45) and found.to_unseen == pytest.approx(1)
@@ -56,10 +56,10 @@ def test_a_table_by_hand() -> None:
 
 def test_on_micro_groups_are_their_answers_scored_one_by_one() -> None:
     micro = load_model("micro", device="cpu")
-    prompt, scorer = "the acting felt", Scorer(micro)
+    prompt, scorer = "the acting felt", LogpScorer(micro)
     reference = Reference(scorer)
     reference.keep()
-    world = World.of(micro, [prompt], score)
+    world = ResponseSpace.of(micro, [prompt], score)
     shake(micro.model, 0.02, seed=1)
     answers = {"mostly chosen": ["superb", "really good"], "mostly rejected": ["dull", "not bad"]}
     rows = [
@@ -92,7 +92,7 @@ def test_at_every_token_shares_are_those_of_a_plain_forward_pass(family: str) ->
     lora = family == "LoRA"
     model = make_language_model("Llama" if lora else family)
     model = add_lora(model, 4) if lora else model
-    scorer = Scorer(model)
+    scorer = LogpScorer(model)
     reference = Reference(scorer)
     reference.keep()
     shake(model.model, 0.2 if lora else 0.03, seed=3, only="lora_" if lora else "")
@@ -119,14 +119,14 @@ def test_at_every_token_shares_are_those_of_a_plain_forward_pass(family: str) ->
 
 
 def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
-    scorer = Scorer(make_language_model())
+    scorer = LogpScorer(make_language_model())
     reference = Reference(scorer)
     reference.keep()
     shake(scorer.language_model.model, 0.03, seed=3)
     sequence = some_sequences(3)[-1]
     expected = token_displacement(scorer, reference, *sequence)
-    there = Scorer.logits
-    monkeypatch.setattr(Scorer, "logits", lambda *args: there(*args).as_subclass(OfNoDouble))
+    there = LogpScorer.logits
+    monkeypatch.setattr(LogpScorer, "logits", lambda *args: there(*args).as_subclass(OfNoDouble))
     assert token_displacement(scorer, reference, *sequence) == expected
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpo_lab.analysis.frontier_curve import Theory, beyond, distance
+from dpo_lab.analysis.frontier_curve import FrontierCurve, beyond, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
@@ -13,10 +13,10 @@ from dpo_lab.ui.figures.training_figure import training_figure
 
 
 @pytest.fixture(scope="module")
-def theory() -> Theory:
+def theory() -> FrontierCurve:
     draws = torch.Generator().manual_seed(1)
     logps = (2 * torch.randn(3, 200, generator=draws).double()).log_softmax(-1)
-    return Theory.of(Frontier(logps, 2 * torch.randn(3, 200, generator=draws).double()))
+    return FrontierCurve.of(Frontier(logps, 2 * torch.randn(3, 200, generator=draws).double()))
 
 
 def _history(**values: float) -> History:

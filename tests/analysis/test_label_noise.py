@@ -10,20 +10,20 @@ import torch
 from dpo_lab.analysis.label_noise import under_noise
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.response_space import World
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.optimum import optimal_logps
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.of(load_model("micro"), HELD_OUT_PROMPTS[:3], score)
+def world() -> ResponseSpace:
+    return ResponseSpace.of(load_model("micro"), HELD_OUT_PROMPTS[:3], score)
 
 
 def test_the_optimum_recovers_the_reward_whole_and_a_tempered_one_in_part(world, monkeypatch):
     """pi* at twice the beta has half the implicit reward; the reference has none of it."""
     for factor, slope in ((1.0, 1.0), (2.0, 0.5)):
         logps = optimal_logps(world.reference_logps, world.rewards, beta=0.7 * factor)
-        monkeypatch.setattr(World, "logps", lambda self, policy, logps=logps: logps)
+        monkeypatch.setattr(ResponseSpace, "logps", lambda self, policy, logps=logps: logps)
         recovered = world.recovered(None, beta=0.7)
         assert recovered.slope == pytest.approx(slope, abs=1e-9)
         assert recovered.correlation == pytest.approx(1, abs=1e-9)
@@ -34,7 +34,7 @@ def test_recovered_is_a_weighted_regression(world, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(world.rewards.shape, generator=generator, dtype=torch.float64)
     logps = world.reference_logps + 0.3 * world.rewards + noise
-    monkeypatch.setattr(World, "logps", lambda self, policy: logps)
+    monkeypatch.setattr(ResponseSpace, "logps", lambda self, policy: logps)
     share = world.reference_logps.exp().sqrt().flatten()
     columns = [world.rewards.flatten()]
     for index in range(3):

@@ -10,7 +10,13 @@ import torch
 
 from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.analysis.cross_fit import cross_fitted_scores
-from dpo_lab.analysis.pair_margins import ORDERS, PairScores, mean_scores, precision_at, score_pairs
+from dpo_lab.analysis.pair_margins import (
+    ORDERS,
+    PairMargins,
+    mean_scores,
+    precision_at,
+    score_pairs,
+)
 from dpo_lab.data.flips import flip_labels
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.tokenized_pairs import TokenizedPair, TokenizedPairs
@@ -32,7 +38,7 @@ def _one_thread():
 
 
 @pytest.fixture
-def scores() -> PairScores:
+def scores() -> PairMargins:
     """Three pairs, in nats.
 
     | pair | policy w, l | reference w, l | before | after | margin | beta x margin |
@@ -49,10 +55,10 @@ def scores() -> PairScores:
     tokens = TokenizedPairs(tuple(TokenizedPair((5,), (6, 1), (7, 1), i) for i in (1, 2, 3)))
     sides = ([-2, -6, -9], [-4, -5, -5], [-3, -3, -8], [-2, -4, -3])
     logps = PairLogps(*(torch.tensor(side, dtype=torch.float32) for side in sides))
-    return PairScores(preferences, tokens, logps, beta=0.5)
+    return PairMargins(preferences, tokens, logps, beta=0.5)
 
 
-def test_margins_and_probabilities_by_hand(scores: PairScores) -> None:
+def test_margins_and_probabilities_by_hand(scores: PairMargins) -> None:
     assert scores.before.tolist() == [-1, 1, -5] and scores.after.tolist() == [2, -1, -4]
     assert scores.reward_margins.tolist() == [1.5, -1, 0.5]
     right = [1 / (1 + math.exp(-margin)) for margin in (1.5, -1, 0.5)]
@@ -61,7 +67,7 @@ def test_margins_and_probabilities_by_hand(scores: PairScores) -> None:
     assert scores.true_margins().tolist() == [1, -1, 2]
 
 
-def test_orders_by_hand(scores: PairScores) -> None:
+def test_orders_by_hand(scores: PairMargins) -> None:
     assert scores.order("disagreement").tolist() == [1, 2, 0]
     assert scores.order("log-probability").tolist() == [2, 1, 0]
     assert scores.order("change").tolist() == [0, 1, 2]
@@ -71,7 +77,7 @@ def test_orders_by_hand(scores: PairScores) -> None:
     assert set(ORDERS) == {"disagreement", "log-probability", "change"}
 
 
-def test_precision_by_hand(scores: PairScores) -> None:
+def test_precision_by_hand(scores: PairMargins) -> None:
     wanted = torch.tensor([False, True, True])
     assert precision_at(torch.tensor([1, 0, 2]), wanted) == 0.5
     assert precision_at(torch.tensor([1, 0, 2]), wanted, count=1) == 1
@@ -82,7 +88,7 @@ def test_precision_by_hand(scores: PairScores) -> None:
         without.true_margins()
 
 
-def test_the_mean_of_two_runs_by_hand(scores: PairScores) -> None:
+def test_the_mean_of_two_runs_by_hand(scores: PairMargins) -> None:
     moved = replace(scores.logps, policy_chosen=scores.logps.policy_chosen + 2)
     mean = mean_scores([scores, replace(scores, logps=moved)])
     assert mean.reward_margins.tolist() == [2, -0.5, 1] and mean.before.tolist() == [-1, 1, -5]

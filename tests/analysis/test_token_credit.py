@@ -9,21 +9,21 @@ from tiny import FAMILIES, OfNoDouble, make_language_model, plain_logp, shake, s
 from dpo_lab.analysis.token_credit import token_credit, token_texts
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 BETA = 0.1
 
 
-def _moved(model, only: str = "") -> tuple[Scorer, Reference]:
+def _moved(model, only: str = "") -> tuple[LogpScorer, Reference]:
     """A policy some way from its reference."""
-    scorer = Scorer(model)
+    scorer = LogpScorer(model)
     reference = Reference(scorer)
     reference.keep()
     shake(model.model, 0.03, seed=3, only=only)
     return scorer, reference
 
 
-def _rewards(scorer: Scorer, reference: Reference, sequences) -> torch.Tensor:
+def _rewards(scorer: LogpScorer, reference: Reference, sequences) -> torch.Tensor:
     policy = score_sequences(scorer, sequences)
     with reference.active() as frozen:
         return BETA * (policy - score_sequences(frozen, sequences))
@@ -43,7 +43,7 @@ def test_credit_sums_to_the_reward_of_the_sequence(family: str) -> None:
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 def test_under_lora_the_reference_is_the_adapter_switched_off(packing: bool) -> None:
     model = add_lora(make_language_model(), 4)
-    scorer = Scorer(model, packing=packing)
+    scorer = LogpScorer(model, packing=packing)
     reference = Reference(scorer)
     shake(model.model, 0.3, seed=3, only="lora_")
     sequences = some_sequences()
@@ -88,8 +88,10 @@ def test_on_micro_with_shared_beginnings_in_the_order_of_the_tokens() -> None:
 def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
     scorer, reference = _moved(make_language_model())
     expected = token_credit(scorer, reference, some_sequences(3), BETA)
-    there = Scorer.token_logps
-    monkeypatch.setattr(Scorer, "token_logps", lambda *args: there(*args).as_subclass(OfNoDouble))
+    there = LogpScorer.token_logps
+    monkeypatch.setattr(
+        LogpScorer, "token_logps", lambda *args: there(*args).as_subclass(OfNoDouble)
+    )
     for ours, theirs in zip(
         token_credit(scorer, reference, some_sequences(3), BETA), expected, strict=True
     ):
@@ -97,7 +99,7 @@ def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
 
 
 def test_a_policy_that_is_its_reference_gives_no_token_any_credit() -> None:
-    scorer = Scorer(make_language_model())
+    scorer = LogpScorer(make_language_model())
     (credit,) = token_credit(scorer, Reference(scorer), some_sequences(1), BETA)
     assert credit.reward == 0 and not credit.rewards.any()
 
@@ -113,6 +115,6 @@ def test_texts_of_tokens_are_the_text(text: str) -> None:
 
 
 def test_a_beta_that_is_no_weight_is_refused() -> None:
-    scorer = Scorer(make_language_model())
+    scorer = LogpScorer(make_language_model())
     with pytest.raises(ValueError, match="beta=0: must be > 0"):
         token_credit(scorer, Reference(scorer), some_sequences(1), 0)

@@ -14,7 +14,7 @@ from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 
 
 def merging(bos: bool = False, **options) -> PreTrainedTokenizerFast:
@@ -136,7 +136,7 @@ def test_log_probabilities_are_those_of_the_scorer_and_of_the_definition(
     """In float32 to 1e-5, and to 1e-6 of their size where a cut prompt makes them large."""
     micro = load_model("micro", device="cpu")
     micro.model.to(dtype)
-    scorer = Scorer(micro)
+    scorer = LogpScorer(micro)
     tokens = {p.row: p for p in tokenize_pairs(reviews, micro.tokenizer, max_length=max_length)}
     for pair in reviews[:30]:
         seen = pair_tokens(
@@ -158,8 +158,8 @@ def test_log_probabilities_are_those_of_the_scorer_and_of_the_definition(
 
 
 def test_the_reference_may_be_an_adapter_switched_off(reviews) -> None:
-    plain = Scorer(load_model("micro", device="cpu"))
-    policy = Scorer(add_lora(load_model("micro", device="cpu"), 2))
+    plain = LogpScorer(load_model("micro", device="cpu"))
+    policy = LogpScorer(add_lora(load_model("micro", device="cpu"), 2))
     with torch.no_grad():
         for name, weight in policy.language_model.model.named_parameters():
             if "lora_B" in name:

@@ -8,7 +8,7 @@ import pytest
 
 from dpo_lab.annotation import click_log
 from dpo_lab.annotation import question_queue as module
-from dpo_lab.annotation.question_queue import REST, Interview
+from dpo_lab.annotation.question_queue import REST, QuestionQueue
 from dpo_lab.annotation.session import Question, Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.models.loading import load_model, weights_fingerprint
@@ -25,8 +25,8 @@ def micro():
 def begin(tmp_path, micro):
     begun = []
 
-    def make(folder="mine", prompts=PROMPTS, **options) -> Interview:
-        one = Interview(Session(tmp_path / folder), prompts, lambda: micro, **options)
+    def make(folder="mine", prompts=PROMPTS, **options) -> QuestionQueue:
+        one = QuestionQueue(Session(tmp_path / folder), prompts, lambda: micro, **options)
         begun.append(one.start())
         return one
 
@@ -35,7 +35,7 @@ def begin(tmp_path, micro):
         one.close()
 
 
-def _asked(one: Interview, count: int, choice="A") -> list[Question]:
+def _asked(one: QuestionQueue, count: int, choice="A") -> list[Question]:
     questions = []
     for _ in range(count):
         questions.append(one.wait(60))
@@ -115,7 +115,7 @@ def test_nothing_else_is_asked_before_the_answer_is_on_disk(begin, monkeypatch) 
 def test_after_an_interrupt_it_asks_as_if_there_was_none(begin, monkeypatch, place, undo) -> None:
     one, whole = begin(repeat=0), _asked(begin("whole", repeat=0), 5)
     assert _asked(one, 2) == whole[:2] and one.wait(60) == whole[2]
-    owner = Interview if place == "_ask" else Session
+    owner = QuestionQueue if place == "_ask" else Session
     step = getattr(owner, place)
 
     def once(*arguments) -> None:
@@ -186,7 +186,7 @@ def test_no_prompt_with_two_answers_is_an_error_that_names_one(begin, monkeypatc
 
 def test_a_model_that_cannot_be_loaded_is_raised_and_the_session_stays_sound(tmp_path) -> None:
     told = []
-    one = Interview(
+    one = QuestionQueue(
         Session(tmp_path), PROMPTS, lambda: load_model("nowhere"), changed=lambda: told.append(1)
     ).start()
     with pytest.raises(FileNotFoundError, match="nowhere"):
@@ -199,7 +199,7 @@ def test_a_model_that_cannot_be_loaded_is_raised_and_the_session_stays_sound(tmp
 def test_a_share_of_repetitions_out_of_range_is_refused(tmp_path) -> None:
     session = Session(tmp_path)
     with pytest.raises(ValueError, match="repeat=1: must be in"):
-        Interview(session, PROMPTS, lambda: None, repeat=1)
+        QuestionQueue(session, PROMPTS, lambda: None, repeat=1)
     session.close()
 
 

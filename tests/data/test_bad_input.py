@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dpo_lab.cli.commands import main
 from dpo_lab.cli.logps import Logps
-from dpo_lab.data.batching import PairOrder
+from dpo_lab.data.batching import PairSampler
 from dpo_lab.data.preferences import (
     load_preferences,
     load_train_and_held_out,
@@ -355,8 +355,8 @@ CASES = {
                     loader=lambda folder, split: load_train_and_held_out(folder)),
         "every prompt is trained on, too",
     ),
-    "batch of no pairs": (lambda _: PairOrder(10, 0, 0), "batch_pairs=0: must be between 1 and"),
-    "batch of more than all pairs": (lambda _: PairOrder(10, 11, 0), "batch_pairs=11: must be"),
+    "batch of no pairs": (lambda _: PairSampler(10, 0, 0), "batch_pairs=0: must be between 1 and"),
+    "batch of more than all pairs": (lambda _: PairSampler(10, 11, 0), "batch_pairs=11: must be"),
     # tokens
     "max_length 1": (tokenize([ABC], max_length=1), "max_length=1: must be at least 2"),
     "max_prompt_length 0": (tokenize([ABC], max_prompt_length=0), "max_prompt_length=0: must be"),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_lab.data.batching import PairOrder, collate, token_budget_batches
+from dpo_lab.data.batching import PairSampler, collate, token_budget_batches
 
 PAD = 0
 
@@ -87,25 +87,25 @@ def test_groups_by_hand():
 @given(st.integers(1, 30), st.data(), st.integers(0, 2**31))
 def test_every_epoch_is_a_permutation(pairs, data, seed):
     batch_pairs = data.draw(st.integers(1, pairs))
-    order = PairOrder(pairs, batch_pairs, seed)
+    order = PairSampler(pairs, batch_pairs, seed)
     batches = [order.batch(step) for step in range(3 * pairs)]
     assert all(len(batch) == batch_pairs for batch in batches)
     picked = [index for batch in batches for index in batch]
     for start in range(0, len(picked) - pairs + 1, pairs):
         assert sorted(picked[start : start + pairs]) == list(range(pairs))
     step = data.draw(st.integers(0, 3 * pairs - 1))
-    assert PairOrder(pairs, batch_pairs, seed).batch(step) == batches[step]  # needs no history
+    assert PairSampler(pairs, batch_pairs, seed).batch(step) == batches[step]  # needs no history
 
 
 def test_epochs_and_seeds_differ():
-    epochs = [PairOrder(100, 100, 0).batch(step) for step in (0, 1)]
+    epochs = [PairSampler(100, 100, 0).batch(step) for step in (0, 1)]
     assert epochs[0] != epochs[1]
-    assert PairOrder(100, 100, 1).batch(0) not in epochs
+    assert PairSampler(100, 100, 1).batch(0) not in epochs
     # 60 + 60 over 100 pairs: the second batch ends one epoch and begins the next.
-    assert PairOrder(100, 60, 0).batch(1) == epochs[0][60:] + epochs[1][:20]
+    assert PairSampler(100, 60, 0).batch(1) == epochs[0][60:] + epochs[1][:20]
 
 
 @pytest.mark.parametrize("batch_pairs", [0, -1, 11])
 def test_batches_that_cannot_be_filled_are_refused(batch_pairs):
     with pytest.raises(ValueError, match="must be between 1 and the 10 training pairs. Give fewer"):
-        PairOrder(10, batch_pairs, 0)
+        PairSampler(10, batch_pairs, 0)

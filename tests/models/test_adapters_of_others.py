@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import make_language_model, plain_logp, shake, some_sequences
 
 from dpo_lab.models.loading import load_model, save_model
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 SIZE = 320  # ids of a tiny model
 
@@ -30,7 +30,9 @@ def trained_elsewhere(folder, family: str, ids: int, targets: list[str]):
 def same_logps(ours, theirs, sequences) -> None:
     with torch.no_grad():
         right = torch.stack([plain_logp(theirs, *sequence) for sequence in sequences])
-    torch.testing.assert_close(score_sequences(Scorer(ours), sequences), right, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        score_sequences(LogpScorer(ours), sequences), right, rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("ids", [SIZE, SIZE + 10, SIZE - 8])

@@ -16,7 +16,7 @@ from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel, add_lora
 from dpo_lab.models.reference import ReferenceCache
 from dpo_lab.models.sampling import sample
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.setup import prepare
@@ -462,7 +462,7 @@ def test_logps_are_plain_transformers(family, tmp_path):
     sequences = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
     with torch.no_grad():
         expected = torch.stack([plain_logp(plain, *sequence) for sequence in sequences])
-    found = score_sequences(Scorer(lm), sequences)
+    found = score_sequences(LogpScorer(lm), sequences)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
 
 

@@ -19,13 +19,13 @@ from dpo_lab.models.loading import (
     save_model,
     weights_fingerprint,
 )
-from dpo_lab.models.scoring import Scorer, score_sequences
+from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 SEQUENCES = some_sequences(4)
 
 
 def logps(language_model: LanguageModel) -> torch.Tensor:
-    return score_sequences(Scorer(language_model), SEQUENCES)
+    return score_sequences(LogpScorer(language_model), SEQUENCES)
 
 
 @pytest.fixture

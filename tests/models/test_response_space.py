@@ -8,7 +8,7 @@ import torch
 
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.response_space import World
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import exact_kl, optimal_logps, rlhf_objective
 from dpo_lab.objective.pair_logps import PairLogps
@@ -23,8 +23,8 @@ def micro():
 
 
 @pytest.fixture(scope="module")
-def world(micro) -> World:
-    return World.of(micro, PROMPTS, score)
+def world(micro) -> ResponseSpace:
+    return ResponseSpace.of(micro, PROMPTS, score)
 
 
 def test_it_lists_every_response_with_its_worth(world) -> None:
@@ -53,7 +53,7 @@ def _shares(rows: list[dict[str, str]]) -> Counter:
     return Counter((row["chosen"], row["rejected"]) for row in rows)
 
 
-def _weights(world: World, **said: float) -> torch.Tensor:
+def _weights(world: ResponseSpace, **said: float) -> torch.Tensor:
     weights = torch.zeros_like(world.rewards)
     for text, share in said.items():
         weights[:, world.responses.index(text)] = share
@@ -99,9 +99,9 @@ def test_weights_that_allow_no_pair_are_refused(world) -> None:
 
 def test_what_cannot_be_listed_is_refused(micro) -> None:
     with pytest.raises(ValueError, match="goes on after 1 words"):
-        World.of(micro, PROMPTS, score, max_words=1)
+        ResponseSpace.of(micro, PROMPTS, score, max_words=1)
     with pytest.raises(ValueError, match="cannot all be enumerated"):
-        World.of(micro, PROMPTS, score, max_words=5)
+        ResponseSpace.of(micro, PROMPTS, score, max_words=5)
 
 
 def test_a_policy_that_goes_on_after_the_most_words_is_told_of(world, caplog):

@@ -8,7 +8,7 @@ from tiny import argmax_loop, make_language_model, shake, some_sequences
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import sample
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 
 PROMPTS = [prompt for prompt, _ in some_sequences(7)]
 
@@ -86,7 +86,7 @@ def test_answers_end_at_the_end_token():
 
 def test_policy_and_reference_that_agree_draw_the_same_answers():
     lm = add_lora(make_language_model(), 4)
-    scorer, state = Scorer(lm), torch.get_rng_state()
+    scorer, state = LogpScorer(lm), torch.get_rng_state()
     with Reference(scorer).active() as reference:
         theirs = sample(reference.language_model, PROMPTS, max_new_tokens=5, seed=3)
     assert sample(lm, PROMPTS, max_new_tokens=5, seed=3) == theirs

@@ -18,7 +18,7 @@ from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel, disable_dropout
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.training.loop import train
@@ -98,7 +98,7 @@ def test_a_kl_of_cut_answers_is_at_least_that_and_errors_are_over_prompts() -> N
     policy, reference = ending(0.5), ending(0.25)
     step = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     prompts = policy.encoder.prompts(PROMPTS * 200)
-    scorers = Scorer(policy), Reference(Scorer(reference))
+    scorers = LogpScorer(policy), Reference(LogpScorer(reference))
     short = measure_kl(*scorers, sample(policy, prompts, max_new_tokens=2))
     long = measure_kl(*scorers, sample(policy, prompts, max_new_tokens=40))
     assert short.cut == pytest.approx(0.25, abs=0.05) and long.cut == 0

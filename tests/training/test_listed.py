@@ -8,11 +8,11 @@ import pytest
 from babble import let_it_babble
 
 from dpo_lab import TrainConfig, prepare
-from dpo_lab.analysis.frontier_curve import Theory, distance
+from dpo_lab.analysis.frontier_curve import FrontierCurve, distance
 from dpo_lab.data.preferences import load_train_and_held_out
 from dpo_lab.data.reviews import score
 from dpo_lab.models.enumeration import enumerate_responses
-from dpo_lab.models.response_space import World
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.models.sampling import sample
 from dpo_lab.training.evaluation import evaluate
@@ -47,8 +47,8 @@ def _records(job) -> History:
 def test_a_policy_that_runs_on_is_never_above_the_most_that_any_policy_scores(endless) -> None:
     """Forty-eight times "superb" was worth 96; the best listed answer, three times, is worth 6."""
     records = _records(endless)
-    world = World.of(_job().policy, endless.prompts, score)
-    theory = Theory.of(world.frontier)
+    world = ResponseSpace.of(_job().policy, endless.prompts, score)
+    theory = FrontierCurve.of(world.frontier)
     figure = training_figure(records, theory=theory)
     drawn = {trace.meta: trace for trace in figure.data}
     kl, reward = float(drawn["path"].x[-1]), float(drawn["path"].y[-1])
@@ -86,8 +86,8 @@ def test_the_share_outside_is_what_all_shorter_answers_leave() -> None:
     assert share == pytest.approx(exact, abs=3 * math.sqrt(exact * (1 - exact) / 2000))
 
 
-def _theory(job) -> Theory:
-    return Theory.of(world_of(job).frontier)
+def _theory(job) -> FrontierCurve:
+    return FrontierCurve.of(world_of(job).frontier)
 
 
 def test_the_reference_goes_nowhere_and_nothing_is_said_of_it() -> None:
@@ -99,7 +99,7 @@ def test_the_reference_goes_nowhere_and_nothing_is_said_of_it() -> None:
 
 def test_they_are_sums_over_every_answer_by_hand() -> None:
     job = _job(3.0)
-    values, world = listed_values(job), World.of(_job().policy, job.prompts, score)
+    values, world = listed_values(job), ResponseSpace.of(_job().policy, job.prompts, score)
     policy, reference = world.logps(job.policy), world.reference_logps
     share = policy.exp()
     kl = (share * (policy - reference)).sum(-1).mean().item()

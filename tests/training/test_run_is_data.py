@@ -20,7 +20,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import sweep
-from dpo_lab.ui.workbench.run_store import Shelf
+from dpo_lab.ui.workbench.run_store import RunStore
 from dpo_lab.ui.workbench.workbench import Workbench
 
 SHORT = {"steps": 4, "batch_pairs": 4, "limit": 16, "eval_every": 0, "eval_pairs": 0}
@@ -116,7 +116,7 @@ def test_no_page_runs_a_model_s_code_because_a_file_says_so(begun):
     with pytest.raises(ValueError, match="--trust-remote-code"):
         bench.resume().wait(60)
     bench.close()
-    assert Shelf(run.path.parent).runs["begun"].config.trust_remote_code is False
+    assert RunStore(run.path.parent).runs["begun"].config.trust_remote_code is False
     assert not marker.exists()
 
 

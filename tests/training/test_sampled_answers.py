@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny import make_language_model, plain_logp
 
 from dpo_lab.annotation import scored_pairs as labelling
-from dpo_lab.annotation.question_queue import Interview
+from dpo_lab.annotation.question_queue import QuestionQueue
 from dpo_lab.annotation.scored_pairs import completion_pairs
 from dpo_lab.annotation.session import Question, Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
@@ -34,7 +34,7 @@ def clicked(folder, model, questions: int = 9, limit: int = 5) -> Session:
     """A session in which somebody compared a model's own answers."""
     session = Session(folder)
     who = SimulatedAnnotator(lambda prompt, text: float(len(text)), tie_within=-1)
-    interview = Interview(session, PROMPTS, lambda: model, max_new_tokens=limit).start()
+    interview = QuestionQueue(session, PROMPTS, lambda: model, max_new_tokens=limit).start()
     try:
         for _ in range(questions):
             interview.answer(who(interview.wait(60)))

@@ -21,7 +21,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run, open_or_create
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import table
-from dpo_lab.ui.workbench.run_store import Shelf
+from dpo_lab.ui.workbench.run_store import RunStore
 
 CONFIG = TrainConfig(
     steps=6, batch_pairs=4, limit=24, eval_every=3, eval_pairs=4, kl_samples=4, sample_prompts=2,
@@ -261,7 +261,7 @@ def test_what_has_the_wrong_shape_is_one_line_and_breaks_no_other_run(
         one_line(typed(capsys, "train", "--resume", "--out", run.path), name)
     code, out, error = typed(capsys, "runs", "list", run.path.parent)
     assert code == 0 and "other" in out and "sigmoid" in out
-    shelf = Shelf(run.path.parent)
+    shelf = RunStore(run.path.parent)
     assert "other" in shelf.runs
     if name in ("config.json", "metrics.jsonl", "summary.json"):
         assert "unreadable" in out and "run is not readable" in error

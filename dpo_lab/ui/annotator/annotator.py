@@ -10,18 +10,18 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from dpo_lab.annotation.question_queue import Interview, check_repeat
+from dpo_lab.annotation.question_queue import QuestionQueue, check_repeat
 from dpo_lab.annotation.session import UNDO, Answer, Choice, Question, Session
-from dpo_lab.data.preferences import Score, answer_to, prompt_text
+from dpo_lab.data.preferences import RewardFn, answer_to, prompt_text
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.rows import COLUMNS, Text, row_to_pair
 from dpo_lab.data.sampled import Sampled, shown
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.training.outcome import Score as Mean
+from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.annotator.question import BLANK, QuestionView, prompt_words
-from dpo_lab.ui.annotator.train_panel import Alignment
+from dpo_lab.ui.annotator.train_panel import TrainPanel
 from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.widgets.freeing import free
 
@@ -41,7 +41,7 @@ class Annotator:
         prompts: Texts (messages for a model with a chat template), or lists of messages.
         model: micro, smollm2, a folder, a hub id, or a model already loaded.
         session: Folder of the clicks, the pairs made of them, and the runs on these.
-        score: Score of `(prompt, response)`, shown before and after training.
+        score: RewardFn of `(prompt, response)`, shown before and after training.
         seed: Of the answers, their order and what is repeated.
         repeat: Share of the questions that ask an earlier one again with its sides swapped.
         max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
@@ -64,7 +64,7 @@ class Annotator:
         model: AnyModel = "micro",
         session: str | Path = "my_preferences",
         *,
-        score: Score | None = None,
+        score: RewardFn | None = None,
         seed: int = 0,
         repeat: float = 0.12,
         max_new_tokens: int | None = None,
@@ -77,7 +77,7 @@ class Annotator:
         self._said, self._problem, self._closed = "", "", ""
         self.session = Session(session)
         try:
-            self.interview = Interview(
+            self.interview = QuestionQueue(
                 self.session,
                 prompts,
                 self._load,
@@ -89,7 +89,7 @@ class Annotator:
         except BaseException:
             self.session.close()
             raise
-        self._alignment = Alignment(self.interview, model, score, max_new_tokens, ended=self._show)
+        self._alignment = TrainPanel(self.interview, model, score, max_new_tokens, ended=self._show)
         self.question_view = QuestionView(self._clicked)
         self.parts = (self._alignment.style, self.question_view, self._alignment.view)
         self.view = widgets.VBox(self.parts).add_class("dpo-workbench").add_class("dpo-annotator")
@@ -118,10 +118,10 @@ class Annotator:
         return self.session.pairs
 
     @property
-    def agreement(self) -> Mean | None:
+    def agreement(self) -> MeanCI | None:
         """Share of questions asked twice that got the same answer; none if there is none yet."""
         same = [float(agrees) for agrees in self.session.agreements]
-        return Mean.of(same) if same else None
+        return MeanCI.of(same) if same else None
 
     @property
     def run(self) -> BackgroundRun | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from dpo_lab.annotation.question_queue import Interview
-from dpo_lab.data.preferences import Score
+from dpo_lab.annotation.question_queue import QuestionQueue
+from dpo_lab.data.preferences import RewardFn
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
@@ -30,13 +30,13 @@ SHOWN = 12
 """Most prompts whose answers are shown."""
 
 
-class Alignment:
+class TrainPanel:
     """Trains on the pairs of an interview's session, and shows what that changed.
 
     Args:
         interview: Whose prompts and pairs; it draws nothing while a run is going on.
         model: What is trained: the name, or a model already loaded (a copy is trained).
-        score: Score of `(prompt, response)`, if there is one.
+        score: Reward of `(prompt, response)`, if there is one.
         max_new_tokens: Most tokens of an answer; none is the model's default.
         ended: Called with how a run ended, in words.
 
@@ -47,9 +47,9 @@ class Alignment:
 
     def __init__(
         self,
-        interview: Interview,
+        interview: QuestionQueue,
         model: str | LanguageModel,
-        score: Score | None,
+        score: RewardFn | None,
         max_new_tokens: int | None,
         ended: Callable[[str], None],
     ):

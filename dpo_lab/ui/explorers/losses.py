@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.analysis.label_noise import under_noise
-from dpo_lab.models.response_space import Recovered, World
+from dpo_lab.models.response_space import ResponseSpace, RewardFit
 from dpo_lab.objective.pair_logps import F_DIVERGENCES
 from dpo_lab.objective.registry import LOSSES, SUMS, find_loss
 from dpo_lab.ui.figures.losses import curve_traces, curves_spec, noise_spec
@@ -118,9 +118,9 @@ class NoiseExplorer:
         view: All of them as one widget.
     """
 
-    def __init__(self, world: World, pairs: int = 4000, steps: int = 150):
+    def __init__(self, world: ResponseSpace, pairs: int = 4000, steps: int = 150):
         self._world, self._size = world, {"pairs": pairs, "steps": steps}
-        self.found: dict[float, dict[str, Recovered]] = {}
+        self.found: dict[float, dict[str, RewardFit]] = {}
         self.share = widgets.FloatSlider(
             max=0.45, step=0.05, description="wrong labels", readout_format=".0%",
             continuous_update=False, style={"description_width": "initial"},
@@ -130,7 +130,7 @@ class NoiseExplorer:
         self.view = widgets.VBox([widgets.HBox([self.share, self.status]), self.figure.view])
         self.share.observe(lambda change: self._visit_by_hand(change["new"]), "value")
 
-    def visit(self, share: float) -> dict[str, Recovered]:
+    def visit(self, share: float) -> dict[str, RewardFit]:
         """Train where a share of the labels is wrong, unless that was done, and draw it.
 
         Args:

@@ -13,8 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
-from dpo_lab.analysis.frontier_curve import Theory
-from dpo_lab.models.response_space import World
+from dpo_lab.analysis.frontier_curve import FrontierCurve
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.optimum import (
     Frontier,
     exact_kl,
@@ -56,15 +56,15 @@ class _Scene:
     responses: tuple[str, ...]
 
     @classmethod
-    def of(cls, world: World, prompt: str) -> _Scene:
+    def of(cls, world: ResponseSpace, prompt: str) -> _Scene:
         if prompt not in world.prompts:
             raise ValueError(f"prompt={prompt!r}: is not in this world. Take one of its prompts.")
         row = [world.prompts.index(prompt)]
         return cls(Frontier(world.reference_logps[row], world.rewards[row]), world.responses)
 
     @cached_property
-    def theory(self) -> Theory:
-        return Theory.of(self.frontier)
+    def theory(self) -> FrontierCurve:
+        return FrontierCurve.of(self.frontier)
 
     @cached_property
     def shown(self) -> list[int]:
@@ -138,7 +138,7 @@ class _Scene:
         return f"{escaped(self.responses[index]) or '(empty)'} ({reward})"
 
 
-def optimum_figure(world: World, prompt: str, beta: float) -> go.Figure:
+def optimum_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figure:
     """What pi* says at one beta beside what the reference says, and where it stands.
 
     Args:
@@ -173,7 +173,7 @@ class OptimumExplorer:
         view: Both as one widget.
     """
 
-    def __init__(self, world: World, prompt: str, beta: float = 0.3):
+    def __init__(self, world: ResponseSpace, prompt: str, beta: float = 0.3):
         self._scene = _Scene.of(world, prompt)
         self.beta = widgets.FloatLogSlider(
             value=beta, min=-2, max=1, step=0.02, description="β", readout_format=".3g"
@@ -190,7 +190,7 @@ class OptimumExplorer:
         return bundle(self.view, options, "A slider for β: run this cell to drag it.")
 
 
-def objective_figure(world: World, prompt: str, beta: float) -> go.Figure:
+def objective_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figure:
     """J along policies that are tilted by the reward, `pi ~ pi_ref exp(s r / beta)`.
 
     Args:

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 import traitlets
 from torch import Tensor
 
-from dpo_lab.analysis.pair_margins import ORDERS, Order, PairScores
+from dpo_lab.analysis.pair_margins import ORDERS, Order, PairMargins
 from dpo_lab.analysis.token_credit import Credit, token_credit
 from dpo_lab.data.preferences import prompt_text, response_text
 from dpo_lab.data.rows import Pair
@@ -73,7 +73,7 @@ class PairExplorer:
     """
 
     def __init__(
-        self, job: Job, scores: PairScores, *, planted: Tensor | None = None, shown: int = 100
+        self, job: Job, scores: PairMargins, *, planted: Tensor | None = None, shown: int = 100
     ):
         if planted is not None and len(planted) != len(scores):
             raise ValueError(

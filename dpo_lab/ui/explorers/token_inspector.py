@@ -13,7 +13,7 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.html.token_view import tokens_html
@@ -53,8 +53,8 @@ class TokenInspector:
         max_length: int = 512,
         max_prompt_length: int | None = None,
         prompt_format: PromptFormat = "auto",
-        policy: Scorer | None = None,
-        reference: Scorer | Reference | None = None,
+        policy: LogpScorer | None = None,
+        reference: LogpScorer | Reference | None = None,
     ):
         self._preferences, self._tokenizer = preferences, tokenizer
         self._scorers = {"policy": policy, "reference": reference}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dpo_lab.analysis.frontier_curve import Theory
+from dpo_lab.analysis.frontier_curve import FrontierCurve
 from dpo_lab.models.kl import MeasuredKL
 from dpo_lab.objective.optimum import PolicyPoint
 from dpo_lab.ui.figures.style import CHOSEN, POLICY, REJECTED, SYMBOLS, TEXT, THEORY, blank
@@ -71,7 +71,7 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
 
 
 def frontier_figure(
-    theory: Theory,
+    theory: FrontierCurve,
     groups: Mapping[str, Mapping[str, PolicyPoint]],
     optima: Sequence[float] = (),
 ) -> go.Figure:

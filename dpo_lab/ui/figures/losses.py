@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from dpo_lab.models.response_space import Recovered
+from dpo_lab.models.response_space import RewardFit
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import Loss, find_loss, loss_and_grads
 from dpo_lab.ui.figures.style import (
@@ -195,7 +195,7 @@ def displacement_figure(drifts: Mapping[str, tuple[float, float]]) -> go.Figure:
     return figure
 
 
-def noise_spec(found: Mapping[float, Mapping[str, Recovered]]) -> dict[str, Any]:
+def noise_spec(found: Mapping[float, Mapping[str, RewardFit]]) -> dict[str, Any]:
     """Data and layout: how much of the true reward was found, against the share of wrong labels.
 
     Args:

@@ -7,17 +7,17 @@ import math
 import plotly.graph_objects as go
 
 from dpo_lab.analysis.response_stats import AnswerForm
-from dpo_lab.training.outcome import Score
+from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.figures.style import POLICY, REFERENCE, blank
 from dpo_lab.ui.html.output import Fragment, table
 from dpo_lab.ui.html.tables import escaped, number
 
 _GAP = 0.07
-_NOTHING = Score(math.nan, math.nan, math.nan, 0)
+_NOTHING = MeanCI(math.nan, math.nan, math.nan, 0)
 """Plotly draws no point of it."""
 
 
-def _rows(form: AnswerForm) -> dict[str, tuple[Score | None, str]]:
+def _rows(form: AnswerForm) -> dict[str, tuple[MeanCI | None, str]]:
     """What is measured: its name, the number if there is one, its format."""
     grams = "token" if form.n == 1 else f"{form.n}-gram"
     return {
@@ -48,7 +48,7 @@ def form_table(forms: dict[str, AnswerForm]) -> Fragment:
     return Fragment(table(["", *names], rows, names) + note, "\n".join(words))
 
 
-def _interval(score: Score | None, shape: str) -> str:
+def _interval(score: MeanCI | None, shape: str) -> str:
     if score is None:
         return "–"
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dpo_lab.analysis.frontier_curve import LISTED, Theory, on_frontier
+from dpo_lab.analysis.frontier_curve import LISTED, FrontierCurve, on_frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.style import CHOSEN, POLICY, REFERENCE, REJECTED, SHADE, SMALL, THEORY
@@ -144,7 +144,7 @@ def traces_of(
     start_loss: Sequence[tuple[int, float]],
     start_name: str,
     former: Sequence[Former],
-    theory: Theory | None,
+    theory: FrontierCurve | None,
     aims_at_optimum: bool,
 ) -> list[dict]:
     """Every trace of the training figure, the same in number and order whatever was measured."""
@@ -189,7 +189,9 @@ def _former_run(age: int, name: str, records: History, length: int) -> tuple[dic
     return *traces, drawn(FRONTIER, path, "path", POLICY, "bottom center")
 
 
-def _frontier_traces(records: History, theory: Theory | None, aims_at_optimum: bool) -> list[dict]:
+def _frontier_traces(
+    records: History, theory: FrontierCurve | None, aims_at_optimum: bool
+) -> list[dict]:
     """Exact frontier, pi* at the current beta, and the run's path in reward against KL.
 
     All of the listed answers where they were measured: then the path has no error.

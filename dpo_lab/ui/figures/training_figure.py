@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dpo_lab.analysis.frontier_curve import LISTED, Theory, on_frontier
+from dpo_lab.analysis.frontier_curve import LISTED, FrontierCurve, on_frontier
 from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
 from dpo_lab.training.history import History
-from dpo_lab.training.outcome import Score
+from dpo_lab.training.outcome import MeanCI
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.style import LEGEND, STYLE
 from dpo_lab.ui.figures.training_curves import (
@@ -71,7 +71,7 @@ def training_figure(
     title: str | None = None,
     start_loss: StartLoss | None = None,
     former: Sequence[Former] = (),
-    theory: Theory | None = None,
+    theory: FrontierCurve | None = None,
     aims_at_optimum: bool = True,
 ) -> go.Figure:
     """Loss, rewards, reward margin, KL, log-ratios and accuracy of one run, over its steps.
@@ -107,7 +107,7 @@ def training_spec(
     title: str | None = None,
     start_loss: StartLoss | None = None,
     former: Sequence[Former] = (),
-    theory: Theory | None = None,
+    theory: FrontierCurve | None = None,
     aims_at_optimum: bool = True,
 ) -> dict[str, Any]:
     """The same as plain dictionaries, `data` and `layout`, with room for `FORMER_RUNS` runs.
@@ -154,7 +154,7 @@ def training_spec(
 
 
 def _panels(
-    records: History, filled: set[int], in_nats: bool, theory: Theory | None
+    records: History, filled: set[int], in_nats: bool, theory: FrontierCurve | None
 ) -> dict[int, _Panel]:
     """The panels with what depends on the run: unit of the loss, n of the means, a score's room."""
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
@@ -163,7 +163,7 @@ def _panels(
     held_out = records.newest("eval/rewards/accuracies", "eval/pairs")
     if held_out and held_out.step:
         share, pairs = held_out["eval/rewards/accuracies"], int(held_out["eval/pairs"])
-        interval = Score.of_share(share, pairs)
+        interval = MeanCI.of_share(share, pairs)
         note = f"held-out n = {pairs}: {interval.low:.0%} to {interval.high:.0%}"
         panels[6] = replace(panels[6], note=f"{note} (95 %); step 0: tie")
     if theory is not None and FRONTIER in panels:

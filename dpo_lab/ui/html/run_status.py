@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from dpo_lab.analysis.frontier_curve import Theory, beyond, distance
+from dpo_lab.analysis.frontier_curve import FrontierCurve, beyond, distance
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
@@ -51,7 +51,7 @@ def samples_panel(samples: Sequence[SampleRecord]) -> str:
     return f"<h3>Samples</h3><p class='note'>{note}</p>{samples_table(samples)}"
 
 
-def notice(records: History, theory: Theory | None, aims_at_optimum: bool = True) -> str:
+def notice(records: History, theory: FrontierCurve | None, aims_at_optimum: bool = True) -> str:
     """What the last step's log-ratios and distance from the frontier mean, as HTML."""
     longer = beyond(records).partition(".")
     longer = f"<b>{longer[0]}.</b>{longer[2]}" if longer[0] else ""

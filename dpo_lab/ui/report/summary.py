@@ -190,13 +190,13 @@ def _listed_tiles(records: History) -> dict[str, dict[str, Any]]:
 
 def _accuracy_text(record: StepRecord) -> str:
     """What held-out accuracy is, with its 95 % interval where it is known how many pairs it has."""
-    from dpo_lab.training.outcome import Score
+    from dpo_lab.training.outcome import MeanCI
 
     text = "share of pairs whose chosen answer has the larger reward; before training they all tie"
     share, n = record["eval/rewards/accuracies"], record.get("eval/pairs")
     if not n:
         return text
-    interval = Score.of_share(share, int(n))
+    interval = MeanCI.of_share(share, int(n))
     return f"95 % interval {interval.low:.2f} to {interval.high:.2f}, n = {n:.0f} pairs; {text}"
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from dpo_lab.analysis.frontier_curve import LISTED, SAMPLED, Theory
+from dpo_lab.analysis.frontier_curve import LISTED, SAMPLED, FrontierCurve
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS, World
+from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS, ResponseSpace
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_text
 from dpo_lab.training.listed import MOST_PROMPTS
@@ -26,7 +26,9 @@ from dpo_lab.ui.html.tables import escaped
 SCALE = "Viridis"
 
 
-def sweep_figure(rows: Sequence[Mapping[str, Any]], theory: Theory | None = None) -> go.Figure:
+def sweep_figure(
+    rows: Sequence[Mapping[str, Any]], theory: FrontierCurve | None = None
+) -> go.Figure:
     """Score of each run against its KL, with standard errors; coloured by beta, shaped by loss.
 
     Args:
@@ -104,7 +106,7 @@ def write_sweep_page(
     return path
 
 
-def _theory(configs: Sequence[TrainConfig]) -> Theory | None:
+def _theory(configs: Sequence[TrainConfig]) -> FrontierCurve | None:
     """The frontier, if all runs share a model whose responses can be listed, and have a score."""
     if len({(config.model, config.data) for config in configs}) > 1:
         return None
@@ -114,6 +116,6 @@ def _theory(configs: Sequence[TrainConfig]) -> Theory | None:
         return None
     try:
         prompts = held_out.prompts[:MOST_PROMPTS]
-        return Theory.of(World.of(model, prompts, train.score).frontier)
+        return FrontierCurve.of(ResponseSpace.of(model, prompts, train.score).frontier)
     except ValueError:
         return None

@@ -22,7 +22,7 @@ EARLIER_RUNS = 30
 
 
 @dataclass(frozen=True)
-class ShelvedRun:
+class FinishedRun:
     """A run that has ended, as it is shown again.
 
     Attributes:
@@ -69,7 +69,7 @@ class ShelvedRun:
         return f"{self.name}, β {beta:.3g}"
 
 
-class Shelf:
+class RunStore:
     """Runs by name, the newest last.
 
     Args:
@@ -78,7 +78,7 @@ class Shelf:
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self.runs: dict[str, ShelvedRun] = {}
+        self.runs: dict[str, FinishedRun] = {}
         self.unread: list[str] = []
         self._number = 0
         self._pages: dict[str, Path] = {}
@@ -88,7 +88,7 @@ class Shelf:
             except NOT_READABLE as error:
                 self.unread.append(f"{run.path.name}: {error}")
 
-    def add(self, run: BackgroundRun) -> ShelvedRun:
+    def add(self, run: BackgroundRun) -> FinishedRun:
         """A run that has ended, put where it is found again.
 
         One that was taken up again and never got to training stays what it was.
@@ -100,7 +100,7 @@ class Shelf:
         else:
             self._number += 1
             name = f"run {self._number}"
-        shelved = ShelvedRun(
+        shelved = FinishedRun(
             name,
             run.config,
             run.records,
@@ -112,7 +112,7 @@ class Shelf:
         self._put(shelved)
         return shelved
 
-    def _put(self, run: ShelvedRun) -> None:
+    def _put(self, run: FinishedRun) -> None:
         self.runs.pop(run.name, None)
         self.runs[run.name] = run
 
@@ -167,8 +167,8 @@ class Shelf:
         return self._pages[name]
 
 
-def _of_folder(run: Run) -> ShelvedRun:
-    return ShelvedRun(
+def _of_folder(run: Run) -> FinishedRun:
+    return FinishedRun(
         run.path.name,
         run.config,
         History(run.records()),

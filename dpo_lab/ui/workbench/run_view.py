@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from dpo_lab.analysis.frontier_curve import Theories, Theory
+from dpo_lab.analysis.frontier_curve import FrontierCache, FrontierCurve
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
@@ -17,12 +17,12 @@ from dpo_lab.ui.figures.training_figure import training_figure, training_spec
 from dpo_lab.ui.html.run_status import notice, samples_panel
 from dpo_lab.ui.report.summary import start_loss
 from dpo_lab.ui.widgets.live import LiveFigure
-from dpo_lab.ui.workbench.run_store import Shelf, ShelvedRun
+from dpo_lab.ui.workbench.run_store import FinishedRun, RunStore
 from dpo_lab.ui.workbench.runs_table import RunsTable
 from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState
 
 
-class Screen:
+class RunView:
     """The parts of a workbench that follow the run that is shown.
 
     Whoever calls holds the workbench's lock.
@@ -45,14 +45,14 @@ class Screen:
         state: WorkbenchState,
         folder: Path | None,
         redraw: Callable[[], None],
-        show: Callable[[ShelvedRun], None],
+        show: Callable[[FinishedRun], None],
     ):
         self._state = state
-        self.shown: BackgroundRun | ShelvedRun | None = None
+        self.shown: BackgroundRun | FinishedRun | None = None
         self.error: BaseException | None = None
         self.loaded: dict[str, float] = {}
-        self.theories = Theories()
-        self.shelf = Shelf(folder)
+        self.theories = FrontierCache()
+        self.shelf = RunStore(folder)
         self.runs = RunsTable(self.shelf, redraw, show)
         self.figure = LiveFigure(self._spec())
         self.notice = widgets.HTML().add_class("dpo-notice")
@@ -68,7 +68,7 @@ class Screen:
         self.shown, self.error = run, None
         self.runs.forget_message()
 
-    def show_again(self, run: ShelvedRun) -> None:
+    def show_again(self, run: FinishedRun) -> None:
         """Show a run of the shelf, whose settings the controls have taken on."""
         self.shown, self.error = run, None
         self.loaded = {name: getattr(self._state.config, name) for name in MID_RUN}
@@ -143,8 +143,8 @@ class Screen:
         return self.shown.config if self.shown else self._state.config
 
     @property
-    def _theory(self) -> Theory | None:
+    def _theory(self) -> FrontierCurve | None:
         """The exact frontier of the run that is shown, where it is known."""
-        if isinstance(self.shown, ShelvedRun):
+        if isinstance(self.shown, FinishedRun):
             return self.theories.of(self.shown.name)
         return self.theories.current if self.shown else None

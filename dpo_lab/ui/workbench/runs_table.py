@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from dpo_lab.ui.figures.training_curves import FORMER_RUNS
 from dpo_lab.ui.html.tables import compared_answers, escaped
 from dpo_lab.ui.report.summary import row_of
-from dpo_lab.ui.workbench.run_store import Shelf, ShelvedRun
+from dpo_lab.ui.workbench.run_store import FinishedRun, RunStore
 
 COLUMNS = ("run", "state", "model", "data", "loss", "beta", "step", "margin", "KL", "score")
 SHOWN = 8
@@ -30,7 +30,7 @@ class RunsTable:
     """
 
     def __init__(
-        self, shelf: Shelf, on_tick: Callable[[], None], on_load: Callable[[ShelvedRun], None]
+        self, shelf: RunStore, on_tick: Callable[[], None], on_load: Callable[[FinishedRun], None]
     ):
         self.shelf, self._on_tick, self._on_load = shelf, on_tick, on_load
         self._ticks: dict[str, widgets.Checkbox] = {}
@@ -96,7 +96,7 @@ class RunsTable:
         head = [self._head] * bool(runs)
         self._rows.children = [*head, *map(self._line_of, shown), self._note]
 
-    def _line_of(self, run: ShelvedRun) -> widgets.HBox:
+    def _line_of(self, run: FinishedRun) -> widgets.HBox:
         if run.name not in self._lines:
             cells = widgets.HTML().add_class("dpo-cells")
             self._lines[run.name] = widgets.HBox([self._tick_of(run.name), cells])
@@ -157,7 +157,7 @@ class RunsTable:
         return ""
 
 
-def _row(run: ShelvedRun) -> dict:
+def _row(run: FinishedRun) -> dict:
     row = row_of(run.name, run.state, run.config.as_dict(), run.records)
     changed = run.records and run.records[-1].beta != run.config.beta
     after = f" → {run.records[-1].beta:.3g}" if changed else ""

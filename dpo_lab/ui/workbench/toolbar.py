@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.ui.html.run_status import numbers, share_done, status
 from dpo_lab.ui.html.tables import escaped
-from dpo_lab.ui.workbench.run_store import ShelvedRun
+from dpo_lab.ui.workbench.run_store import FinishedRun
 from dpo_lab.ui.workbench.state import WorkbenchState
 
 
@@ -37,7 +37,7 @@ class RunActions:
     current_run: Callable[[], BackgroundRun | None]
 
 
-class Bar:
+class Toolbar:
     """Buttons, progress and status of a workbench.
 
     Args:
@@ -82,7 +82,7 @@ class Bar:
 
     def show(
         self,
-        run: BackgroundRun | ShelvedRun | None,
+        run: BackgroundRun | FinishedRun | None,
         error: BaseException | None = None,
         *,
         ready: bool = True,
@@ -98,7 +98,7 @@ class Bar:
         """
         running = isinstance(run, BackgroundRun) and run.running
         paused = running and run.control.paused
-        resumable = isinstance(run, ShelvedRun) and run.unfinished
+        resumable = isinstance(run, FinishedRun) and run.unfinished
         self.train.disabled = self.reset.disabled = running
         self.stop.disabled = not running
         self.pause.disabled = not (running or resumable)

@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from dpo_lab.data.preferences import Preferences, Score
+from dpo_lab.data.preferences import Preferences, RewardFn
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
@@ -25,11 +25,11 @@ from dpo_lab.ui.widgets.live import LiveFigure, Ticker
 from dpo_lab.ui.workbench.controls import Control, setting_names
 from dpo_lab.ui.workbench.data_panel import DataPanel
 from dpo_lab.ui.workbench.layout import page
-from dpo_lab.ui.workbench.run_store import Shelf, ShelvedRun
-from dpo_lab.ui.workbench.run_view import Screen
+from dpo_lab.ui.workbench.run_store import FinishedRun, RunStore
+from dpo_lab.ui.workbench.run_view import RunView
 from dpo_lab.ui.workbench.runs_table import RunsTable
 from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState, check_template, in_effect
-from dpo_lab.ui.workbench.toolbar import Bar, RunActions
+from dpo_lab.ui.workbench.toolbar import RunActions, Toolbar
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
 """At beta 0.1, micro ends with the same answer to everything."""
@@ -48,7 +48,7 @@ class Workbench:
         model: micro, smollm2, a folder, a hub id, or a model already loaded, alone or as
             `(model, tokenizer)` (a copy is trained).
         data: reviews, places, a file, a folder, a hub id; pairs, rows or a `datasets.Dataset`.
-        score: Score of `(prompt, response)`, instead of the data set's own.
+        score: Reward of `(prompt, response)`, instead of the data set's own.
         folder: Where runs are kept, and runs of earlier sessions and of the command line are found;
             `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
@@ -70,7 +70,7 @@ class Workbench:
         model: AnyModel = "micro",
         data: str | Path | Preferences | Iterable[Mapping] = "reviews",
         *,
-        score: Score | None = None,
+        score: RewardFn | None = None,
         folder: str | Path | None = "auto",
         **settings: Any,
     ):
@@ -94,12 +94,12 @@ class Workbench:
         self._taken_over = False
         self._warm_up: BackgroundRun | None = None
         self._lock = threading.RLock()
-        self.screen = Screen(self.state, _kept_in(folder), self._draw, self.show)
+        self.screen = RunView(self.state, _kept_in(folder), self._draw, self.show)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
         for name, given in self._inputs.items():
             if given is not None and name in self.controls:
                 self.controls[name].value.disabled = True
-        self.bar = Bar(self.state, self._actions())
+        self.bar = Toolbar(self.state, self._actions())
         self.data = DataPanel(self.state, self._inputs["data"])
         screen = self.screen
         below = self.data.view, screen.figure.view, screen.notice, screen.samples, screen.runs.view
@@ -118,7 +118,7 @@ class Workbench:
         return self.screen.figure
 
     @property
-    def shelf(self) -> Shelf:
+    def shelf(self) -> RunStore:
         """The runs at hand."""
         return self.screen.shelf
 
@@ -193,7 +193,7 @@ class Workbench:
             if self.run and self.run.running:
                 self.run.control.resume()
                 self._hurry()
-            elif isinstance(self.screen.shown, ShelvedRun) and self.screen.shown.unfinished:
+            elif isinstance(self.screen.shown, FinishedRun) and self.screen.shown.unfinished:
                 shown, loaded = self.screen.shown, self.screen.loaded
                 wanted = self.state.config
                 Run.open(shown.folder)
@@ -225,7 +225,7 @@ class Workbench:
             self.bar.note.value = ""
             self._draw()
 
-    def show(self, run: ShelvedRun) -> None:
+    def show(self, run: FinishedRun) -> None:
         """Show a run again, and take on its settings, beta and learning rate as it left them.
 
         Raises:

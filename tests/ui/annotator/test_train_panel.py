@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from dpo_lab import load_preferences
-from dpo_lab.annotation.question_queue import Interview
+from dpo_lab.annotation.question_queue import QuestionQueue
 from dpo_lab.annotation.session import Question, Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data.reviews import PROMPTS as REVIEWS
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.response_space import World
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.training import background
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.outcome import measure_outcome
@@ -41,7 +41,7 @@ def test_sixty_answers_of_a_known_taste_are_followed(open_one) -> None:
     assert f"the same answer as before to {same} of {agreement.n}" in progress
     assert load_preferences(one.session.file).pairs and len(one.pairs) > 30
     run = one.train().wait(120)
-    world = World.of(one.interview.model, REVIEWS[::5], _brevity)
+    world = ResponseSpace.of(one.interview.model, REVIEWS[::5], _brevity)
     before, after = (
         world.point(model).reward / -1.5 for model in (one.interview.model, run.job.policy)
     )
@@ -157,7 +157,7 @@ def test_drawing_and_training_at_once_disturb_neither(open_one, tmp_path, monkey
     one.answer_as(SimulatedAnnotator(_brevity), 6)
     alone = one.train(**QUICK).wait(60).samples
     session = Session(tmp_path / "other")
-    other = Interview(session, PROMPTS, lambda: load_model("micro")).start()
+    other = QuestionQueue(session, PROMPTS, lambda: load_model("micro")).start()
     run = one.train(**QUICK)
     for _ in range(40):
         other.wait(60)

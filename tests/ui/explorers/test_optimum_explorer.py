@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_lab.models.response_space import World
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.ui.explorers.optimum import (
     BARS,
     OptimumExplorer,
@@ -17,21 +17,23 @@ from dpo_lab.ui.explorers.optimum import (
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> ResponseSpace:
     generator = torch.Generator().manual_seed(0)
     logps = torch.randn(2, 60, dtype=torch.float64, generator=generator).mul(2).log_softmax(-1)
     rewards = torch.randn(2, 60, dtype=torch.float64, generator=generator)
-    return World(("one", "two"), tuple(f"word{place}" for place in range(60)), logps, rewards)
+    return ResponseSpace(
+        ("one", "two"), tuple(f"word{place}" for place in range(60)), logps, rewards
+    )
 
 
-def _star(world: World, row: int, beta: float) -> dict[str, float]:
+def _star(world: ResponseSpace, row: int, beta: float) -> dict[str, float]:
     """pi* by plain arithmetic."""
     both = zip(world.reference_logps[row].tolist(), world.rewards[row].tolist(), strict=True)
     weights = [math.exp(logp) * math.exp(reward / beta) for logp, reward in both]
     return dict(zip(world.responses, (w / math.fsum(weights) for w in weights), strict=True))
 
 
-def _kl_and_reward(world: World, row: int, shares: list[float]) -> tuple[float, float]:
+def _kl_and_reward(world: ResponseSpace, row: int, shares: list[float]) -> tuple[float, float]:
     reference, rewards = world.reference_logps[row].tolist(), world.rewards[row].tolist()
     kl = math.fsum(p * (math.log(p) - q) for p, q in zip(shares, reference, strict=True))
     return kl, math.fsum(p * r for p, r in zip(shares, rewards, strict=True))

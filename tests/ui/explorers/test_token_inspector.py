@@ -7,7 +7,7 @@ import pytest
 from dpo_lab.analysis.token_report import pair_tokens
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.ui.explorers import token_inspector as inspect
 from dpo_lab.ui.explorers.token_inspector import TokenInspector
 from dpo_lab.ui.html.token_view import tokens_html
@@ -24,7 +24,7 @@ def _words(inspector: TokenInspector) -> str:
 
 
 def test_a_row_is_picked_from_code_by_the_slider_and_by_buttons(micro, reviews) -> None:
-    scorer = Scorer(micro)
+    scorer = LogpScorer(micro)
     inspector = TokenInspector(reviews, micro.tokenizer, policy=scorer)
     ways = [
         (1, lambda: None),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_lab.analysis.frontier_curve import Theory
+from dpo_lab.analysis.frontier_curve import FrontierCurve
 from dpo_lab.models.kl import MeasuredKL
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.optimum import Frontier
@@ -13,10 +13,10 @@ from dpo_lab.ui.report.sweep_page import sweep_figure
 
 
 @pytest.fixture(scope="module")
-def theory() -> Theory:
+def theory() -> FrontierCurve:
     generator = torch.Generator().manual_seed(0)
     logps = torch.randn(2, 30, dtype=torch.float64, generator=generator).log_softmax(-1)
-    return Theory.of(Frontier(logps, torch.randn(2, 30, generator=generator).double()))
+    return FrontierCurve.of(Frontier(logps, torch.randn(2, 30, generator=generator).double()))
 
 
 def _measured(n: int, shift: float) -> MeasuredKL:

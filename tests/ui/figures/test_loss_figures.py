@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from dpo_lab.models.response_space import Recovered
+from dpo_lab.models.response_space import RewardFit
 from dpo_lab.objective.registry import LOSSES, SUMS
 from dpo_lab.ui.explorers import losses as loss_explorers
 from dpo_lab.ui.explorers.losses import WITH_REFERENCE, LossExplorer, NoiseExplorer
@@ -101,7 +101,7 @@ def test_the_noise_explorer_trains_once_a_share_and_tells_what_failed(monkeypatc
         asked.append((share, size))
         if share > 0.4:
             raise RuntimeError(HOSTILE)
-        return {name: Recovered(1 - share, 0.9) for name in ("plain", "conservative", "robust")}
+        return {name: RewardFit(1 - share, 0.9) for name in ("plain", "conservative", "robust")}
 
     monkeypatch.setattr(loss_explorers, "under_noise", found)
     explorer = NoiseExplorer(world=None, pairs=100, steps=7)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from dpo_lab.analysis.frontier_curve import Theory, distance
+from dpo_lab.analysis.frontier_curve import FrontierCurve, distance
 from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
@@ -209,7 +209,7 @@ def test_the_start_loss_is_drawn_from_end_to_end_and_sets_the_unit() -> None:
 def test_the_third_row_has_the_path_of_score_against_kl_with_the_exact_frontier_behind() -> None:
     reference = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
     rewards = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64)
-    theory = Theory.of(Frontier(reference, rewards))
+    theory = FrontierCurve.of(Frontier(reference, rewards))
     records = [
         _record(step, {
             "kl/per_token": step / 50, "kl/per_token_stderr": 0.01,

@@ -10,7 +10,7 @@ import torch
 from dpo_lab.analysis.displacement import Share, StepDisplacement
 from dpo_lab.analysis.response_stats import AnswerForm
 from dpo_lab.analysis.token_credit import Credit
-from dpo_lab.training.outcome import Score
+from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.figures.displacement import steps_table
 from dpo_lab.ui.figures.responses import form_figure, form_table
 from dpo_lab.ui.html.credit import credit_map, in_words
@@ -67,7 +67,7 @@ def test_no_text_becomes_an_element() -> None:
     step = StepDisplacement(
         Share(HOSTILE, 0.5, 0.1), (Share(HOSTILE, 0.1, 0.5),), (Share("<b>", 0.5, 0.1),), 0.4
     )
-    form = AnswerForm(*[Score(0.5, 0.4, 0.6, 10)] * 4, 1)
+    form = AnswerForm(*[MeanCI(0.5, 0.4, 0.6, 10)] * 4, 1)
     pages = [
         credit_map({HOSTILE: hostile}, HOSTILE).html,
         steps_table([step], HOSTILE).html,
@@ -94,12 +94,12 @@ def test_a_table_escapes_texts_and_keeps_fragments() -> None:
 
 def test_form_in_a_table_and_a_figure() -> None:
     before = AnswerForm(
-        Score(2, 1.9, 2.1, 100), Score(0.1, 0.05, 0.15, 100), Score(1, 0.96, 1, 100),
-        Score(0.5, 0.4, 0.6, 10), 2,
+        MeanCI(2, 1.9, 2.1, 100), MeanCI(0.1, 0.05, 0.15, 100), MeanCI(1, 0.96, 1, 100),
+        MeanCI(0.5, 0.4, 0.6, 10), 2,
     )  # fmt: skip
     after = AnswerForm(
-        Score(3, 2.9, 3.1, 100), Score(0.3, 0.25, 0.35, 100), Score(0.9, 0.83, 0.94, 100),
-        Score(0.2, 0.1, 0.3, 10), 2,
+        MeanCI(3, 2.9, 3.1, 100), MeanCI(0.3, 0.25, 0.35, 100), MeanCI(0.9, 0.83, 0.94, 100),
+        MeanCI(0.2, 0.1, 0.3, 10), 2,
     )  # fmt: skip
     shown = form_table({"before": before, "after": after})
     assert "length (tokens): before 2 (1.9 to 2.1), after 3 (2.9 to 3.1)" in shown.words

@@ -12,7 +12,7 @@ import torch
 from dpo_lab.analysis.token_report import PairTokens, Side, Token, pair_tokens
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.models.loading import LanguageModel, load_model
-from dpo_lab.models.scoring import Scorer
+from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.ui.figures.style import CHOSEN, REJECTED
 from dpo_lab.ui.html.token_view import SHOWN_OF_PROMPT, notices, tokens_html
 
@@ -54,7 +54,7 @@ def row():
 
 
 def test_it_shows_text_positions_and_log_probabilities_and_the_same_in_words(micro, row) -> None:
-    pair = pair_tokens(row, micro.tokenizer, policy=Scorer(micro))
+    pair = pair_tokens(row, micro.tokenizer, policy=LogpScorer(micro))
     page = Page(tokens_html(pair))
     for token in (*pair.chosen.tokens, *pair.rejected.tokens):
         assert page.text.count(token.text) >= 2  # as a token, and in the table
@@ -69,7 +69,7 @@ def test_it_shows_text_positions_and_log_probabilities_and_the_same_in_words(mic
 
 
 def test_both_log_probabilities_and_their_difference(micro, row) -> None:
-    pair = pair_tokens(row, micro.tokenizer, policy=Scorer(micro))
+    pair = pair_tokens(row, micro.tokenizer, policy=LogpScorer(micro))
     tokens = [replace(t, reference_logp=t.logp and t.logp - 1) for t in pair.chosen.tokens]
     text = Page(tokens_html(replace(pair, chosen=Side(tuple(tokens))))).text
     changed = sum(bool(t.logp) for t in pair.chosen.tokens)
@@ -101,7 +101,7 @@ def test_no_text_becomes_markup(micro, attack) -> None:
     side = Side((*tokens, replace(tokens[-1], part="end token", logp=-1.0)))
     (pair,) = preferences_from_rows(rows)
     shown = [
-        pair_tokens(pair, micro.tokenizer, policy=Scorer(micro)),
+        pair_tokens(pair, micro.tokenizer, policy=LogpScorer(micro)),
         PairTokens(1, side, side),
         PairTokens(1, side, side, dropped=attack),
         PairTokens(1, Side(()), Side(()), dropped=attack),

@@ -14,7 +14,7 @@ from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.ui.html.run_status import numbers, share_done, status
 from dpo_lab.ui.widgets.live import NOT_DRAWN
-from dpo_lab.ui.workbench.run_store import ShelvedRun
+from dpo_lab.ui.workbench.run_store import FinishedRun
 from dpo_lab.ui.workbench.workbench import Workbench
 
 pytestmark = pytest.mark.slow
@@ -511,7 +511,7 @@ def test_a_run_that_is_taken_up_again_has_no_total_before_it_is_loaded(tmp_path)
     assert numbers(run) == "16 pairs/s · 1.0 GB · loading"
     run.total_steps, run.doing = 8, None
     assert share_done(run) == 3 / 8 and numbers(run) == "step 3/8 · 16 pairs/s · 2 s left · 1.0 GB"
-    ended = ShelvedRun("old", config, run.records, [], "done")  # of a version that kept no total
+    ended = FinishedRun("old", config, run.records, [], "done")  # of a version that kept no total
     assert share_done(ended) == 1
     assert share_done(replace(ended, state="unfinished")) == 0
 
