@@ -22,6 +22,7 @@ import tyro
 from nbclient import NotebookClient
 
 from dpo_lab import TrainConfig, prepare, train
+from dpo_lab.kernels.threads import threads_for
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training.learner import Learner
@@ -60,14 +61,15 @@ def timed_calls(job) -> float:
         batches.append((batch, *job.train.reference[:, indices]))
     parameters = learner.parameters
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
-    started = time.perf_counter()
-    for batch, *reference in batches:
-        policy = scorer.logps(batch).split(job.config.batch_pairs)
-        loss(PairLogps(*policy, *reference), job.config.beta).mean().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    return time.perf_counter() - started
+    with threads_for(job.policy.model):  # as many as the run has
+        started = time.perf_counter()
+        for batch, *reference in batches:
+            policy = scorer.logps(batch).split(job.config.batch_pairs)
+            loss(PairLogps(*policy, *reference), job.config.beta).mean().backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - started
 
 
 def best_in_turn(repeats: int, clocks: dict[str, Callable[[int], float]]) -> dict[str, float]:
