@@ -47,13 +47,27 @@ def refresh(path: Path) -> None:
 
 
 def picture_of(figure: dict) -> str:
-    """A figure for pages that run no JavaScript: PNG in base64, of 64 colours to keep it small."""
-    figure = {name: figure[name] for name in ("data", "layout")}
-    drawn = plotly.io.to_image(figure, "png", width=WIDTH, height=figure["layout"].get("height"))
-    file = io.BytesIO()
-    image = Image.open(io.BytesIO(drawn)).quantize(64, method=Image.Quantize.FASTOCTREE)
+    """A figure for pages that run no JavaScript: PNG in base64.
+
+    Lines get 64 colours, to keep it small; areas of changing colour, which would show bands, 256
+    of their own on a white ground.
+    """
+    image, file = drawn(figure), io.BytesIO()
+    if {trace["type"] for trace in figure["data"]} & {"heatmap", "contour"}:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    else:
+        image = image.quantize(64, method=Image.Quantize.FASTOCTREE)
     image.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def drawn(figure: dict) -> Image.Image:
+    """A figure as plotly draws it."""
+    figure = {name: figure[name] for name in ("data", "layout")}
+    height = figure["layout"].get("height")
+    return Image.open(io.BytesIO(plotly.io.to_image(figure, "png", width=WIDTH, height=height)))
 
 
 if __name__ == "__main__":

@@ -51,9 +51,8 @@ class Logps:
         from dpo_lab.cli.terminal import TerminalDisplay
         from dpo_lab.data.preferences import load_preferences
         from dpo_lab.data.template_files import template_text
-        from dpo_lab.data.tokenized_pairs import tokenize_pairs
         from dpo_lab.models.loading import load_model
-        from dpo_lab.models.scoring import LogpScorer, score_sequences
+        from dpo_lab.models.logps import logps
         from dpo_lab.training.setup import naming
 
         pairs = load_preferences(
@@ -66,27 +65,26 @@ class Logps:
         )
         model = load_model(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
         model.use_template(self.chat_template and template_text(self.chat_template))
-        tokens = tokenize_pairs(
+        found = logps(
+            model,
             pairs,
-            model.tokenizer,
             max_length=self.max_length,
             prompt_format=self.prompt_format,
             on_bad_rows=self.on_bad_rows,
+            precision="float32",
+            progress=naming(TerminalDisplay(new_console(stderr=True)).waiting, "responses"),
         )
-        say(f"{pairs.report}; {tokens}")
-        display = TerminalDisplay(new_console(stderr=True))
-        values = score_sequences(
-            LogpScorer(model), tokens.sequences(), progress=naming(display.waiting, "responses")
-        ).tolist()
+        say(f"{pairs.report}; {found.tokens}")
+        values = zip(found.tokens, found.chosen.tolist(), found.rejected.tolist(), strict=True)
         rows = [
             {
                 "index": index,
                 "row": pair.row,
-                "chosen_logp": values[index],
-                "rejected_logp": values[len(tokens) + index],
+                "chosen_logp": chosen,
+                "rejected_logp": rejected,
                 "chosen_tokens": len(pair.chosen),
                 "rejected_tokens": len(pair.rejected),
             }
-            for index, pair in enumerate(tokens)
+            for index, (pair, chosen, rejected) in enumerate(values)
         ]
         print_rows(rows, self.json)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lab.objective.checks import check_beta, check_not_negative, check_smoothing
+from dpo_lab.objective.checks import check_beta, check_not_negative
+from dpo_lab.objective.dpo import smoothed_nll
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import NOT_A_REWARD, TESTED, register
 
@@ -177,12 +178,10 @@ def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
         Melnyk et al. 2024 (AOT).
     """
     check_beta(beta)
-    check_smoothing(label_smoothing)
     policy = (pairs.policy_chosen - pairs.policy_rejected).sort().values
     reference = (pairs.reference_chosen - pairs.reference_rejected).sort().values
     logits = beta * (policy - reference)
-    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
-    return -(1 - label_smoothing) * kept - label_smoothing * flipped
+    return smoothed_nll(logits, label_smoothing)
 
 
 @register(
@@ -207,8 +206,6 @@ def aot_unpaired_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.
         Melnyk et al. 2024 (AOT).
     """
     check_beta(beta)
-    check_smoothing(label_smoothing)
     chosen, rejected = pairs.chosen_logratios.sort().values, pairs.rejected_logratios.sort().values
     logits = beta * (chosen - rejected)
-    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
-    return -(1 - label_smoothing) * kept - label_smoothing * flipped
+    return smoothed_nll(logits, label_smoothing)

@@ -244,3 +244,10 @@ def discopop_loss(pairs: PairLogps, beta: float, discopop_tau: float = 0.05) -> 
     logits = beta * pairs.margins
     logistic = -F.logsigmoid(logits) * torch.sigmoid(-logits / discopop_tau)
     return logistic + torch.exp(F.logsigmoid(logits / discopop_tau) - logits)
+
+
+def smoothed_nll(logits: Tensor, label_smoothing: float) -> Tensor:
+    """The last line of `dpo_loss`, for losses of other logits, `(pairs,)`."""
+    check_smoothing(label_smoothing)
+    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(1 - label_smoothing) * kept - label_smoothing * flipped

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lab.objective.checks import check_beta, check_not_negative, check_smoothing
+from dpo_lab.objective.checks import check_beta, check_not_negative
+from dpo_lab.objective.dpo import smoothed_nll
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import NO_REFERENCE, UNTIED, register
 
@@ -68,13 +69,11 @@ def simpo_loss(
         Meng et al. 2024, Eq. 6.
     """
     check_beta(beta)
-    check_smoothing(label_smoothing)
     if not math.isfinite(simpo_gamma):
         raise ValueError(f"simpo_gamma={simpo_gamma!r}: must be a finite number; 0.5 is TRL's.")
     mean = pairs.per_token()
     logits = beta * (mean.policy_chosen - mean.policy_rejected) - simpo_gamma
-    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
-    return -(1 - label_smoothing) * kept - label_smoothing * flipped
+    return smoothed_nll(logits, label_smoothing)
 
 
 @register(
@@ -100,12 +99,9 @@ def cpo_loss(
         Xu et al. 2024, Eq. 3; the likelihood per token, as in its code.
     """
     check_beta(beta)
-    check_smoothing(label_smoothing)
     check_not_negative("cpo_alpha", cpo_alpha, "1 is TRL's.")
     logits = beta * (pairs.policy_chosen - pairs.policy_rejected)
-    kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
-    preferred = -(1 - label_smoothing) * kept - label_smoothing * flipped
-    return preferred + cpo_alpha * sft_loss(pairs, beta)
+    return smoothed_nll(logits, label_smoothing) + cpo_alpha * sft_loss(pairs, beta)
 
 
 @register(

@@ -18,7 +18,7 @@ from dpo_lab.data.template_files import template_text
 from dpo_lab.models.choices import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
-from dpo_lab.training.loss_words import loss_words
+from dpo_lab.training.loss_words import LAST_OPTION, loss_words
 from dpo_lab.training.schedule import Schedule
 
 Optimizer = Literal["adamw", "rmsprop"]
@@ -37,7 +37,7 @@ def _with_options_of_losses(config: type[Config]) -> type[Config]:
     declared, annotations = config.__annotations__, {}
     for name, kind in declared.items():
         annotations[name] = kind
-        if name == _LAST_OPTION:
+        if name == LAST_OPTION:
             for option, default in all_options().items():
                 if option not in declared:
                     annotations[option] = f"{type(default).__name__} | None"
@@ -47,8 +47,6 @@ def _with_options_of_losses(config: type[Config]) -> type[Config]:
 
 
 Config = TypeVar("Config")
-_LAST_OPTION = "cpo_alpha"
-"""The last option of a loss among the fields: those of further losses come after it."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -56,21 +56,28 @@ class BatchOutcome:
         pairs: Log-probabilities of policy and reference.
         gradient_weights: `(pairs,)`, how hard each pair pushes (see `gradient_weight`).
         tokens: Tokens that went through the model.
+        balance: How unevenly experts were used, where that is asked for; its mean over pairs.
     """
 
     losses: Tensor
     pairs: PairLogps
     gradient_weights: Tensor
-    tokens: int = 0
+    tokens: int
+    balance: float = 0.0
 
     @classmethod
-    def joined(cls, parts: Sequence[BatchOutcome], tokens: int) -> BatchOutcome:
+    def joined(cls, parts: Sequence[BatchOutcome]) -> BatchOutcome:
         """Those of several micro-batches as one."""
         if len(parts) == 1:
-            return replace(parts[0], tokens=tokens)
-        pairs = PairLogps.joined([part.pairs for part in parts])
+            return parts[0]
         losses = torch.cat([part.losses for part in parts])
-        return cls(losses, pairs, torch.cat([part.gradient_weights for part in parts]), tokens)
+        return cls(
+            losses,
+            PairLogps.joined([part.pairs for part in parts]),
+            torch.cat([part.gradient_weights for part in parts]),
+            sum(part.tokens for part in parts),
+            sum(part.balance * len(part.losses) for part in parts) / len(losses),
+        )
 
 
 class Learner:
@@ -135,7 +142,7 @@ class Learner:
         metrics = pair_metrics(outcome.losses, pairs, outcome.gradient_weights, beta)
         values = {"pairs": len(indices)} | metrics
         values["grad_norm"] = grad_norm.item()
-        values |= {"router/aux_loss": self.balance} if self.routers else {}
+        values |= {"router/aux_loss": outcome.balance} if self.routers else {}
         self._check_finite(values)
         if self._new_peak is not None:
             values["change/learning_rate"], self._new_peak = self._new_peak, None
@@ -166,11 +173,10 @@ class Learner:
         """
         batches = self.micro_batches(indices)
         known = self._coupled_losses(batches)
-        self.balance = 0.0
-        outcomes, tokens = [], 0
+        outcomes = []
         for number, batch in enumerate(batches):
             with self.lean():
-                policy, weights, batch_tokens, balance = self._policy_logps(batch)
+                policy, weights, tokens, balance = self._policy_logps(batch)
                 policy.retain_grad()
                 pairs = batch.logps.with_policy(*policy.cpu())
                 if known is None:
@@ -184,11 +190,9 @@ class Learner:
                     their_weights.append(torch.tensor(len(batch) / len(indices)).to(balance))
                 torch.autograd.backward(terms, their_weights)
             pushes = policy.grad[0].cpu() * (-len(indices) / self.beta)
-            outcomes.append(BatchOutcome(losses.detach() * weights, pairs.detach(), pushes))
-            if balance is not None:
-                self.balance += balance.item() * len(batch) / len(indices)
-            tokens += batch_tokens
-        return BatchOutcome.joined(outcomes, tokens)
+            kept = losses.detach() * weights, pairs.detach(), pushes, tokens
+            outcomes.append(BatchOutcome(*kept, 0.0 if balance is None else balance.item()))
+        return BatchOutcome.joined(outcomes)
 
     def micro_batches(self, indices: Sequence[int]) -> list[PairBatch]:
         """The pairs of a batch, as they go through the model together."""

@@ -15,7 +15,8 @@ _OPTIONS = {
     "cpo_alpha": None,
 }
 """Options of losses, each with the value that changes nothing."""
-_LAST = "cpo_alpha"
+LAST_OPTION = "cpo_alpha"
+"""The last of them among the settings: those of further losses come after it."""
 
 
 def loss_words(settings: Mapping[str, Any]) -> str:
@@ -41,6 +42,6 @@ def loss_words(settings: Mapping[str, Any]) -> str:
 def _further(settings: Mapping[str, Any]) -> list[str]:
     """Options of losses that came later: they stand between the last that is known and `steps`."""
     names = list(settings)
-    if not {_LAST, "steps"} <= set(names):
+    if not {LAST_OPTION, "steps"} <= set(names):
         return []
-    return names[names.index(_LAST) + 1 : names.index("steps")]
+    return names[names.index(LAST_OPTION) + 1 : names.index("steps")]

@@ -49,7 +49,9 @@ class PairsWithReference:
     scored: Tensor
 
     @classmethod
-    def of(cls, tokens: TokenizedPairs, indices: Sequence[int], values: Tensor):
+    def of(
+        cls, tokens: TokenizedPairs, indices: Sequence[int], values: Tensor
+    ) -> PairsWithReference:
         """Pairs of which some are scored.
 
         Args:

@@ -69,7 +69,7 @@ def test_the_gradient_is_dpos_and_that_of_transformers_balancing_loss(weight, tm
     loss.backward()
     assert outcome.losses.item() == pytest.approx(0.693147, abs=1e-5)
     if weight:
-        assert learner.balance == pytest.approx(balance.item(), abs=1e-5) and balance > 2
+        assert outcome.balance == pytest.approx(balance.item(), abs=1e-5) and balance > 2
     for name, parameter in plain.named_parameters():
         if parameter.grad is not None and parameter.grad.abs().max() > 0:
             torch.testing.assert_close(got[name], parameter.grad, atol=2e-5, rtol=1e-3)
