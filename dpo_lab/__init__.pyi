@@ -3,28 +3,18 @@
 from dpo_lab.analysis.cross_fit import cross_fitted_scores as cross_fitted_scores
 from dpo_lab.analysis.displacement import (
     exact_displacement as exact_displacement,
-)
-from dpo_lab.analysis.displacement import (
     sampled_displacement as sampled_displacement,
-)
-from dpo_lab.analysis.displacement import (
     token_displacement as token_displacement,
 )
 from dpo_lab.analysis.frontier_curve import FrontierCurve as FrontierCurve
 from dpo_lab.analysis.margin_history import MarginHistory as MarginHistory
 from dpo_lab.analysis.pair_margins import (
     mean_scores as mean_scores,
-)
-from dpo_lab.analysis.pair_margins import (
     precision_at as precision_at,
-)
-from dpo_lab.analysis.pair_margins import (
     score_pairs as score_pairs,
 )
 from dpo_lab.analysis.response_stats import (
     AnswerForm as AnswerForm,
-)
-from dpo_lab.analysis.response_stats import (
     before_and_after as before_and_after,
 )
 from dpo_lab.analysis.token_credit import token_credit as token_credit
@@ -37,26 +27,18 @@ from dpo_lab.data.flips import flip_labels as flip_labels
 from dpo_lab.data.packing import pack as pack
 from dpo_lab.data.preferences import (
     Preferences as Preferences,
-)
-from dpo_lab.data.preferences import (
     load_preferences as load_preferences,
-)
-from dpo_lab.data.preferences import (
     load_train_and_held_out as load_train_and_held_out,
-)
-from dpo_lab.data.preferences import (
     preferences_from_rows as preferences_from_rows,
+    prompt_text as prompt_text,
+    response_text as response_text,
 )
-from dpo_lab.data.preferences import prompt_text as prompt_text
-from dpo_lab.data.preferences import response_text as response_text
 from dpo_lab.data.tokenized_pairs import tokenize_pairs as tokenize_pairs
 from dpo_lab.kernels.head import linear_token_logps as linear_token_logps
 from dpo_lab.models.enumeration import enumerate_responses as enumerate_responses
 from dpo_lab.models.kl import measure_kl as measure_kl
 from dpo_lab.models.loading import (
     LanguageModel as LanguageModel,
-)
-from dpo_lab.models.loading import (
     load_model as load_model,
 )
 from dpo_lab.models.logps import logps as logps
@@ -65,51 +47,30 @@ from dpo_lab.models.reward import new_reward_model as new_reward_model
 from dpo_lab.models.sampling import sample as sample
 from dpo_lab.models.scoring import (
     LogpScorer as LogpScorer,
-)
-from dpo_lab.models.scoring import (
     score_sequences as score_sequences,
 )
 from dpo_lab.objective import (
     LOSSES as LOSSES,
-)
-from dpo_lab.objective import (
     Loss as Loss,
-)
-from dpo_lab.objective import (
     PairLogps as PairLogps,
-)
-from dpo_lab.objective import (
     dpo_loss as dpo_loss,
-)
-from dpo_lab.objective import (
     find_loss as find_loss,
-)
-from dpo_lab.objective import (
     implicit_rewards as implicit_rewards,
-)
-from dpo_lab.objective import (
     loss_and_grads as loss_and_grads,
 )
-from dpo_lab.objective.bradley_terry import calibration as calibration
-from dpo_lab.objective.bradley_terry import expected_accuracy as expected_accuracy
-from dpo_lab.objective.bradley_terry import preference_nll as preference_nll
-from dpo_lab.objective.bradley_terry import preference_probability as preference_probability
+from dpo_lab.objective.bradley_terry import (
+    calibration as calibration,
+    expected_accuracy as expected_accuracy,
+    preference_nll as preference_nll,
+    preference_probability as preference_probability,
+)
 from dpo_lab.objective.kl import Estimate as Estimate
-from dpo_lab.objective.logprobs import sequence_logps as sequence_logps
-from dpo_lab.objective.logprobs import token_logps as token_logps
+from dpo_lab.objective.logprobs import sequence_logps as sequence_logps, token_logps as token_logps
 from dpo_lab.objective.optimum import (
     Frontier as Frontier,
-)
-from dpo_lab.objective.optimum import (
     exact_kl as exact_kl,
-)
-from dpo_lab.objective.optimum import (
     log_partition as log_partition,
-)
-from dpo_lab.objective.optimum import (
     optimal_logps as optimal_logps,
-)
-from dpo_lab.objective.optimum import (
     rlhf_objective as rlhf_objective,
 )
 from dpo_lab.objective.registry import gradient_weight as gradient_weight
@@ -121,44 +82,51 @@ from dpo_lab.training.loop import train as train
 from dpo_lab.training.outcome import measure_outcome as measure_outcome
 from dpo_lab.training.records import (
     SampleRecord as SampleRecord,
-)
-from dpo_lab.training.records import (
     StepRecord as StepRecord,
 )
-from dpo_lab.training.reward import RewardTraining as RewardTraining
-from dpo_lab.training.reward import reward_margins as reward_margins
-from dpo_lab.training.reward import train_reward_model as train_reward_model
+from dpo_lab.training.reward import (
+    RewardTraining as RewardTraining,
+    reward_margins as reward_margins,
+    train_reward_model as train_reward_model,
+)
+from dpo_lab.training.run_job import run_job as run_job
 from dpo_lab.training.runs import Run as Run
 from dpo_lab.training.setup import (
     Job as Job,
-)
-from dpo_lab.training.setup import (
     prepare as prepare,
 )
 from dpo_lab.training.sft import supervised_finetune as supervised_finetune
 from dpo_lab.ui.annotator.annotator import Annotator as Annotator
-from dpo_lab.ui.explorers.losses import LossExplorer as LossExplorer
-from dpo_lab.ui.explorers.losses import NoiseExplorer as NoiseExplorer
-from dpo_lab.ui.explorers.optimum import OptimumExplorer as OptimumExplorer
-from dpo_lab.ui.explorers.optimum import objective_figure as objective_figure
-from dpo_lab.ui.explorers.optimum import optimum_figure as optimum_figure
+from dpo_lab.ui.explorers.losses import LossExplorer as LossExplorer, NoiseExplorer as NoiseExplorer
+from dpo_lab.ui.explorers.optimum import (
+    OptimumExplorer as OptimumExplorer,
+    objective_figure as objective_figure,
+    optimum_figure as optimum_figure,
+)
 from dpo_lab.ui.explorers.pair_explorer import PairExplorer as PairExplorer
 from dpo_lab.ui.explorers.token_inspector import TokenInspector as TokenInspector
-from dpo_lab.ui.figures.displacement import mass_figure as mass_figure
-from dpo_lab.ui.figures.displacement import shares_figure as shares_figure
-from dpo_lab.ui.figures.displacement import steps_table as steps_table
-from dpo_lab.ui.figures.kl import estimators_figure as estimators_figure
-from dpo_lab.ui.figures.kl import frontier_figure as frontier_figure
-from dpo_lab.ui.figures.losses import displacement_figure as displacement_figure
-from dpo_lab.ui.figures.losses import length_figure as length_figure
-from dpo_lab.ui.figures.losses import loss_curves_figure as loss_curves_figure
-from dpo_lab.ui.figures.losses import push_figure as push_figure
+from dpo_lab.ui.figures.displacement import (
+    mass_figure as mass_figure,
+    shares_figure as shares_figure,
+    steps_table as steps_table,
+)
+from dpo_lab.ui.figures.kl import (
+    estimators_figure as estimators_figure,
+    frontier_figure as frontier_figure,
+)
+from dpo_lab.ui.figures.losses import (
+    displacement_figure as displacement_figure,
+    length_figure as length_figure,
+    loss_curves_figure as loss_curves_figure,
+    push_figure as push_figure,
+)
 from dpo_lab.ui.figures.margins import margin_figure as margin_figure
-from dpo_lab.ui.figures.responses import form_figure as form_figure
-from dpo_lab.ui.figures.responses import form_table as form_table
-from dpo_lab.ui.figures.rewards import calibration_figure as calibration_figure
-from dpo_lab.ui.figures.rewards import preference_figure as preference_figure
-from dpo_lab.ui.figures.rewards import rewards_figure as rewards_figure
+from dpo_lab.ui.figures.responses import form_figure as form_figure, form_table as form_table
+from dpo_lab.ui.figures.rewards import (
+    calibration_figure as calibration_figure,
+    preference_figure as preference_figure,
+    rewards_figure as rewards_figure,
+)
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG as PLOTLY_CONFIG
 from dpo_lab.ui.figures.training_figure import training_figure as training_figure
 from dpo_lab.ui.html.credit import credit_map as credit_map

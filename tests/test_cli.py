@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from dpo_lab.cli import jobs
 from dpo_lab.cli.commands import main
 from dpo_lab.data.preferences import preferences_from_rows, split_by_prompt
+from dpo_lab.training import run_job as running
 from dpo_lab.training.learner import Learner
-from dpo_lab.training.runs import Run, list_runs
+from dpo_lab.training.run_folders import list_runs
+from dpo_lab.training.runs import Run
 
 pytestmark = pytest.mark.slow
 
@@ -288,7 +289,7 @@ def test_a_run_of_before_held_out_pairs_were_noted_goes_on(capsys, here, monkeyp
     assert run_cli(capsys, "train", "--resume", "--out", "run")[0] == 0
 
 
-def test_a_lever_is_refused_wherever_no_step_is_left(capsys, here, monkeypatch):
+def test_a_live_setting_is_refused_wherever_no_step_is_left(capsys, here, monkeypatch):
     """Done without its outcome, and killed between the last checkpoint and the note of the end."""
     how = "--steps 2 --batch-pairs 2 --eval-every 0 --eval-pairs 0".split()
     assert run_cli(capsys, "train", *how, "--out", "run")[0] == 0
@@ -299,7 +300,7 @@ def test_a_lever_is_refused_wherever_no_step_is_left(capsys, here, monkeypatch):
             summary.write_text(text)
         code, _, err = run_cli(capsys, "train", "--resume", "--out", "run", "--beta", "0.2")
         assert code == 2 and "this run is done, so no step is left for beta to change" in err
-        assert Run("run").levers["beta"] == 0.1
+        assert Run("run").live.beta == 0.1
         assert run_cli(capsys, "train", "--resume", "--out", "run")[0] == 0
 
 
@@ -330,14 +331,14 @@ def test_commands_that_begin_at_once_have_a_run_each(here):
 
 def test_a_run_that_somebody_began_meanwhile_is_left_alone(capsys, here, monkeypatch):
     """It comes into being while this command prepares its own in the folder of the same name."""
-    prepare, began = jobs.prepare, []
+    prepare, began = running.prepare, []
 
     def meanwhile(config, **options):
         if not began:
             began.append(Run.create("run", replace(config.resolved(), seed=5), {}))
         return prepare(config, **options)
 
-    monkeypatch.setattr(jobs, "prepare", meanwhile)
+    monkeypatch.setattr(running, "prepare", meanwhile)
     how = "--steps 1 --batch-pairs 4 --eval-every 0 --eval-pairs 0".split()
     code, _, err = run_cli(capsys, "train", *how, "--out", "run")
     assert code == 2 and "run: exists already" in err

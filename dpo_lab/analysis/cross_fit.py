@@ -12,8 +12,7 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.objective.pair_logps import LOGPS, PairLogps
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.loop import train
-from dpo_lab.training.setup import prepare
+from dpo_lab.training.run_job import run_job
 
 
 def cross_fitted_scores(
@@ -52,12 +51,10 @@ def cross_fitted_scores(
 def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int]) -> PairMargins:
     own = set(fold)
     others = [pair for index, pair in enumerate(preferences) if index not in own]
-    job = prepare(config, data=replace(preferences, pairs=tuple(others)))
+    others = replace(preferences, pairs=tuple(others))
+    job = run_job(config, data=others, keep_reference=True, measure=False).job
     held_out = replace(preferences, pairs=tuple(preferences[index] for index in sorted(own)))
     with threads_for(job.policy.model):
-        job.reference.keep()
-        for _ in train(job):
-            pass
         return score_pairs(job, held_out)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.response_space import ResponseSpace, RewardFit
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.loop import train
-from dpo_lab.training.setup import prepare
+from dpo_lab.training.run_job import run_job
 
 CONTENDERS = {"plain": "sigmoid", "conservative": "sigmoid", "robust": "robust"}
 """Names of the losses that are compared; all but plain DPO get the true share of flips."""
@@ -19,10 +18,7 @@ def trained_on(rows: list[dict[str, str]], config: TrainConfig) -> LanguageModel
         rows: Pairs with `prompt`, `chosen`, `rejected`.
         config: Of the run.
     """
-    job = prepare(config, data=rows)
-    for _ in train(job):
-        pass
-    return job.policy
+    return run_job(config, data=rows, measure=False).job.policy
 
 
 def under_noise(

@@ -22,8 +22,8 @@ class MarginHistory(Callback):
 
     Give it to `train(job, callbacks=[history])`. The pairs are scored with the policy as it is
     after each of the steps; the reference is scored once. Without evaluations (`eval_every=0`),
-    call `job.reference.keep()` first. A run that starts again empties it; one that goes on from a
-    checkpoint keeps the steps up to there.
+    prepare the job with `keep_reference=True`. A run that starts again empties it; one that goes on
+    from a checkpoint keeps the steps up to there.
 
     Each step's beta is that of its record. A step that has no record, the one at which a run begins
     or goes on, takes that of the next.
@@ -69,7 +69,7 @@ class MarginHistory(Callback):
 
     def _beta_of_steps(self) -> Tensor:
         """Column of betas, `(steps, 1)`."""
-        betas = [self._job.config.beta if beta is None else beta for beta in self._betas]
+        betas = [self._job.live.beta if beta is None else beta for beta in self._betas]
         return torch.tensor(betas)[:, None]
 
     @property

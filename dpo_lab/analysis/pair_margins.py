@@ -130,15 +130,14 @@ def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -
     """Score pairs with a job's policy, as it is now, and its reference.
 
     Args:
-        job: From `prepare`; with `job.reference.keep()` called before it was trained.
+        job: From `prepare`, with its reference kept if it was trained since.
         preferences: Any pairs: those it was trained on, or others.
-        beta: Of the reward; by default the one in the job's configuration. Where beta was changed
-            while the run went on, give the one that it ended with: `beta` of its last record.
+        beta: Of the reward; by default the job's beta now, which is what its run ended with.
 
     Raises:
         ValueError: If beta is not above 0.
     """
-    beta = job.config.beta if beta is None else beta
+    beta = job.live.beta if beta is None else beta
     if not beta > 0:
         raise ValueError(f"beta={beta!r}: must be > 0. Take the beta that the run ended with.")
     tokens = tokenize(job.config, preferences, job.policy.tokenizer, job.policy.encoder.vocabulary)

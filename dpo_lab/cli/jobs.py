@@ -1,8 +1,9 @@
-"""Training from the command line: folder, resume, signals, what changed, report."""
+"""Training from the command line: signals, load reports, what changed, report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -10,16 +11,40 @@ from rich.console import Console
 from dpo_lab.analysis.frontier_curve import beyond
 from dpo_lab.cli.signals import on_signals
 from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
-from dpo_lab.models.builtin import builtin_model
+from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import check_writable
 from dpo_lab.training.history import History
-from dpo_lab.training.loop import train
-from dpo_lab.training.outcome import measure_outcome
-from dpo_lab.training.runs import Run, open_or_create
-from dpo_lab.training.setup import prepare
+from dpo_lab.training.run_job import run_job
+from dpo_lab.training.runs import Run
+from dpo_lab.training.setup import Job
 from dpo_lab.ui.report.summary import report_of
+
+
+class _Attended(Callback):
+    """Says what was read, and ends training after its step at the first signal."""
+
+    def __init__(self, console: Console, control: RunControl):
+        self.console, self.control = console, control
+        self.signal = 0
+        self._heard = ExitStack()
+
+    def on_prepared(self, job: Job) -> None:
+        use = job.cache_use
+        reference = f"reference log-probabilities: {use.computed} computed, {use.cached} from cache"
+        for line in dict.fromkeys((*map(str, job.load_reports), str(job.train.tokens), reference)):
+            self.console.print(line, markup=False, highlight=False)
+
+    def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
+        self._heard.enter_context(on_signals(self._stop))  # a second one ends it at once
+
+    def on_end(self, state: State, error: BaseException | None) -> None:
+        self._heard.close()
+
+    def _stop(self, number: int) -> None:
+        self.signal = number
+        self.control.stop()
 
 
 def train_and_report(
@@ -29,7 +54,6 @@ def train_and_report(
     resume: bool,
     changes: Mapping[str, float],
     console: Console,
-    say: Callable[[str], None],
 ) -> None:
     """Prepare, train with a live table, measure what changed, write the report.
 
@@ -39,38 +63,22 @@ def train_and_report(
         resume: Whether a run that is there goes on.
         changes: Beta or peak learning rate of the steps to come, where they are to be others.
         console: Where the run is shown.
-        say: Told what is being done before the run begins.
     """
     check_writable(out)
     run = Run(out)
-    if not (resume and run.exists):
-        run.check_free()
-    else:
+    if resume and run.finished:
         run.check_changes(changes)
-    if run.exists and run.summary["state"] == "done" and "outcome" in run.summary:
         console.print(f"{out}: this run is done.", markup=False)
     else:
-        display = TerminalDisplay(console)
-        builtin_model(config.model, report=say)
-        job = prepare(config, progress=display.waiting)
-        use = job.cache_use
-        reference = f"reference log-probabilities: {use.computed} computed, {use.cached} from cache"
-        for line in dict.fromkeys((*map(str, job.load_reports), str(job.train.tokens), reference)):
-            console.print(line, markup=False, highlight=False)
-        run = open_or_create(run, job, resume=resume)
-        if job.score:
-            job.reference.keep()  # its answers are scored at the end
-        control, signals = RunControl(), []
-        control.set(**changes)
-        # The first ends the run after its step, a second at once.
-        with on_signals(lambda number: (signals.append(number), control.stop())):
-            for _ in train(job, run=run, control=control, callbacks=[display]):
-                pass
-        if run.summary["state"] == "stopped":
+        control = RunControl()
+        attended = _Attended(console, control)
+        shown = [TerminalDisplay(console), attended]
+        ended = run_job(
+            config, out, resume=resume, changes=changes, control=control, callbacks=shown
+        )
+        if ended.state == "stopped":
             console.print(f"Stopped. Go on with: dpo-lab train --resume --out {out}", markup=False)
-            raise SystemExit(128 + signals[0])
-        outcome = measure_outcome(job, display.waiting)
-        run.finish({"outcome": outcome and outcome.as_dict()})
+            raise SystemExit(128 + attended.signal)
     print_outcome(console, run.summary, run.last_samples())
     if longer := beyond(History(run.records())):
         console.print(longer, markup=False, highlight=False)

@@ -21,7 +21,7 @@ class RunsList:
 
     def __call__(self) -> None:
         """Print one line a run."""
-        from dpo_lab.training.runs import list_runs, runs_folder
+        from dpo_lab.training.run_folders import list_runs, runs_folder
         from dpo_lab.ui.report.summary import run_rows
 
         folder = self.folder or runs_folder()

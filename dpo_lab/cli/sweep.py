@@ -25,9 +25,8 @@ WORKERS = "Processes; by default one a core on the CPU, else one."
 
 def _run(sweep: Any) -> None:
     from dpo_lab.training.files import check_writable, write_table
-    from dpo_lab.training.runs import runs_folder
-    from dpo_lab.training.sweep import SweepFailed, grid
-    from dpo_lab.training.sweep import sweep as run_sweep
+    from dpo_lab.training.run_folders import runs_folder
+    from dpo_lab.training.sweep import SweepFailed, grid, sweep as run_sweep
     from dpo_lab.ui.report.sweep_page import write_sweep_page
 
     asked, plain = given(sweep), {each.name for each in settings() if each.plain}

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dpo_lab.cli.output import plain
+from dpo_lab.cli.output import plain, say
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.records import SampleRecord, StepRecord
 
@@ -48,12 +48,13 @@ class TerminalDisplay(Callback):
         self.rows: list[StepRecord] = []
         self.last: StepRecord | None = None
         self.bar = _bar()
+        self.training = False
         self.spoken = time.monotonic()
         self.live: Live | None = None
         self.task: TaskID | None = None
 
-    def waiting(self, what: str, done: int, total: int) -> None:
-        """Progress of a long step outside training, as `prepare` and `measure_outcome` tell it."""
+    def _wait_outside_training(self, what: str, done: int, total: int) -> None:
+        """A bar alone."""
         if not self.console.is_terminal:
             self._speak(f"{what}: {done}/{total}")
             return
@@ -67,6 +68,7 @@ class TerminalDisplay(Callback):
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
         """Begin the table."""
+        self.training = True
         self.bar = _bar()
         self.task = self.bar.add_task("training", total=total_steps, completed=first_step, note="")
         if self.console.is_terminal:
@@ -75,7 +77,13 @@ class TerminalDisplay(Callback):
             self.console.print(" ".join(f"{title:>13}" for title, _, _ in COLUMNS))
 
     def on_wait(self, what: str, done: int, total: int) -> None:
-        """Say what an evaluation is at, in the bar's description."""
+        """Say what it is at: beside the steps' bar while there is one, else in a bar of its own."""
+        if not total:
+            say(what)
+            return
+        if not self.training:
+            self._wait_outside_training(what, done, total)
+            return
         self.bar.update(self.task, description=f"{what} {done}/{total}")
         if not self.console.is_terminal:
             self._speak(f"{what}: {done}/{total}")
@@ -98,7 +106,7 @@ class TerminalDisplay(Callback):
     def on_end(self, state: State, error: BaseException | None) -> None:
         """Leave the table as it stands; what is waited for after it is a bar alone."""
         self.close()
-        self.rows, self.last = [], None
+        self.rows, self.last, self.training = [], None, False
 
     def _speak(self, line: str) -> None:
         """A line every `SILENCE` seconds, where nothing can be drawn."""

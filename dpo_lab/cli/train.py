@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from dpo_lab.cli.arguments import SAID
-from dpo_lab.cli.output import new_console, say
+from dpo_lab.cli.output import new_console
 from dpo_lab.cli.settings import command, given
 from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
@@ -91,8 +91,8 @@ def resumed_train(arguments: list[str]) -> type:
     out = inline or (arguments[at + 1] if at + 1 < len(arguments) else "")
     if not out or not Run(out).exists:
         return Train
-    saved, levers = Run(out).config.as_dict(), Run(out).levers
-    now = saved | levers
+    saved, live = Run(out).config.as_dict(), Run(out).live.as_dict()
+    now = saved | live
 
     def resumed(made: Any) -> None:
         asked = given(made)
@@ -100,14 +100,14 @@ def resumed_train(arguments: list[str]) -> type:
             asked["chat_template"] = template_text(asked["chat_template"])
         changed = {name: value for name, value in asked.items() if value != now[name]}
         # Whether a model's code may run is no setting of the run, but of who types it.
-        for name in changed.keys() - levers.keys() - {"trust_remote_code"}:
+        for name in changed.keys() - live.keys() - {"trust_remote_code"}:
             raise ValueError(
                 f"--{name.replace('_', '-')} {changed[name]}: this run has {now[name]}, and a "
                 "resumed run keeps its settings but beta and the learning rate. Leave it out, or "
                 "begin another run."
             )
-        moved = {name: changed[name] for name in levers.keys() & changed.keys()}
-        begun_with = {name: saved[name] for name in levers}
+        moved = {name: changed[name] for name in live.keys() & changed.keys()}
+        begun_with = {name: saved[name] for name in live}
         _train(TrainConfig(**asked | begun_with), made.out, made.resume, moved)
 
     return train_command(now, resumed)
@@ -117,12 +117,12 @@ def _train(
     config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float] | None = None
 ) -> None:
     from dpo_lab.cli.jobs import train_and_report
-    from dpo_lab.training.runs import give_back, new_folder
+    from dpo_lab.training.run_folders import give_back, new_folder
 
     folder = out or new_folder(config)
     try:
         train_and_report(
-            config, folder, resume=resume, changes=changes or {}, console=new_console(), say=say
+            config, folder, resume=resume, changes=changes or {}, console=new_console()
         )
     finally:
         if out is None:

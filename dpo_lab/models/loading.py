@@ -22,8 +22,7 @@ from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model
-from dpo_lab.models.checksums import NAME as CHECKSUMS
-from dpo_lab.models.checksums import check_files
+from dpo_lab.models.checksums import NAME as CHECKSUMS, check_files
 from dpo_lab.models.choices import Answers, Device, Precision
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder

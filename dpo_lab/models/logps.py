@@ -16,7 +16,6 @@ from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.choices import Precision
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.handed_over import AnyModel, as_language_model
-from dpo_lab.models.loading import resolve_precision
 from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 
@@ -75,7 +74,7 @@ def logps(
         on_bad_rows=on_bad_rows,
     )
     with evaluating(language_model.model):
-        scorer = LogpScorer(language_model, resolve_precision(precision, language_model.device))
+        scorer = LogpScorer.probed(language_model, precision)
         values = score_sequences(scorer, tokens.sequences(), progress=progress)
     chosen, rejected = values.split(len(tokens))
     return PairsLogps(chosen, rejected, tokens, preferences)

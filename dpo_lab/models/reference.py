@@ -57,7 +57,7 @@ class Reference:
             if self._moved:
                 raise RuntimeError(
                     "the reference was not kept, and its weights are trained by now. Prepare the "
-                    "job again, and call job.reference.keep() before training."
+                    "job again, with keep_reference=True."
                 )
             frozen = copy.deepcopy(model.model).requires_grad_(False)
             self._copy = self.policy.like(replace(model, model=frozen))

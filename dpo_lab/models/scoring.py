@@ -1,11 +1,10 @@
-"""Model and batch to log-probabilities, through the head that never holds the logits."""
+"""Model and batch to log-probabilities of responses."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,105 +14,64 @@ from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.kernels.chunked_stats import log_square_sums
-from dpo_lab.kernels.grad_buffers import adds_in_place
-from dpo_lab.kernels.head import head_logits, linear_token_logps, module_token_logps
 from dpo_lab.kernels.tree_attention import tree_keywords
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel, Precision, resolve_precision
+from dpo_lab.models.output_head import Head, find_head
 from dpo_lab.objective.weighting import length_weighted_logps
 
-logger = logging.getLogger(__name__)
 
-PROBE_TOKENS = 8
-PROBE_TOLERANCE = 1e-3
-"""Largest difference of logits, in their standard deviations, between model and trunk with head."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What turns hidden states into logits.
-
-    Attributes:
-        module: The model's output layer.
-        scale: Factor on its output.
-        softcap: Bound of the soft cap on its output, if any.
-    """
-
-    module: nn.Module
-    scale: float = 1.0
-    softcap: float | None = None
-
-    @property
-    def linear(self) -> bool:
-        """Whether it is one plain linear layer: no adapter, no trainable copy."""
-        return type(self.module) is nn.Linear
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits, `(tokens, vocabulary)`."""
-        if self.linear:
-            weight, bias = self.module.weight, self.module.bias
-            return head_logits(hidden, weight, bias, self.scale, self.softcap)
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.module(hidden.to(self.module.weight.dtype)).float() * self.scale
-            return (
-                logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-            )
-
-    def token_logps(self, hidden: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
-        """Log-probability of each target, `(tokens,)`, nats."""
-        if self.linear:
-            return linear_token_logps(
-                hidden,
-                self.module.weight,
-                targets,
-                bias=self.module.bias,
-                scale=self.scale,
-                softcap=self.softcap,
-                in_place=adds_in_place(self.module.weight),
-            )
-        return module_token_logps(hidden, self.logits, targets, vocabulary=vocabulary)
-
-
+@dataclass(eq=False)
 class LogpScorer:
-    """Log-probabilities of the responses in a batch.
+    """Log-probabilities of the responses in a batch; `LogpScorer.probed(model)` makes one.
 
     The trunk runs on every token; the head runs only on the hidden states that predict a response
-    token. A model whose logits are not a plain head on its last hidden states is found out by a
-    probe and scored through its full logits instead, more slowly and just as right.
+    token. Sequences are packed into prefix trees, so that no token is computed twice.
 
-    Sequences are packed into prefix trees, so that no token is computed twice. A model that gives
-    them other values so is found out by another probe, and gets padded rows, or rows of one length.
-
-    Args:
+    Attributes:
         language_model: The model to score with.
         precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
-        packing: Whether to pack; false pads.
-        layouts: What is known already of how its sequences may lie together, of a model that it is
-            a copy of; by default it is found out.
-
-    Raises:
-        ValueError: If the model is not causal.
+        head: What turns the trunk's states into logits; without one a model is scored through its
+            full logits, more slowly and just as right.
+        layouts: How sequences may lie together; none while that is being found out.
     """
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        precision: Precision = "float32",
-        packing: bool = True,
-        layouts: Layouts | None = None,
-    ):
-        self.language_model = language_model
-        self.device = language_model.device
-        self.precision = resolve_precision(precision, self.device)
+    language_model: LanguageModel
+    precision: str
+    head: Head | None
+    layouts: Layouts | None
+
+    def __post_init__(self) -> None:
+        config = self.language_model.base.config.get_text_config()
+        self.device = self.language_model.device
         self.autocast = self.precision == "bfloat16"
-        self.dtype = torch.bfloat16 if self.autocast else language_model.base.dtype
-        config = language_model.base.config.get_text_config()
+        self.dtype = torch.bfloat16 if self.autocast else self.language_model.base.dtype
         self.vocabulary = config.vocab_size
         self.rotary = rotary_limit(config)
-        self.head = self._find_head(config)
-        self.layouts = layouts
-        if layouts is None:  # found out with this scorer itself
-            self.layouts = Layouts(self, packing)
+
+    @classmethod
+    def probed(
+        cls, language_model: LanguageModel, precision: Precision = "float32", packing: bool = True
+    ) -> LogpScorer:
+        """A scorer for a model that is tried out first, on ids that mean nothing.
+
+        A model whose logits are not a plain head on its last hidden states is found out so, and one
+        that gives packed sequences other values, which then gets padded rows, or rows of one
+        length. Longer sequences than were tried are tried when they come. Where it takes packed
+        sequences, the model keeps the attention that understands them.
+
+        Args:
+            language_model: The model to score with.
+            precision: In which its trunk runs.
+            packing: Whether to pack where it can; false pads.
+
+        Raises:
+            ValueError: If the model is not causal.
+        """
+        resolved = resolve_precision(precision, language_model.device)
+        scorer = cls(language_model, resolved, find_head(language_model), None)
+        scorer.layouts = Layouts(scorer, packing)
+        return scorer
 
     @property
     def packing(self) -> bool:
@@ -230,46 +188,7 @@ class LogpScorer:
 
     def like(self, language_model: LanguageModel) -> LogpScorer:
         """A scorer of the same kind for a copy of the model; what either lays out fits both."""
-        return LogpScorer(language_model, self.precision, layouts=self.layouts)
-
-    def _find_head(self, config) -> Head | None:
-        base = self.language_model.base
-        module = base.get_output_embeddings()
-        if module is None or not hasattr(base, base.base_model_prefix):
-            return self._no_head("it names no trunk or no output layer")
-        scale = _factor(config, "logit_scale") / _factor(config, "logits_scaling")
-        head = Head(module, scale, getattr(config, "final_logit_softcapping", None))
-        try:
-            difference = self._probe(base, head)
-        except RuntimeError:  # the states do not have the width of the head
-            return self._no_head("what its trunk gives does not fit its head")
-        if not difference <= PROBE_TOLERANCE:
-            return self._no_head(f"trunk and head give other logits, by {difference:.1e}")
-        return head
-
-    @torch.no_grad()
-    def _probe(self, base: nn.Module, head: Head) -> float:
-        """Relative difference between the model's own logits and the head on the trunk's states."""
-        ids = torch.arange(PROBE_TOKENS, device=self.device) % self.vocabulary
-        own = base(input_ids=ids[None], use_cache=False).logits[0].float()
-        trunk = getattr(base, base.base_model_prefix)
-        ours = head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])
-        if own.shape != ours.shape:
-            return float("inf")
-        return ((own - ours).abs().max() / own.std().clamp_min(1e-6)).item()
-
-    def _no_head(self, reason: str) -> None:
-        logger.warning(
-            "%s: %s; scoring through the full logits, which takes more memory.",
-            self.language_model.name,
-            reason,
-        )
-
-
-def _factor(config, name: str) -> float:
-    """A factor on the logits that a configuration names; 1 if it names none."""
-    value = getattr(config, name, None)
-    return float(value) if isinstance(value, int | float) and value else 1.0
+        return replace(self, language_model=language_model, head=find_head(language_model))
 
 
 @torch.no_grad()

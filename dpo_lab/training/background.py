@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Protocol
 
 from dpo_lab.data.preferences import Preferences, RewardFn
-from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.handed_over import AnyModel, as_language_model
-from dpo_lab.training.callbacks import Callback, State
+from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.history import History
-from dpo_lab.training.loop import train
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import SampleRecord, StepRecord
-from dpo_lab.training.runs import Run, give_back, open_or_create
-from dpo_lab.training.setup import Job, prepare
-
-
-class _Stopped(Exception):
-    """The run was told to stop while it was prepared."""
+from dpo_lab.training.run_folders import give_back
+from dpo_lab.training.run_job import StoppedBeforeTraining, run_job
+from dpo_lab.training.runs import Run
+from dpo_lab.training.setup import Job
 
 
 class Follower(Protocol):
@@ -46,13 +43,13 @@ class BackgroundRun(Callback):
         data: Pairs or rows in memory, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
         folder: Where the run is kept; goes on with the run that is there now, by its own settings
-            but beta and learning rate. None keeps nothing.
+            but the live ones. None keeps nothing.
         on_prepared: Called in the run's thread with the job, while policy and reference are equal.
 
     Attributes:
         records: What was measured so far.
         samples: Answers of the last evaluation.
-        control: Its levers.
+        control: Pauses, stops and changes it.
         job: Once it is prepared.
         total_steps: Optimiser steps of the whole run, once it is prepared.
         doing: What it is at between steps, how much is done and how much there is.
@@ -86,7 +83,6 @@ class BackgroundRun(Callback):
         model = None if model is None else as_language_model(model)
         self._inputs = {"model": model, "data": data, "score": score}
         self._end: str | None = None
-        self._outcome = "failed"
         self._ended = threading.Event()
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="dpo-lab run", daemon=True)
@@ -101,6 +97,11 @@ class BackgroundRun(Callback):
         if self.job is None:
             return "preparing"
         return "paused" if self.control.resting else "training"
+
+    @property
+    def live(self) -> LiveSettings:
+        """Beta and peak learning rate of the newest step."""
+        return LiveSettings.after(self.config, self.records)
 
     @property
     def running(self) -> bool:
@@ -181,7 +182,7 @@ class BackgroundRun(Callback):
         state = "failed"
         try:
             state = self._run()
-        except _Stopped:
+        except StoppedBeforeTraining:
             state = "stopped"
         except BaseException as error:  # shown by whoever watches, raised by wait()
             self.error = error
@@ -197,26 +198,22 @@ class BackgroundRun(Callback):
             self._ended.set()
 
     def _run(self) -> str:
-        if self.folder and not self._resume:
-            Run(self.folder).check_free()
-        builtin_model(self.config.model, report=self._say)
-        inputs = self._inputs
-        if inputs["model"] is not None:
-            inputs = inputs | {"model": deepcopy(inputs["model"])}
-        self.job = prepare(self.config, progress=self.on_wait, **inputs)
-        if self._on_prepared:
-            self._on_prepared(self.job)
-        if self.control.stopped:
-            raise _Stopped
-        run = None
-        if self.folder:
-            run = open_or_create(Run(self.folder), self.job, resume=self._resume)
-        for _ in train(self.job, run=run, control=self.control, callbacks=[self]):
-            pass
-        return self._outcome
+        ended = run_job(
+            self.config,
+            self.folder,
+            resume=self._resume,
+            **self._inputs | {"model": deepcopy(self._inputs["model"])},
+            measure=False,
+            control=self.control,
+            callbacks=[self],
+        )
+        return ended.state
 
-    def _say(self, message: str) -> None:
-        self.doing = (message, 0, 0)
+    def on_prepared(self, job: Job) -> None:
+        """Keep the job, and show it to who asked for it."""
+        self.job = job
+        if self._on_prepared:
+            self._on_prepared(job)
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
         """Note how long it will be; of a resumed run, records are what its folder still has."""
@@ -230,8 +227,6 @@ class BackgroundRun(Callback):
 
     def on_wait(self, what: str, done: int, total: int) -> None:
         """Note what it is at."""
-        if self.job is None and self.control.stopped:
-            raise _Stopped
         self.doing = (what, done, total)
 
     def on_step(self, record: StepRecord) -> None:
@@ -244,7 +239,3 @@ class BackgroundRun(Callback):
     def on_sample(self, samples: Sequence[SampleRecord]) -> None:
         """Keep the newest answers."""
         self.samples = list(samples)
-
-    def on_end(self, state: State, error: BaseException | None) -> None:
-        """Note how it ended."""
-        self._outcome = state

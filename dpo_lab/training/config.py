@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import date
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -18,6 +16,7 @@ from dpo_lab.data.template_files import template_text
 from dpo_lab.models.choices import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
+from dpo_lab.training.checks import check_date, check_kinds, check_range
 from dpo_lab.training.loss_words import LAST_OPTION, loss_words
 from dpo_lab.training.schedule import Schedule
 
@@ -307,13 +306,7 @@ class TrainConfig:
                 f"config: unknown field {unknown[0]!r}. Another version of the lab wrote it."
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        for name, value in values.items():
-            kinds = _kinds()[name]
-            if type(value) not in kinds:
-                raise ValueError(
-                    f"config: {name}={value!r} is of the wrong kind. It must be "
-                    f"{' or '.join(dict.fromkeys(kinds.values()))}."
-                )
+        check_kinds(cls, values)
         return cls(**values | {"trust_remote_code": False})
 
 
@@ -327,25 +320,6 @@ def setting_texts() -> dict[str, str]:
         takers = [loss.title for loss in LOSSES.values() if name in loss.options]
         texts.setdefault(name, f"Option of {', '.join(takers)}; {default} by default.")
     return {name: " ".join(text.split()) for name, text in texts.items()}
-
-
-@cache
-def _kinds() -> dict[str, dict[type, str]]:
-    """What the value of each field may be in a file, each kind in words."""
-    kinds = {}
-    for name, hint in get_type_hints(TrainConfig).items():
-        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        found = [str if get_origin(one) is Literal else get_origin(one) or one for one in options]
-        kinds[name] = {kind: _WORDS[kind] for kind in found}
-        if float in found:
-            kinds[name] = {int: "a number"} | kinds[name]
-    return kinds
-
-
-_WORDS = {
-    str: "text", int: "a whole number", float: "a number", bool: "true or false",
-    dict: "an object", tuple: "a list", NoneType: "null",
-}  # fmt: skip
 
 
 # (field, lowest value, whether it must be above it)
@@ -368,30 +342,3 @@ _CHOICES = {
     "on_bad_rows": get_args(OnBadRows),
     "precision": get_args(Precision),
 }
-
-
-def check_date(name: str, value: str) -> None:
-    """Refuse what is no date.
-
-    Raises:
-        ValueError: If it is not written as 2026-01-31, or there is no such day.
-    """
-    try:
-        written = date.fromisoformat(value).isoformat()
-        if value != written:  # Python reads 20260131 and 2026-W05-6, too
-            raise ValueError(f"written otherwise, {written}")
-    except ValueError as error:
-        raise ValueError(f"{name}={value!r}: no date ({error}). Write it as 2026-01-31.") from None
-
-
-def check_range(name: str, value: float | None, low: float, strict: bool) -> None:
-    """Refuse a number out of its range; none passes.
-
-    Raises:
-        ValueError: If it is not finite, below `low`, or equal to it where `strict`.
-    """
-    if value is None:
-        return
-    if not math.isfinite(value) or value < low or (strict and value == low):
-        bound = f"> {low}" if strict else f">= {low}"
-        raise ValueError(f"{name}={value}: must be a finite number {bound}.")

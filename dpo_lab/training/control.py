@@ -1,19 +1,23 @@
-"""The levers of a running job, safe to pull from any thread."""
+"""What a running job is told from any other thread: pause, stop, another beta."""
 
 from __future__ import annotations
 
 import threading
 
-from dpo_lab.training.config import check_range
+from dpo_lab.training.checks import check_range
 
 
 class RunControl:
-    """Pause, stop, and new values of beta and learning rate; all take effect between two steps."""
+    """Pause, stop, and new values of beta and learning rate; all take effect between two steps.
 
-    def __init__(self) -> None:
+    Args:
+        stop_event: Stops the run once it is set, as `stop` does; by default one of its own.
+    """
+
+    def __init__(self, stop_event: threading.Event | None = None) -> None:
         self._condition = threading.Condition()
         self._paused = False
-        self._stopped = False
+        self._stop_event = stop_event or threading.Event()
         self._resting = False
         self._steps_allowed = 0
         self._changes: dict[str, float] = {}
@@ -31,7 +35,7 @@ class RunControl:
     @property
     def stopped(self) -> bool:
         """Whether the run was told to stop."""
-        return self._stopped
+        return self._stop_event.is_set()
 
     def set(self, *, beta: float | None = None, learning_rate: float | None = None) -> None:
         """Change beta or the peak learning rate from the next step on.
@@ -70,7 +74,7 @@ class RunControl:
     def stop(self) -> None:
         """End the run after the step in progress, also if it is paused."""
         with self._condition:
-            self._stopped = True
+            self._stop_event.set()
             self._condition.notify_all()
 
     def wait_for_turn(self) -> dict[str, float]:
@@ -78,7 +82,7 @@ class RunControl:
         with self._condition:
             self._resting = self._paused and not self._steps_allowed
             self._condition.wait_for(
-                lambda: not self._paused or self._stopped or self._steps_allowed > 0
+                lambda: not self._paused or self.stopped or self._steps_allowed > 0
             )
             self._resting = False
             if self._paused and self._steps_allowed:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -29,6 +29,7 @@ from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.pairs import PairBatch
 from dpo_lab.training.records import StepRecord
@@ -87,7 +88,6 @@ class Learner:
         self.job = job
         self.config = job.config
         self.loss = job.config.loss_function
-        self.beta, self.peak = job.config.beta, job.config.learning_rate
         self.step = 0
         self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
@@ -110,17 +110,22 @@ class Learner:
             self.routers = Routers.of(job.policy.base, job.policy.name)
 
     @property
+    def beta(self) -> float:
+        """The beta of the next step."""
+        return self.job.live.beta
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         warmup = self.config.warmup(self.total_steps)
         kind, total = self.config.schedule, self.total_steps
-        return self.peak * schedule_factor(kind, min(self.step, total - 1), warmup, total)
+        share = schedule_factor(kind, min(self.step, total - 1), warmup, total)
+        return self.job.live.learning_rate * share
 
-    def change(self, changes: dict[str, float]) -> None:
-        """Take new values of beta and the peak learning rate."""
-        self.beta = changes.get("beta", self.beta)
-        if "learning_rate" in changes:
-            self.peak = self._new_peak = changes["learning_rate"]
+    def change(self, changes: Mapping[str, float]) -> None:
+        """Take new values of live settings, by name."""
+        self.job.live = replace(self.job.live, **changes)
+        self._new_peak = changes.get("learning_rate", self._new_peak)
 
     def start_record(self) -> StepRecord:
         """The record of step 0, before any metric."""
@@ -262,8 +267,8 @@ class Learner:
         if broken:
             raise NonFiniteLoss(
                 f"step {self.step}: after it {what}, at beta {self.beta:g} and peak learning rate "
-                f"{self.peak:g}. The last checkpoint is from before; go on from it with a lower "
-                "learning rate (--resume --lr)."
+                f"{self.job.live.learning_rate:g}. The last checkpoint is from before; go on from "
+                "it with a lower learning rate (--resume --lr)."
             )
 
     def save(self, folder: Path) -> None:
@@ -277,7 +282,7 @@ class Learner:
         state = {
             "step": self.step,
             "beta": self.beta,
-            "peak": self.peak,
+            "peak": self.job.live.learning_rate,
             "new_peak": self._new_peak,
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
@@ -301,9 +306,10 @@ class Learner:
         load_weights(self.job.policy, folder)
         try:
             state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-            self.step, self.beta = state["step"], state["beta"]
+            self.step = state["step"]
             # Earlier versions kept the peak with a scheduler's state, and no change that waits.
-            self.peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
+            peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
+            self.job.live = LiveSettings(state["beta"], peak)
             self._new_peak = state.get("new_peak")
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])

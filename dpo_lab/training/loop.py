@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from dpo_lab.kernels.memory import release_freed_memory
@@ -12,8 +12,9 @@ from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.evaluation import answers, evaluate, reference_score, samples_cut
 from dpo_lab.training.learner import Learner
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import StepRecord
-from dpo_lab.training.runs import LEVERS, Run
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
 from dpo_lab.training.threads import KEY, RunThreads
 
@@ -40,7 +41,7 @@ def train(
     Args:
         job: From `prepare`; its policy must be the reference still.
         run: Where to write records and checkpoints; none keeps nothing.
-        control: Levers to pause, stop, and change beta or the learning rate.
+        control: To pause, stop, and change beta or the learning rate.
         callbacks: Called in this thread.
 
     Yields:
@@ -52,101 +53,106 @@ def train(
         ValueError: If the run's folder is not one to go on with; it stays as it is.
     """
     control = control or RunControl()
-    learner = Learner(job)
-    kept = run.environment.get("threads") if run else None
-    threads = RunThreads(kept or threads_worth(job.policy.model))
-    checkpoints = _Checkpoints(learner, run, callbacks)
-    restored, error = False, None
-    state: State = "failed"
-    if run:
-        run.lock()
-    try:
-        if job.config.eval_every:
-            job.reference.keep()
-        job.reference.policy_moves()
-        if run:
-            checkpoints.restore(run)
-        restored = True
-        threads.take(job.policy.device, _last_threads(run))
-        _tell(callbacks, "on_start", job, learner.step, learner.total_steps)
+    course = _Course(job, run, callbacks)
+    learner = course.learner
+    with course:
+        course.begin()
         # One that was stopped before its first step has that record already.
         if learner.step == 0 and job.config.eval_every and not (run and run.records()):
-            yield _evaluated(learner.start_record(), learner, run, callbacks)
+            yield course.evaluated(learner.start_record())
         while learner.step < learner.total_steps:
             if changes := control.wait_for_turn():
-                checkpoints.change(changes)
+                course.change(changes)
             if control.stopped:
                 break
-            record = threads.watched(learner.take_step())
-            last = record.step == learner.total_steps
-            evaluated = _due(record.step, job.config.eval_every) or last and job.config.eval_every
-            if evaluated or last:
+            record = course.threads.watched(learner.take_step())
+            if course.evaluates or learner.step == learner.total_steps:
                 learner.check_weights()
-            if evaluated:
-                record = _evaluated(record, learner, run, callbacks)
+            if course.evaluates:
+                record = course.evaluated(record)
             else:
-                _emit(record, run, callbacks)
-            if checkpoints.due:
-                checkpoints.save()
+                course.note(record)
+            if course.checkpoint_due:
+                course.save()
             yield record
-        state = "done" if learner.step == learner.total_steps else "stopped"
-    except GeneratorExit:
-        state = "done" if learner.step == learner.total_steps else "stopped"
-        raise
-    except KeyboardInterrupt:
-        # It may have struck inside a step: the last checkpoint is the last sound state.
-        state, checkpoints.saved = "stopped", learner.step
-        raise
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
+
+
+class _Course:
+    """One run of the loop: what it takes from the process and its folder, and gives back.
+
+    Args:
+        job: What is trained.
+        run: Its folder, if it has one.
+        callbacks: Called with all that happens.
+    """
+
+    def __init__(self, job: Job, run: Run | None, callbacks: Sequence[Callback]):
+        self.job, self.run, self.callbacks = job, run, callbacks
+        self.learner = Learner(job)
+        kept = run.environment.get("threads") if run else None
+        self.threads = RunThreads(kept or threads_worth(job.policy.model))
+        self._restored = False
+        self._saved = -1  # step of the last checkpoint with all that is needed to go on from it
+        self._since, self._took = time.monotonic(), 0.0
+
+    def __enter__(self) -> _Course:
+        if self.run:
+            self.run.lock()
+        return self
+
+    def begin(self) -> None:
+        """Take up the run where its checkpoint is, with the threads that it had."""
+        self.job.reference.policy_moves()
+        if self.run:
+            self._restore(self.run)
+        self._restored = True
+        self.threads.take(self.job.policy.device, _last_threads(self.run))
+        for callback in self.callbacks:
+            callback.on_start(self.job, self.learner.step, self.learner.total_steps)
+
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        """Write the last checkpoint and how it ended; give everything back."""
+        closed = error is None or isinstance(error, GeneratorExit)
+        # An interrupt may have struck inside a step: the last checkpoint is the last sound state.
+        if not (closed or isinstance(error, KeyboardInterrupt)):
+            state: State = "failed"
+        elif closed and self.learner.step == self.learner.total_steps:
+            state, error = "done", None
+        else:
+            state, error = "stopped", None
         try:
-            if run and state != "failed" and checkpoints.saved < learner.step:
-                checkpoints.save()
+            if closed and self.run and self._saved < self.learner.step:
+                self.save()
         except BaseException as caught:
             state, error = "failed", caught
             raise
         finally:
             try:
-                if run and restored:
-                    _finish(run, state, learner.step, error)
-                elif run:
-                    run.unlock()  # what it says of an earlier end stays
+                if self.run:
+                    self._finish(self.run, state, error)
             finally:
                 release_freed_memory()
-                threads.put_back()
-                job.hand_back()
-                _tell(callbacks, "on_end", state, error)
+                self.threads.put_back()
+                self.job.hand_back()
+                for callback in self.callbacks:
+                    callback.on_end(state, error)
 
+    def _finish(self, run: Run, state: State, error: BaseException | None) -> None:
+        """Note how a run ended, and give its folder back; what a run never begun says stays."""
+        try:
+            if self._restored:
+                step = self.learner.step
+                run.finish({"state": state, "step": step, "error": str(error or "") or None})
+        except OSError:
+            if error is None:
+                raise
+            # A disk that took no checkpoint takes no note either; what is raised already says so.
+        finally:
+            run.unlock()
 
-def _finish(run: Run, state: State, step: int, error: BaseException | None) -> None:
-    """Note how a run ended, and give its folder back."""
-    try:
-        run.finish({"state": state, "step": step, "error": str(error or "") or None})
-    except OSError:
-        if error is None:
-            raise
-        # A disk that took no checkpoint takes no note either; what is raised already says so.
-    finally:
-        run.unlock()
-
-
-class _Checkpoints:
-    """The checkpoints of a run, by steps and by time; no record depends on when they are written.
-
-    Attributes:
-        saved: The step of the last one that has all that is to go on from it.
-    """
-
-    def __init__(self, learner: Learner, run: Run | None, callbacks: Sequence[Callback]):
-        self.saved = -1
-        self._learner, self._run, self._callbacks = learner, run, callbacks
-        self._since, self._took = time.monotonic(), 0.0
-
-    def restore(self, run: Run) -> None:
-        """Take up the run where its last one is, with the levers that are asked for now."""
-        learner, checkpoint = self._learner, run.checkpoint
+    def _restore(self, run: Run) -> None:
+        """Take up the run, with the beta and learning rate that are asked for now."""
+        learner, checkpoint = self.learner, run.checkpoint
         if checkpoint is None:
             run.rewind(-1)
             return
@@ -157,42 +163,82 @@ class _Checkpoints:
                 f"{run.path}: its checkpoint is of step {learner.step}, and the run has "
                 f"{learner.total_steps}. Give the settings that it began with."
             )
-        begun, now = run.settings, {"beta": learner.beta, "learning_rate": learner.peak}
-        asked = {name: getattr(learner.config, name) for name in LEVERS}
+        begun, asked = run.settings, LiveSettings.of(learner.config)
         changes = {
             name: value
-            for name, value in asked.items()
-            if begun.get(name) not in (None, value) and value != now[name]
+            for name, value in asked.changed_from(self.job.live).items()
+            if begun.get(name) not in (None, value)
         }
         run.check_changes(changes)
         run.rewind(learner.step)
-        self.saved = learner.step
+        self._saved = learner.step
         if changes:
             self.change(changes)
 
-    def change(self, changes: dict[str, float]) -> None:
-        """Move levers, which a checkpoint of before has not got."""
-        self._learner.change(changes)
-        self.saved = -1
+    def change(self, changes: Mapping[str, float]) -> None:
+        """Take new values of live settings, which no checkpoint has yet."""
+        self.learner.change(changes)
+        self._saved = -1
 
     @property
-    def due(self) -> bool:
-        """Whether this step has one."""
-        learner, every = self._learner, self._learner.config.checkpoint_every
-        if self._run is None:
+    def evaluates(self) -> bool:
+        """Whether the step just done has an evaluation."""
+        every, step = self.job.config.eval_every, self.learner.step
+        return every > 0 and (step % every == 0 or step == self.learner.total_steps)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the step just done has a checkpoint; no record depends on it."""
+        step, every = self.learner.step, self.job.config.checkpoint_every
+        if self.run is None:
             return False
         seconds = max(CHECKPOINT_SECONDS, self._took / CHECKPOINT_SHARE)
         late = every > 0 and time.monotonic() - self._since >= seconds
-        return late or _due(learner.step, every) or learner.step == learner.total_steps
+        return late or _due(step, every) or step == self.learner.total_steps
 
     def save(self) -> None:
-        """Write one."""
-        started, learner = time.monotonic(), self._learner
-        levers = {"beta": learner.beta, "learning_rate": learner.peak}
-        self._run.save_checkpoint(learner.save, step=learner.step, **levers)
-        self._since, self.saved = time.monotonic(), learner.step
+        """Write a checkpoint."""
+        started, learner = time.monotonic(), self.learner
+        live = self.job.live.as_dict()
+        self.run.save_checkpoint(learner.save, step=learner.step, **live)
+        self._since, self._saved = time.monotonic(), learner.step
         self._took = self._since - started
-        _tell(self._callbacks, "on_checkpoint", learner.step)
+        for callback in self.callbacks:
+            callback.on_checkpoint(learner.step)
+
+    def evaluated(self, record: StepRecord) -> StepRecord:
+        """The record with an evaluation in it, noted; samples go out before it."""
+        started, job = time.perf_counter(), self.job
+        seed = job.config.seed * 1_000_003 + record.step
+        # Summing over all answers takes as long as all else: at every other evaluation, and last.
+        listed = _due(record.step, 2 * job.config.eval_every)
+        listed |= record.step == self.learner.total_steps
+        moved = record.step > 0
+        values = evaluate(job, job.live.beta, seed, self._wait, moved=moved, listed=listed)
+        if not moved:
+            values |= reference_score(job, seed)
+        samples = answers(job, record.step)
+        values |= samples_cut(samples)
+        if samples:
+            if self.run:
+                self.run.append_samples(samples)
+            for callback in self.callbacks:
+                callback.on_sample(samples)
+        timing = {**record.timing, "evaluation_seconds": time.perf_counter() - started}
+        record = replace(record, values={**record.values, **values}, timing=timing)
+        self.note(record)
+        return record
+
+    def note(self, record: StepRecord) -> None:
+        """Write a record down, and call with it."""
+        if self.run:
+            self.run.append(record)
+        for callback in self.callbacks:
+            callback.on_step(record)
+
+    def _wait(self, what: str, done: int, total: int) -> None:
+        for callback in self.callbacks:
+            callback.on_wait(what, done, total)
 
 
 def _last_threads(run: Run | None) -> int | None:
@@ -201,41 +247,5 @@ def _last_threads(run: Run | None) -> int | None:
     return int(changes[-1]) if changes else None
 
 
-def _evaluated(record: StepRecord, learner: Learner, run, callbacks) -> StepRecord:
-    """The record with an evaluation in it; samples go out before it."""
-    started, job = time.perf_counter(), learner.job
-    seed = job.config.seed * 1_000_003 + record.step
-
-    def wait(what: str, done: int, total: int) -> None:
-        _tell(callbacks, "on_wait", what, done, total)
-
-    # Summing over all answers takes as long as all else: at every other evaluation, and the last.
-    listed = _due(record.step, 2 * job.config.eval_every) or record.step == learner.total_steps
-    values = evaluate(job, learner.beta, seed, wait, moved=record.step > 0, listed=listed)
-    if record.step == 0:
-        values |= reference_score(job, seed)
-    samples = answers(job, record.step)
-    values |= samples_cut(samples)
-    if samples:
-        if run:
-            run.append_samples(samples)
-        _tell(callbacks, "on_sample", samples)
-    timing = {**record.timing, "evaluation_seconds": time.perf_counter() - started}
-    record = replace(record, values={**record.values, **values}, timing=timing)
-    _emit(record, run, callbacks)
-    return record
-
-
-def _emit(record: StepRecord, run: Run | None, callbacks: Sequence[Callback]) -> None:
-    if run:
-        run.append(record)
-    _tell(callbacks, "on_step", record)
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _tell(callbacks: Sequence[Callback], name: str, *arguments) -> None:
-    for callback in callbacks:
-        getattr(callback, name)(*arguments)

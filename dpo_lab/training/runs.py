@@ -15,13 +15,8 @@ summary.json      how it ended; missing while it runs and after a kill
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +29,19 @@ from dpo_lab.training.checkpoints import (
     replace_checkpoint,
 )
 from dpo_lab.training.files import (
-    as_file_name,
-    check_writable,
     read_json,
     write_json,
     write_text,
 )
+from dpo_lab.training.live_settings import LIVE, LiveSettings
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.run_lines import LINE_FILES, check_lines, check_steps, cut_back, read_rows
 
 if TYPE_CHECKING:
     from dpo_lab.training.config import TrainConfig
-    from dpo_lab.training.setup import Job
 
 BEGINNING = {".lock", "environment.json.next", "environment.json", "config.json.next"}
 """What a kill leaves of a run that was just being begun: nothing that is not written again."""
-
-PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 
 
 class Run:
@@ -151,16 +142,21 @@ class Run:
         return summary
 
     @property
-    def levers(self) -> dict[str, float]:
+    def finished(self) -> bool:
+        """Whether nothing is left to do: it is trained, and what that changed is measured."""
+        return self.exists and self.summary["state"] == "done" and "outcome" in self.summary
+
+    @property
+    def live(self) -> LiveSettings:
         """Beta and peak learning rate that a resumed run goes on with."""
         settings, noted = self.settings, noted_at_checkpoint(self.path) or {}
-        return {name: noted.get(name, settings.get(name)) for name in LEVERS}
+        return LiveSettings(*(noted.get(name, settings.get(name)) for name in LIVE))
 
     def check_changes(self, changes: Collection[str]) -> None:
-        """Refuse new values of levers once every step is in the checkpoint.
+        """Refuse new values of live settings once every step is in the checkpoint.
 
         Args:
-            changes: Names of the levers.
+            changes: Their names.
 
         Raises:
             ValueError: If no step is left for them.
@@ -303,193 +299,6 @@ class Run:
 
         Args:
             write: Writes the files of a checkpoint into the folder it is given.
-            **facts: Noted beside its checksums: `step`, and the levers as they stand.
+            **facts: Noted beside its checksums: `step`, and the live settings.
         """
         replace_checkpoint(self.path, write, **facts)
-
-
-def list_runs(folder: str | Path) -> list[Run]:
-    """The runs in a folder, oldest first."""
-    found = [Run(path.parent) for path in Path(folder).glob("*/config.json")]
-    return sorted(found, key=lambda run: (run.path / "config.json").stat().st_mtime)
-
-
-def runs_folder() -> Path:
-    """Where runs lie by default: `$DPO_LAB_RUNS`, or `runs` at the root of the project.
-
-    The project is the nearest folder upwards that holds `.git` or `pyproject.toml`, so that a
-    command at its root and a notebook below it find each other's runs. Outside of a project, and in
-    one that is the home folder or holds it, it is `runs` in the current folder.
-    """
-    if given := os.environ.get("DPO_LAB_RUNS"):
-        return Path(given)
-    here, home = Path.cwd(), Path.home()
-    for folder in (here, *here.parents):
-        if folder == home or folder in home.parents:
-            break
-        if any((folder / mark).exists() for mark in (".git", "pyproject.toml")):
-            return Path(os.path.relpath(folder / "runs"))
-    return Path("runs")
-
-
-def new_folder(config: TrainConfig, root: str | Path | None = None) -> Path:
-    """A new folder under a root, named after what the run does; no other process gets it.
-
-    Args:
-        config: Of the run.
-        root: By default `runs_folder()`.
-
-    Returns:
-        The folder, made and empty; `give_back` it if no run is begun there.
-
-    Raises:
-        OSError: If it cannot be made.
-    """
-    root = runs_folder() if root is None else Path(root)
-    check_writable(root)
-    model = Path(config.model).name
-    data = Path(config.data).name.split(".")[0]
-    name = as_file_name(f"{model}-{data}-{config.loss}-beta{config.beta:g}")
-    number = 1
-    while True:
-        folder = root / f"{name}-{number:03}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-
-
-def give_back(folder: Path) -> None:
-    """Remove a folder of `new_folder` if no run was begun in it."""
-    with contextlib.suppress(OSError):  # of one that is not empty
-        folder.rmdir()
-
-
-def check_settings(run: Run, config: TrainConfig, free: Collection[str] = ()) -> None:
-    """Refuse a configuration that is not the one that a run was begun with.
-
-    Args:
-        run: The run; one that is not begun yet passes.
-        config: What is asked for now.
-        free: Settings that may be others.
-
-    Raises:
-        ValueError: With the first setting that is another.
-    """
-    if not run.exists:
-        return
-    kept = run.config.as_dict()
-    for name, value in config.resolved().as_dict().items():
-        # What is resolved when a run is prepared may be open still; and what is no setting of the
-        # run but a person's word is in no file.
-        left_open = (name, value) in (
-            ("micro_batch_tokens", None), ("precision", "auto"), ("template_date", None)
-        )  # fmt: skip
-        if not left_open and name not in (*free, "trust_remote_code") and kept[name] != value:
-            raise ValueError(
-                f"{run.path}: was begun with {name}={kept[name]}, not {value}. "
-                "Give another folder, or the settings that it began with."
-            )
-
-
-LEVERS = ("beta", "learning_rate")
-"""Settings that a run that goes on may have others of, which its records say."""
-
-
-def open_or_create(run: Run, job: Job, *, resume: bool = True) -> Run:
-    """The run of a job: begun, or found as it was left.
-
-    Args:
-        run: Its folder.
-        job: What is to be run.
-        resume: Whether a run that is there goes on.
-
-    Raises:
-        FileExistsError: If there is a run that is not to go on, or something else.
-        ValueError: If the settings but `LEVERS`, the weights, the data or what makes ids of it are
-            not those it began with.
-    """
-    if not (resume and run.exists):
-        from dpo_lab.kernels.threads import threads_worth
-
-        return Run.create(
-            run.path,
-            job.config,
-            describe_environment(
-                device=str(job.policy.device),
-                weights_origin=job.policy.origin,
-                weights_fingerprint=job.fingerprint,
-                data_fingerprint=job.data_fingerprint,
-                held_out_fingerprint=job.held_out_fingerprint,
-                text=job.text.as_dict(),
-                **data_facts(job),
-                reference=asdict(job.cache_use),
-                total_steps=job.config.total_steps(len(job.train)),
-                threads=threads_worth(job.policy.model),
-            ),
-        )
-    if read_json(run.path / "config.json").get("trust_remote_code") and not (
-        job.config.trust_remote_code
-    ):
-        raise ValueError(
-            f"{run.path}: this run was begun with code that comes with its model, and a run's "
-            "folder cannot say that it may run. If you trust that code, say so again: "
-            "--trust-remote-code (trust_remote_code=True)."
-        )
-    # The date is compared below, with the rest of what makes ids of text.
-    check_settings(run, job.config, (*LEVERS, "template_date"))
-    begun = run.environment
-    for name, what, now in (
-        ("weights_fingerprint", "weights", job.fingerprint),
-        ("data_fingerprint", "data", job.data_fingerprint),
-        ("held_out_fingerprint", "held-out data", job.held_out_fingerprint),
-    ):
-        # Earlier versions did not note the held-out data.
-        if begun.get(name, now if what == "held-out data" else None) != now:
-            raise ValueError(
-                f"{run.path}: {what} changed since this run began, so "
-                "it cannot go on as the same run. Restore them, or begin another run."
-            )
-    if changed := job.text.changed_since(begun.get("text", {})):
-        raise ValueError(
-            f"{run.path}: {changed} changed since this run began, so the same text has other ids, "
-            "and it cannot go on as the same run. Restore it, or begin another run."
-        )
-    return run
-
-
-DATA_FACTS = ("pairs", "prompt_kind", "data", "load_reports", "tokens", "token_problems")
-"""What `environment.json` says of a run's data."""
-
-
-def data_facts(job: Job) -> dict[str, Any]:
-    """How many pairs a job trains on and holds out, and what became of every row, by number."""
-    held_out = job.held_out
-    sides = [job.train.tokens] + ([held_out.tokens] if held_out is not None else [])
-    problems = sorted((p for side in sides for p in side.problems), key=lambda p: p.row)
-    return {
-        "pairs": {
-            "train": len(job.train),
-            "held_out": 0 if held_out is None else len(held_out),
-            "prompts": len(job.prompts),
-        },
-        "prompt_kind": job.prompt_kind,
-        "data": [str(report) for report in job.load_reports],
-        "load_reports": [report.as_dict() for report in job.load_reports],
-        "tokens": str(job.train.tokens),
-        "token_problems": [problem.as_dict() for problem in problems],
-    }
-
-
-def describe_environment(**facts: Any) -> dict[str, Any]:
-    """Versions and machine, with the facts of the job beside them."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in PACKAGES},
-        **facts,
-    }

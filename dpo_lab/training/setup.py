@@ -35,6 +35,7 @@ from dpo_lab.models.response_space import ListedPairs
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer, pair_logps
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
@@ -56,6 +57,7 @@ class Job:
 
     Attributes:
         config: The configuration, with every `None` that could be resolved resolved.
+        live: Beta and peak learning rate as they are now; training changes them.
         policy: The model that will be trained.
         reference: The policy as it is now, frozen.
         scorer: Log-probabilities of the policy.
@@ -76,6 +78,7 @@ class Job:
     """
 
     config: TrainConfig
+    live: LiveSettings
     policy: LanguageModel
     reference: Reference
     scorer: LogpScorer
@@ -106,6 +109,7 @@ def prepare(
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
     score: RewardFn | None = None,
+    keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
 ) -> Job:
@@ -119,6 +123,9 @@ def prepare(
             evaluation mode.
         data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        keep_reference: Whether the reference can be asked while the policy is trained and after,
+            which takes a copy of weights that are all trained; by default where the run evaluates,
+            or there is a score for its answers.
         cache: Where reference values are kept; by default the lab's cache on disk.
         progress: Called with what is being done, how much is done and how much there is.
 
@@ -161,17 +168,22 @@ def prepare(
     if config.gradient_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     evaluation_mode(policy.model, config.gradient_checkpointing)
-    scorer = LogpScorer(policy, config.precision)
+    scorer = LogpScorer.probed(policy, config.precision)
+    reference = Reference(scorer, copied=policy.lora and not changes_nothing(policy.model))
+    score = score or train.score
+    if bool(config.eval_every or score) if keep_reference is None else keep_reference:
+        reference.keep()
     return Job(
         config=config,
+        live=LiveSettings.of(config),
         policy=policy,
-        reference=Reference(scorer, copied=policy.lora and not changes_nothing(policy.model)),
+        reference=reference,
         scorer=scorer,
         fingerprint=fingerprint,
         train=scored[0],
         held_out=scored[1] if len(scored) > 1 else None,
         prompts=_prompts(config, policy, held_out, tokens[1]) if len(held_out) else [],
-        score=score or train.score,
+        score=score,
         load_reports=[some.report for some in (train, held_out) if len(some)],
         data_fingerprint=train.fingerprint(),
         held_out_fingerprint=held_out.fingerprint(),
@@ -257,7 +269,7 @@ def _score_reference(
     cut = config.ld_alpha is not None
     parts = [PairSequences.of([some[i] for i in indices], cut) for some, indices in used]
     values, use = reference_logps(
-        LogpScorer(policy, config.precision),
+        LogpScorer.probed(policy, config.precision),
         fingerprint,
         [sequence for part in parts for sequence in part.all],
         cache=cache,

@@ -46,7 +46,7 @@ def supervised_finetune(
     encoded = encoder.encode(*zip(*examples, strict=True))
     sequences = [(one.prompt, one.response) for one in encoded]
     order = PairSampler(len(sequences), batch_size, seed)
-    scorer = LogpScorer(language_model)
+    scorer = LogpScorer.probed(language_model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     course = partial(schedule_factor, "cosine", warmup=warmup_steps, total=steps)
     schedule = LambdaLR(optimizer, course)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import date
 from itertools import product
@@ -16,13 +17,13 @@ import torch
 
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.loading import load_model, resolve_device
+from dpo_lab.training.begin_run import check_settings
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import as_file_name
 from dpo_lab.training.history import History
-from dpo_lab.training.loop import train
-from dpo_lab.training.outcome import measure_outcome
-from dpo_lab.training.runs import Run, check_settings, open_or_create
+from dpo_lab.training.run_job import StoppedBeforeTraining, run_job
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.workers import run_all
 
@@ -122,7 +123,7 @@ def sweep(
         check_settings(run, config)
         if not run.exists:
             run.check_free()
-    left = [name for name in configs if not _finished(Run(folder / name))]
+    left = [name for name in configs if not Run(folder / name).finished]
     count = len(configs) - len(left)
     for name in configs.keys() - set(left):
         if done:
@@ -176,18 +177,8 @@ def run_one(config: TrainConfig, path: Path, stopped: threading.Event) -> None:
         path: Its folder.
         stopped: Once it is set, the run ends after its step, with a checkpoint.
     """
-    job = prepare(config)
-    run = open_or_create(Run(path), job)
-    if job.score:
-        job.reference.keep()
-    control = RunControl()
-    for _ in train(job, run=run, control=control):
-        if stopped.is_set():
-            control.stop()
-    if stopped.is_set():
-        return
-    outcome = measure_outcome(job)
-    run.finish({"outcome": outcome and outcome.as_dict(), "swept": True})
+    with suppress(StoppedBeforeTraining):
+        run_job(config, path, control=RunControl(stopped))
 
 
 def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, Any]]:
@@ -201,7 +192,7 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
     rows = []
     for name, config in configs.items():
         run = Run(folder / name)
-        if not _finished(run):
+        if not run.finished:
             continue
         records, outcome = _history(run), run.summary.get("outcome") or {}
         after = outcome.get("after", {})
@@ -254,11 +245,7 @@ def _score_references(configs: Iterable[TrainConfig]) -> None:
                 revision=plain.revision,
                 trust_remote_code=plain.trust_remote_code,
             )
-            prepare(plain, model=model)
-
-
-def _finished(run: Run) -> bool:
-    return run.exists and run.summary.get("swept", False)
+            prepare(plain, model=model, keep_reference=False)
 
 
 def _shown(value: Any) -> str:

@@ -56,7 +56,7 @@ def test_a_table_by_hand() -> None:
 
 def test_on_micro_groups_are_their_answers_scored_one_by_one() -> None:
     micro = load_model("micro", device="cpu")
-    prompt, scorer = "the acting felt", LogpScorer(micro)
+    prompt, scorer = "the acting felt", LogpScorer.probed(micro)
     reference = Reference(scorer)
     reference.keep()
     world = ResponseSpace.of(micro, [prompt], score)
@@ -92,7 +92,7 @@ def test_at_every_token_shares_are_those_of_a_plain_forward_pass(family: str) ->
     lora = family == "LoRA"
     model = make_language_model("Llama" if lora else family)
     model = add_lora(model, 4) if lora else model
-    scorer = LogpScorer(model)
+    scorer = LogpScorer.probed(model)
     reference = Reference(scorer)
     reference.keep()
     shake(model.model, 0.2 if lora else 0.03, seed=3, only="lora_" if lora else "")
@@ -119,7 +119,7 @@ def test_at_every_token_shares_are_those_of_a_plain_forward_pass(family: str) ->
 
 
 def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
-    scorer = LogpScorer(make_language_model())
+    scorer = LogpScorer.probed(make_language_model())
     reference = Reference(scorer)
     reference.keep()
     shake(scorer.language_model.model, 0.03, seed=3)

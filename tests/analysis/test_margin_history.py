@@ -32,8 +32,7 @@ def _one_thread():
 def run():
     some = replace(PAIRS, pairs=PAIRS.pairs[:50])
     history = MarginHistory(some, range(0, 13, 4))
-    job = prepare(CONFIG)
-    job.reference.keep()
+    job = prepare(CONFIG, keep_reference=True)
     list(train(job, callbacks=[history]))
     return job, some, history
 
@@ -75,8 +74,7 @@ def test_a_histogram_without_bins_is_refused(run) -> None:
 
 
 def _job(config: TrainConfig = CONFIG):
-    job = prepare(config)
-    job.reference.keep()
+    job = prepare(config, keep_reference=True)
     return job
 
 

@@ -104,8 +104,7 @@ def test_scores_are_what_the_run_itself_reports(ld_alpha: float | None) -> None:
     config = replace(
         BY_MODEL, steps=4, batch_pairs=64, schedule="constant", warmup_steps=0, ld_alpha=ld_alpha
     )
-    job = prepare(config, data=pairs)
-    job.reference.keep()
+    job = prepare(config, data=pairs, keep_reference=True)
     before = score_pairs(job, pairs)
     assert not before.reward_margins.any() and before.order().tolist() == list(range(64))
     *_, last = _seen_before_each_step(job, pairs)
@@ -121,8 +120,7 @@ def test_scores_are_what_the_run_itself_reports(ld_alpha: float | None) -> None:
 
 def test_tails_that_count_nothing_change_the_scores() -> None:
     pairs = replace(reviews := load_preferences("reviews"), pairs=reviews.pairs[:40])
-    job = prepare(replace(BY_MODEL, steps=4, batch_pairs=40), data=pairs)
-    job.reference.keep()
+    job = prepare(replace(BY_MODEL, steps=4, batch_pairs=40), data=pairs, keep_reference=True)
     list(train(job))
     whole = score_pairs(job, pairs)
     cut = score_pairs(replace(job, config=replace(job.config, ld_alpha=0.0)), pairs)
@@ -132,17 +130,16 @@ def test_tails_that_count_nothing_change_the_scores() -> None:
     assert (cut.before - whole.before).abs().max() > 1
 
 
-def test_a_beta_that_was_changed_on_the_way_can_be_given() -> None:
+def test_beta_is_the_one_that_the_run_ended_with_and_another_can_be_given() -> None:
     pairs = replace(reviews := load_preferences("reviews"), pairs=reviews.pairs[:40])
-    job = prepare(replace(BY_MODEL, steps=4, batch_pairs=40), data=pairs)
-    job.reference.keep()
+    job = prepare(replace(BY_MODEL, steps=4, batch_pairs=40), data=pairs, keep_reference=True)
     control = RunControl()
     betas = []
     for record in train(job, control=control):
         control.set(beta=2.0)
         betas.append(record.beta)
-    found, plain = score_pairs(job, pairs, betas[-1]), score_pairs(job, pairs)
-    assert (found.beta, plain.beta) == (2.0, 0.1)
+    found, plain = score_pairs(job, pairs), score_pairs(job, pairs, 0.1)
+    assert betas[-1] == found.beta == 2.0 and plain.beta == job.config.beta == 0.1
     torch.testing.assert_close(found.reward_margins, 20 * plain.reward_margins)
     with pytest.raises(ValueError, match="beta=0: must be > 0. Take the beta that the run ended"):
         score_pairs(job, pairs, 0)
@@ -170,8 +167,7 @@ def test_cross_fitting_scores_each_pair_once_in_its_place_by_a_run_without_it() 
     fold = order[0::3]
     job = prepare(config, data=replace(pairs, pairs=tuple(
         pair for index, pair in enumerate(pairs) if index not in fold
-    )))  # fmt: skip
-    job.reference.keep()
+    )), keep_reference=True)  # fmt: skip
     list(train(job))
     whole = score_pairs(job, pairs)
     torch.testing.assert_close(
@@ -193,8 +189,7 @@ def test_planted_flips_are_found_nearly_as_well_as_by_the_true_reward(seed: int)
     pairs, flipped = flip_labels(load_preferences("reviews"), 0.1, seed)
     runs = []
     for order in range(3):
-        job = prepare(replace(BY_MODEL, seed=order), data=pairs)
-        job.reference.keep()
+        job = prepare(replace(BY_MODEL, seed=order), data=pairs, keep_reference=True)
         list(train(job))
         runs.append(score_pairs(job, pairs))
     scores = mean_scores(runs)

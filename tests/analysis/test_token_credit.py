@@ -16,7 +16,7 @@ BETA = 0.1
 
 def _moved(model, only: str = "") -> tuple[LogpScorer, Reference]:
     """A policy some way from its reference."""
-    scorer = LogpScorer(model)
+    scorer = LogpScorer.probed(model)
     reference = Reference(scorer)
     reference.keep()
     shake(model.model, 0.03, seed=3, only=only)
@@ -43,7 +43,7 @@ def test_credit_sums_to_the_reward_of_the_sequence(family: str) -> None:
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 def test_under_lora_the_reference_is_the_adapter_switched_off(packing: bool) -> None:
     model = add_lora(make_language_model(), 4)
-    scorer = LogpScorer(model, packing=packing)
+    scorer = LogpScorer.probed(model, packing=packing)
     reference = Reference(scorer)
     shake(model.model, 0.3, seed=3, only="lora_")
     sequences = some_sequences()
@@ -99,7 +99,7 @@ def test_a_device_without_float64_gives_the_same(monkeypatch) -> None:
 
 
 def test_a_policy_that_is_its_reference_gives_no_token_any_credit() -> None:
-    scorer = LogpScorer(make_language_model())
+    scorer = LogpScorer.probed(make_language_model())
     (credit,) = token_credit(scorer, Reference(scorer), some_sequences(1), BETA)
     assert credit.reward == 0 and not credit.rewards.any()
 
@@ -115,6 +115,6 @@ def test_texts_of_tokens_are_the_text(text: str) -> None:
 
 
 def test_a_beta_that_is_no_weight_is_refused() -> None:
-    scorer = LogpScorer(make_language_model())
+    scorer = LogpScorer.probed(make_language_model())
     with pytest.raises(ValueError, match="beta=0: must be > 0"):
         token_credit(scorer, Reference(scorer), some_sequences(1), 0)

@@ -136,7 +136,7 @@ def test_log_probabilities_are_those_of_the_scorer_and_of_the_definition(
     """In float32 to 1e-5, and to 1e-6 of their size where a cut prompt makes them large."""
     micro = load_model("micro", device="cpu")
     micro.model.to(dtype)
-    scorer = LogpScorer(micro)
+    scorer = LogpScorer.probed(micro)
     tokens = {p.row: p for p in tokenize_pairs(reviews, micro.tokenizer, max_length=max_length)}
     for pair in reviews[:30]:
         seen = pair_tokens(
@@ -158,8 +158,8 @@ def test_log_probabilities_are_those_of_the_scorer_and_of_the_definition(
 
 
 def test_the_reference_may_be_an_adapter_switched_off(reviews) -> None:
-    plain = LogpScorer(load_model("micro", device="cpu"))
-    policy = LogpScorer(add_lora(load_model("micro", device="cpu"), 2))
+    plain = LogpScorer.probed(load_model("micro", device="cpu"))
+    policy = LogpScorer.probed(add_lora(load_model("micro", device="cpu"), 2))
     with torch.no_grad():
         for name, weight in policy.language_model.model.named_parameters():
             if "lora_B" in name:

@@ -6,8 +6,7 @@ import pytest
 from clicks import question, rows, what_it_holds
 
 from dpo_lab import load_preferences
-from dpo_lab.annotation import click_log
-from dpo_lab.annotation import session as annotations
+from dpo_lab.annotation import click_log, session as annotations
 from dpo_lab.annotation.session import Session
 
 

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from dpo_lab.annotation import click_log
-from dpo_lab.annotation import question_queue as module
+from dpo_lab.annotation import click_log, question_queue as module
 from dpo_lab.annotation.question_queue import REST, QuestionQueue
 from dpo_lab.annotation.session import Question, Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator

@@ -13,8 +13,7 @@ from dataclasses import replace
 import pytest
 from clicks import question, rows, what_it_holds
 from datasets import load_dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from dpo_lab import load_preferences
 from dpo_lab.annotation.session import Question, Session

@@ -19,8 +19,7 @@ hostile = "<img src=x onerror=document.body.dataset.ran=1>"
 first = replace(pairs[0], prompt=hostile, chosen=f"{hostile} awful", rejected="superb")
 pairs = replace(pairs, pairs=(first, *pairs.pairs[1:]))
 config = TrainConfig(steps=40, eval_every=0, eval_pairs=0, held_out=0.0)
-job = prepare(config, data=pairs)
-job.reference.keep()
+job = prepare(config, data=pairs, keep_reference=True)
 for _ in train(job):
     pass
 explorer = PairExplorer(job, score_pairs(job, pairs), shown=200)

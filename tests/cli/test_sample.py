@@ -8,9 +8,10 @@ import torch
 from dpo_lab.cli.commands import main
 from dpo_lab.models import sampling
 from dpo_lab.models.loading import load_model, save_model
+from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
-from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 
 ASK = ("sample", "--prompt", "the plot was", "--device", "cpu", "--json")

@@ -110,9 +110,9 @@ def test_a_failed_run_of_a_sweep_is_named_at_the_end_and_the_others_go_on(tmp_pa
     assert done.returncode == 3, said
     last = said.splitlines()[-1]
     assert last.startswith("dpo-lab: error: 1 run failed: learning_rate=1e+30: ")
-    states = {path.parent.name: Run(path.parent).summary for path in tmp_path.glob("*/config.json")}
-    assert states["learning_rate=1e+30"]["state"] == "failed"
-    assert states["learning_rate=0.001"]["swept"] and states["learning_rate=0.002"]["swept"]
+    runs = {path.parent.name: Run(path.parent) for path in tmp_path.glob("*/config.json")}
+    assert runs["learning_rate=1e+30"].summary["state"] == "failed"
+    assert runs["learning_rate=0.001"].finished and runs["learning_rate=0.002"].finished
     assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 3
 
 
@@ -128,4 +128,4 @@ def test_a_process_that_is_killed_is_a_failed_run_and_another_takes_its_place(tm
     said, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 3, said
     assert "1 run failed: steps=300: its process ended with -9" in said
-    assert Run(tmp_path / "steps=3").summary["swept"]
+    assert Run(tmp_path / "steps=3").finished

@@ -87,7 +87,7 @@ def nothing_is_loaded(monkeypatch):
     def refuse(*words, **more):
         raise AssertionError("loaded before the folder was tried")
 
-    monkeypatch.setattr("dpo_lab.cli.jobs.prepare", refuse)
+    monkeypatch.setattr("dpo_lab.training.run_job.prepare", refuse)
     monkeypatch.setattr("dpo_lab.training.sweep.sweep", refuse)
 
 
@@ -144,7 +144,7 @@ def test_an_error_of_the_system_is_one_line(capsys, monkeypatch, error, message)
 
 
 def test_runs_of_the_command_line_and_of_notebooks_lie_in_one_place(capsys, tmp_path, monkeypatch):
-    from dpo_lab.training.runs import runs_folder
+    from dpo_lab.training.run_folders import runs_folder
     from dpo_lab.ui.workbench.workbench import Workbench
 
     root = tmp_path / "project"
@@ -176,7 +176,7 @@ def test_runs_of_the_command_line_and_of_notebooks_lie_in_one_place(capsys, tmp_
 
 
 def test_no_home_folder_is_taken_for_a_project(tmp_path, monkeypatch):
-    from dpo_lab.training.runs import runs_folder
+    from dpo_lab.training.run_folders import runs_folder
 
     (tmp_path / ".git").mkdir()
     (tmp_path / "work").mkdir()

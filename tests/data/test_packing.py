@@ -2,8 +2,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from dpo_lab.data.packing import common_prefix, pack, packed_groups
 

@@ -13,8 +13,7 @@ import datasets
 import huggingface_hub
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from dpo_lab.data import reviews
 from dpo_lab.data.builtin import BUILTIN

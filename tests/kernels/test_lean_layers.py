@@ -16,7 +16,7 @@ from dpo_lab.models.scoring import LogpScorer
 
 def gradients(lm, sequences, lean: bool) -> dict[str, torch.Tensor]:
     """Of a weighted sum of log-probabilities, over three micro-batches."""
-    scorer, layers = LogpScorer(lm), LeanLayers(lm.model)
+    scorer, layers = LogpScorer.probed(lm), LeanLayers(lm.model)
     upstream = torch.linspace(-1, 2, len(sequences), dtype=lm.base.dtype)
     lm.model.zero_grad()
     for part in range(3):
@@ -128,7 +128,7 @@ def test_all_is_as_before_afterwards_and_after_an_error():
     assert not [name for name, module in lm.model.named_modules() if "forward" in vars(module)]
     assert not [n for n, p in lm.model.named_parameters() if vars(p)]
     assert all(torch.equal(before[name], value) for name, value in lm.model.state_dict().items())
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     (found,) = torch.autograd.grad(
         scorer.logps(scorer.batch(branching_sequences())).sum(), [lm.model.lm_head.weight]
     )
@@ -137,7 +137,7 @@ def test_all_is_as_before_afterwards_and_after_an_error():
 
 def test_they_keep_no_norm_no_activation_and_no_product():
     lm = make_language_model("Llama")
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     batch = scorer.batch(branching_sequences())
     weights = {weight.untyped_storage().data_ptr() for weight in lm.model.parameters()}
 

@@ -62,11 +62,11 @@ def test_a_policy_with_an_adapter_is_scored_and_trained_in_bfloat16():
     weights = [weight for weight in lm.model.parameters() if weight.requires_grad]
     found = {}
     for precision in ROUNDING:
-        logps = LogpScorer(lm, precision).logps(batch)
+        logps = LogpScorer.probed(lm, precision).logps(batch)
         gradients = torch.autograd.grad(logps.sum(), weights)
         found[precision] = logps.detach(), torch.cat([part.flatten() for part in gradients])
     with lm.model.disable_adapter(), torch.no_grad():
-        off = LogpScorer(lm).logps(batch)
+        off = LogpScorer.probed(lm).logps(batch)
     exact, rough = found["float32"], found["bfloat16"]
     assert 0 < (rough[0] - exact[0]).abs().max() < 0.1 * (exact[0] - off).abs().max()
     assert torch.cosine_similarity(rough[1], exact[1], dim=0) > 0.99
@@ -82,7 +82,7 @@ def test_what_fails_in_a_pass_that_fits_is_not_put_down_to_its_length(monkeypatc
     with pytest.raises(
         ValueError, match=r"fails in float32 \(self and mat2 must.*dtype\)"
     ) as caught:
-        LogpScorer(lm)
+        LogpScorer.probed(lm)
     assert "max_length" not in str(caught.value) and "\n" not in str(caught.value)
 
 

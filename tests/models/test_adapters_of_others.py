@@ -31,7 +31,7 @@ def same_logps(ours, theirs, sequences) -> None:
     with torch.no_grad():
         right = torch.stack([plain_logp(theirs, *sequence) for sequence in sequences])
     torch.testing.assert_close(
-        score_sequences(LogpScorer(ours), sequences), right, rtol=0, atol=1e-4
+        score_sequences(LogpScorer.probed(ours), sequences), right, rtol=0, atol=1e-4
     )
 
 

@@ -19,7 +19,7 @@ TEXTS = ["the acting felt", "the plot was"]
 def world():
     """Prompts, reference, and a policy moved away from it by seeded noise."""
     policy = load_model("micro", device="cpu")
-    reference = Reference(LogpScorer(policy))
+    reference = Reference(LogpScorer.probed(policy))
     reference.keep()
     shake(policy.model, 0.04, seed=0)
     prompts = policy.encoder.prompts(TEXTS)
@@ -58,7 +58,7 @@ def test_values_are_the_scorer_s(world):
         words = [[token for token in enumeration.words[i].tolist() if token >= 0] for i in picked]
         sequences = [(prompt, (*ids, end)) for ids in words]
         torch.testing.assert_close(
-            score_sequences(LogpScorer(policy), sequences).double(),
+            score_sequences(LogpScorer.probed(policy), sequences).double(),
             enumeration.logps[picked],
             rtol=0,
             atol=1e-4,
@@ -84,7 +84,7 @@ def test_sampled_kl_agrees_with_the_exact_one(world):
     exact = sum(each) / len(each)
     assert 0.1 < exact < 2
     answers = sample(policy, prompts * 2500, max_new_tokens=4, seed=1, batch_size=5000)
-    measured = measure_kl(LogpScorer(policy), reference, answers, token_budget=4096)
+    measured = measure_kl(LogpScorer.probed(policy), reference, answers, token_budget=4096)
     for estimate in (measured.per_token, measured.k1):
         assert estimate.n == 5000
         assert abs(estimate.mean - exact) < 3 * estimate.stderr_samples  # of these two prompts
@@ -102,7 +102,7 @@ def test_three_estimators_are_unbiased_and_exact_steps_spread_least(world):
     exact = sum(exact_kl(a.logps, b.logps).item() for a, b in zip(after, before, strict=True)) / 2
     names = ("per_token", "k1", "k3")
     found = {name: [] for name in names}
-    scorer = LogpScorer(policy)
+    scorer = LogpScorer.probed(policy)
     for seed in range(50):
         answers = sample(policy, prompts * 20, max_new_tokens=4, seed=seed)
         measured = measure_kl(scorer, reference, answers)

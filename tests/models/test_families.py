@@ -462,7 +462,7 @@ def test_logps_are_plain_transformers(family, tmp_path):
     sequences = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
     with torch.no_grad():
         expected = torch.stack([plain_logp(plain, *sequence) for sequence in sequences])
-    found = score_sequences(LogpScorer(lm), sequences)
+    found = score_sequences(LogpScorer.probed(lm), sequences)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
 
 

@@ -53,7 +53,7 @@ def test_a_padding_token_beyond_the_embedding_is_another_that_exists():
     assert tokenizer.pad_token_id == known and lm.encoder.pad_id == tokenizer.eos_token_id
     prompts = lm.encoder.prompts(["Is it?", "Is the Elbe a river?"])
     sequences = [(prompt, (5, 6, 1)) for prompt in prompts]
-    scorer = LogpScorer(lm, packing=False)
+    scorer = LogpScorer.probed(lm, packing=False)
     with torch.no_grad():
         right = torch.stack([plain_logp(lm.model, *sequence) for sequence in sequences])
     torch.testing.assert_close(score_sequences(scorer, sequences), right, rtol=0, atol=1e-4)

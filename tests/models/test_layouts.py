@@ -43,7 +43,7 @@ def test_a_narrow_view_that_no_configuration_names(caplog):
         layer.self_attn.forward = narrow
     with torch.no_grad():
         expected = torch.stack([plain_logp(lm.model, *sequence) for sequence in LONG])
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     assert scorer.batch(SHORT).trees is not None
     with caplog.at_level(logging.WARNING, logger="dpo_lab"):
         found = score_sequences(scorer, LONG)
@@ -69,7 +69,7 @@ def test_a_kept_reference_knows_what_its_policy_found_out():
     sequences = [(prompt, (*response, 1)) for prompt, response in LONG]
     with torch.no_grad():
         expected = torch.stack([plain_logp(lm.model, *sequence) for sequence in sequences])
-    policy = LogpScorer(lm, packing=False)
+    policy = LogpScorer.probed(lm, packing=False)
     reference = Reference(policy)
     reference.keep()
     batch = policy.batch(sequences)
@@ -80,7 +80,7 @@ def test_a_kept_reference_knows_what_its_policy_found_out():
 
 def test_no_room_for_a_sequence_is_said_in_one_line():
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=32)
-    scorer = LogpScorer(language_model(GPT2LMHeadModel(config)))
+    scorer = LogpScorer.probed(language_model(GPT2LMHeadModel(config)))
     score_sequences(scorer, SHORT)
     with pytest.raises(
         ValueError, match="sequence of 40 tokens.*made for 32.*max_length"
@@ -105,7 +105,7 @@ def test_rotary_positions_beyond_the_models_are_used_and_said_once(caplog):
     lm = llama(max_position_embeddings=32)
     with torch.no_grad():
         expected = torch.stack([plain_logp(lm.model, *sequence) for sequence in LONG])
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     with caplog.at_level(logging.WARNING, logger="dpo_lab"):
         for _ in range(2):
             found = score_sequences(scorer, LONG)

@@ -25,7 +25,7 @@ SEQUENCES = some_sequences(4)
 
 
 def logps(language_model: LanguageModel) -> torch.Tensor:
-    return score_sequences(LogpScorer(language_model), SEQUENCES)
+    return score_sequences(LogpScorer.probed(language_model), SEQUENCES)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ PAIRS = [
 @pytest.mark.parametrize("packing", [True, False])
 def test_ld_dpo_counts_tokens_beyond_the_shared_length_by_alpha(packing):
     model = load_model("micro", device="cpu")
-    scorer = LogpScorer(model, packing=packing)
+    scorer = LogpScorer.probed(model, packing=packing)
 
     def weighted(prompt, response, shared) -> float:
         logits = model.model(torch.tensor([[*prompt, *response]])).logits[0].double()
@@ -45,7 +45,7 @@ def test_ld_dpo_counts_tokens_beyond_the_shared_length_by_alpha(packing):
 def test_alignment_is_the_mean_over_each_response_s_own_tokens():
     """`log p(y_t) - log sum_v p(v)^2`, from the full probabilities of one row at a time."""
     model = load_model("micro", device="cpu")
-    scorer, expected = LogpScorer(model), []
+    scorer, expected = LogpScorer.probed(model), []
     rows = [((5, 6, 7), (8, 9, 2)), ((5, 6, 7), (9,)), ((6, 7), (8, 2))]
     for prompt, response in rows:
         logits = model.model(torch.tensor([[*prompt, *response]])).logits[0].double()

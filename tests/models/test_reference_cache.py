@@ -20,7 +20,7 @@ BUDGET = 40
 
 @pytest.fixture(scope="module")
 def scorer():
-    return LogpScorer(make_language_model())
+    return LogpScorer.probed(make_language_model())
 
 
 @pytest.fixture
@@ -69,12 +69,12 @@ def test_other_weights_another_mask_another_precision_find_nothing(scorer, cache
     late, _ = ask(scorer, cache, split)
     early, use = ask(scorer, cache, [((5, 6, 7), (8,))])
     assert use.computed == 1 and early != late
-    assert ask(LogpScorer(scorer.language_model, "bfloat16"), cache, split)[1].computed == 1
+    assert ask(LogpScorer.probed(scorer.language_model, "bfloat16"), cache, split)[1].computed == 1
     moved = make_language_model()
     shake(moved.model, 0.1, seed=1)
     moved_print = weights_fingerprint(moved.model)
     assert moved_print != weights_fingerprint(scorer.language_model.model)
-    assert ask(LogpScorer(moved), cache, split, fingerprint=moved_print)[1].computed == 1
+    assert ask(LogpScorer.probed(moved), cache, split, fingerprint=moved_print)[1].computed == 1
 
 
 def test_values_that_are_not_the_live_model_s_are_refused(scorer, cache):
@@ -82,7 +82,7 @@ def test_values_that_are_not_the_live_model_s_are_refused(scorer, cache):
     moved = make_language_model()
     shake(moved.model, 0.05, seed=1)
     with pytest.raises(ValueError, match="where the model gives"):
-        ask(LogpScorer(moved), cache)  # other weights under one fingerprint
+        ask(LogpScorer.probed(moved), cache)  # other weights under one fingerprint
     change(cache, "DELETE FROM checksums")  # as in a cache of an earlier version
     change(cache, "UPDATE logps SET logp = logp + 0.5")
     with pytest.raises(ValueError, match="where the model gives.*damaged; remove it"):
@@ -219,7 +219,7 @@ def test_what_is_no_number_is_refused_and_not_kept(cache):
     lm.model.model.norm.weight.data[0] = math.nan
     for _ in range(2):
         with pytest.raises(ValueError, match="nan: no loss can be computed.*float32"):
-            ask(LogpScorer(lm), cache)
+            ask(LogpScorer.probed(lm), cache)
     with sqlite3.connect(cache.path) as database:
         assert not database.execute("SELECT * FROM logps").fetchall()
     database.close()

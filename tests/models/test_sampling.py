@@ -86,7 +86,7 @@ def test_answers_end_at_the_end_token():
 
 def test_policy_and_reference_that_agree_draw_the_same_answers():
     lm = add_lora(make_language_model(), 4)
-    scorer, state = LogpScorer(lm), torch.get_rng_state()
+    scorer, state = LogpScorer.probed(lm), torch.get_rng_state()
     with Reference(scorer).active() as reference:
         theirs = sample(reference.language_model, PROMPTS, max_new_tokens=5, seed=3)
     assert sample(lm, PROMPTS, max_new_tokens=5, seed=3) == theirs

@@ -50,7 +50,7 @@ def test_text_to_logps_is_the_plain_definition(family, bos):
         by_hand.append((tuple(start + ids), tuple(answer + end)))
     with torch.no_grad():
         expected = plain(lm.model, by_hand)
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     assert scorer.head is not None, "no family here needs its full logits"
     torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
 
@@ -75,7 +75,7 @@ def test_gradients_are_those_of_the_plain_definition(family):
     expected = torch.autograd.grad(
         plain(lm.model, sequences) @ upstream, weights.values(), allow_unused=True
     )
-    logps = LogpScorer(lm).logps(collate(sequences, pad_id=7))
+    logps = LogpScorer.probed(lm).logps(collate(sequences, pad_id=7))
     found = torch.autograd.grad(logps @ upstream, weights.values(), allow_unused=True)
     for name, ours, plainly in zip(weights, found, expected, strict=True):
         assert (ours is None) == (plainly is None), name
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_the_plain_definition(family):
 def test_dropout_is_off_in_training_mode_too(family):
     lm = make_language_model(family)
     batch = collate(some_sequences(4), pad_id=0)
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     calm = scorer.logps(batch)
     lm.model.train()
     assert not torch.allclose(scorer.logps(batch), calm), "the test must have dropout to remove"
@@ -101,10 +101,10 @@ def test_dropout_is_off_in_training_mode_too(family):
 def test_lora(family, on_head):
     """The adapter is in the policy's values, on the head too; off, it leaves the base's."""
     lm, sequences = make_language_model(family), some_sequences()
-    base = score_sequences(LogpScorer(lm), sequences)
+    base = score_sequences(LogpScorer.probed(lm), sequences)
     trunk = ("query_key_value", "dense") if family == "GPTNeoX" else ("q_proj", "v_proj")
     lm = add_lora(lm, 4, targets=(*trunk, "lm_head") if on_head else None)
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     assert scorer.head is not None and scorer.head.linear == (not on_head)
     torch.testing.assert_close(score_sequences(scorer, sequences), base, rtol=0, atol=1e-5)
 
@@ -127,7 +127,7 @@ def test_lora_on_the_head_alone_is_not_skipped_and_is_trained():
     weights = [weight for weight in lm.model.parameters() if weight.requires_grad]
     assert len(weights) == 2
     expected = torch.autograd.grad(plain(lm.model, sequences).sum(), weights)
-    found = torch.autograd.grad(LogpScorer(lm).logps(collate(sequences, 0)).sum(), weights)
+    found = torch.autograd.grad(LogpScorer.probed(lm).logps(collate(sequences, 0)).sum(), weights)
     for ours, plainly in zip(found, expected, strict=True):
         assert plainly.any()
         torch.testing.assert_close(ours, plainly, rtol=1e-3, atol=1e-4)
@@ -147,7 +147,7 @@ def test_an_odd_model_is_scored_through_its_full_logits(caplog):
     lm.model.__class__ = OddLlama
     sequences = some_sequences()
     with caplog.at_level(logging.WARNING, logger="dpo_lab"):
-        scorer = LogpScorer(lm)
+        scorer = LogpScorer.probed(lm)
         found = score_sequences(scorer, sequences)
     assert scorer.head is None
     assert len([record for record in caplog.records if "full logits" in record.message]) == 1
@@ -159,7 +159,7 @@ def test_an_odd_model_is_scored_through_its_full_logits(caplog):
 def test_padding_changes_nothing(family):
     """Alone, in one padded batch, in small groups, and with another padding token."""
     lm, sequences = make_language_model(family), some_sequences()
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     together = score_sequences(scorer, sequences)
     alone = torch.cat([score_sequences(scorer, [sequence]) for sequence in sequences])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
@@ -174,7 +174,7 @@ def test_only_the_states_that_predict_a_response_reach_the_head():
     lm, sequences = make_language_model(), some_sequences(3)
     rows = []
     lm.model.lm_head.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     rows.clear()
     batch = collate(sequences, 0)
     scorer.logps(batch)
@@ -185,26 +185,29 @@ def test_only_the_states_that_predict_a_response_reach_the_head():
 def test_bfloat16_keeps_head_and_sums_in_float32():
     """A trunk in bfloat16 is off by its rounding, and no more: well below a bfloat16 sum's step."""
     lm, sequences = make_language_model(), some_sequences(4)
-    exact, scorer = score_sequences(LogpScorer(lm), sequences), LogpScorer(lm, "bfloat16")
+    exact, scorer = (
+        score_sequences(LogpScorer.probed(lm), sequences),
+        LogpScorer.probed(lm, "bfloat16"),
+    )
     rough = score_sequences(scorer, sequences)
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 1.0
     assert scorer.like(lm).autocast
     with pytest.raises(ValueError, match="precision='bf16'.*Use one of"):
-        LogpScorer(lm, "bf16")
+        LogpScorer.probed(lm, "bf16")
 
 
 def test_a_factor_that_is_no_number_is_left_to_the_probe():
     """MPT allows words for `logit_scale`, and does not use it."""
     lm, sequences = make_language_model(), some_sequences(2)
-    expected = score_sequences(LogpScorer(lm), sequences)
+    expected = score_sequences(LogpScorer.probed(lm), sequences)
     lm.model.config.logit_scale = "inv_sqrt_d_model"
-    assert torch.equal(score_sequences(LogpScorer(lm), sequences), expected)
+    assert torch.equal(score_sequences(LogpScorer.probed(lm), sequences), expected)
 
 
 def test_the_kept_reference_stays_when_the_policy_moves():
     lm, sequences = make_language_model(), some_sequences(3)
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     reference = Reference(scorer)
     reference.keep()
     before = score_sequences(scorer, sequences)
@@ -216,9 +219,9 @@ def test_the_kept_reference_stays_when_the_policy_moves():
 
 
 def test_a_reference_is_not_copied_from_a_trained_policy():
-    reference = Reference(LogpScorer(make_language_model()))
+    reference = Reference(LogpScorer.probed(make_language_model()))
     reference.policy_moves()
-    with pytest.raises(RuntimeError, match="was not kept.*call job.reference.keep"):
+    with pytest.raises(RuntimeError, match="was not kept.*with keep_reference=True"):
         reference.keep()
 
 
@@ -236,7 +239,7 @@ def test_packed_rows_are_the_plain_definition(family):
     lm, sequences = make_language_model(family), branching_sequences()
     with torch.no_grad():
         expected = plain(lm.model, sequences)
-    scorer = LogpScorer(lm)
+    scorer = LogpScorer.probed(lm)
     assert scorer.packing
     assert scorer.batch(sequences).input_ids.shape[0] == 1
     torch.testing.assert_close(score_sequences(scorer, sequences), expected, rtol=0, atol=NATS)
@@ -249,7 +252,7 @@ def test_packed_gradients_are_the_padded_ones_in_float64(family):
     upstream = torch.randn(len(sequences), dtype=torch.float64)
     gradients = []
     for packing in (True, False):
-        scorer = LogpScorer(lm, packing=packing)
+        scorer = LogpScorer.probed(lm, packing=packing)
         assert scorer.packing == packing
         lm.model.zero_grad()
         (scorer.logps(scorer.batch(sequences)) @ upstream).backward()
@@ -265,7 +268,7 @@ def test_packed_gradients_are_the_padded_ones_in_float64(family):
 @pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
 def test_a_window_that_is_too_short_is_padded(family, caplog):
     with caplog.at_level(logging.WARNING, logger="dpo_lab"):
-        scorer = LogpScorer(make_language_model(family))
+        scorer = LogpScorer.probed(make_language_model(family))
     assert not scorer.packing
     assert len([record for record in caplog.records if "padded, not packed" in record.message]) == 1
 
@@ -276,7 +279,7 @@ def test_a_window_holds_for_the_batches_it_is_too_short_for():
     lm.model.config.sliding_window = 24
     for layer in lm.model.model.layers:
         layer.self_attn.sliding_window = 24
-    scorer, short = LogpScorer(lm), branching_sequences()
+    scorer, short = LogpScorer.probed(lm), branching_sequences()
     long = [(prompt + prompt + prompt, (*response, *response)) for prompt, response in short]
     assert scorer.batch(short).trees is not None
     assert scorer.batch(long).trees is None
@@ -291,7 +294,7 @@ def test_attention_that_ignores_the_interface_is_found_out(caplog):
     config = BloomConfig(vocab_size=320, hidden_size=32, n_layer=2, n_head=4)
     lm = LanguageModel(shake(BloomForCausalLM(config).eval(), 0.15, 0), lm.tokenizer, "bloom", "")
     with caplog.at_level(logging.WARNING, logger="dpo_lab"):
-        scorer = LogpScorer(lm)
+        scorer = LogpScorer.probed(lm)
     assert not scorer.packing and "padded, not packed" in caplog.text
     sequences = some_sequences()
     with torch.no_grad():
@@ -317,7 +320,7 @@ def test_a_model_that_packs_still_answers_and_is_saved_as_it_was(tmp_path):
     lm = make_language_model()
     prompts = [prompt for prompt, _ in some_sequences(5)]
     before = sample(lm, prompts, max_new_tokens=6, temperature=0)
-    assert LogpScorer(lm).packing
+    assert LogpScorer.probed(lm).packing
     assert sample(lm, prompts, max_new_tokens=6, temperature=0) == before
     lm.model.save_pretrained(tmp_path)
     assert "dpo_lab" not in (tmp_path / "config.json").read_text()

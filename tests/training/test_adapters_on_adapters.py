@@ -62,7 +62,7 @@ def test_the_reference_is_measured_with_its_adapter_off(targets):
     base, policy = moved_adapter(targets)
     prompts = [prompt for prompt, _ in SEQUENCES]
     answers = sample(policy, prompts, max_new_tokens=5)
-    scorer = LogpScorer(policy)
+    scorer = LogpScorer.probed(policy)
     by_hand = []
     for answer in answers:
         after = plain_log_probs(policy.model, answer.prompt, answer.ids)
@@ -109,7 +109,7 @@ def test_a_new_adapter_on_a_model_with_one_merges_that_first(tmp_path, caplog):
     assert "its adapter is merged into its base first" in caplog.text
     with job.reference.active() as reference:
         found = score_sequences(reference, SEQUENCES)
-    expected = score_sequences(LogpScorer(first), SEQUENCES)
+    expected = score_sequences(LogpScorer.probed(first), SEQUENCES)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert sum(record.step for record in train(job)) == 6
     save_model(job.policy, tmp_path / "saved")
@@ -117,7 +117,7 @@ def test_a_new_adapter_on_a_model_with_one_merges_that_first(tmp_path, caplog):
     assert (trained - expected).abs().max() > 0.01
     again = load_model(tmp_path / "saved", device="cpu")
     torch.testing.assert_close(
-        score_sequences(LogpScorer(again), SEQUENCES), trained, rtol=0, atol=1e-4
+        score_sequences(LogpScorer.probed(again), SEQUENCES), trained, rtol=0, atol=1e-4
     )
     (merged,) = (tmp_path / "cache" / "merged").iterdir()
     theirs = PeftModel.from_pretrained(

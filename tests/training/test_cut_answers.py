@@ -98,7 +98,7 @@ def test_a_kl_of_cut_answers_is_at_least_that_and_errors_are_over_prompts() -> N
     policy, reference = ending(0.5), ending(0.25)
     step = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     prompts = policy.encoder.prompts(PROMPTS * 200)
-    scorers = LogpScorer(policy), Reference(LogpScorer(reference))
+    scorers = LogpScorer.probed(policy), Reference(LogpScorer.probed(reference))
     short = measure_kl(*scorers, sample(policy, prompts, max_new_tokens=2))
     long = measure_kl(*scorers, sample(policy, prompts, max_new_tokens=40))
     assert short.cut == pytest.approx(0.25, abs=0.05) and long.cut == 0

@@ -4,8 +4,7 @@ import math
 import threading
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord

@@ -26,8 +26,9 @@ from dpo_lab.ui.html.run_status import notice
 
 def _job(strength: float = 0.0, **settings):
     """Micro on reviews, its policy moved so that it runs on."""
-    job = prepare(TrainConfig(kl_samples=40, eval_pairs=8, beta=0.05, **settings))
-    job.reference.keep()
+    job = prepare(
+        TrainConfig(kl_samples=40, eval_pairs=8, beta=0.05, **settings), keep_reference=True
+    )
     job.reference.policy_moves()
     if strength:
         let_it_babble(job.policy, strength)

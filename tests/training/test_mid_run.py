@@ -10,17 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpo_lab.cli import jobs
 from dpo_lab.cli.commands import main
-from dpo_lab.training import loop as looping
-from dpo_lab.training import sweep as sweeping
+from dpo_lab.training import loop as looping, run_job as running, sweep as sweeping
 from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.learner import Learner, NonFiniteLoss
 from dpo_lab.training.loop import train
-from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import sweep
 
@@ -213,7 +212,7 @@ def test_a_kill_between_training_and_its_outcome_leaves_the_outcome_to_be_measur
 
     whole = train_in("whole")
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "measure_outcome", killed)
+        patch.setattr(running, "measure_outcome", killed)
         with pytest.raises(Killed):
             train_in("killed")
     run = Run(tmp_path / "killed")
@@ -232,12 +231,12 @@ def test_a_sweep_killed_before_an_outcome_measures_it_when_begun_again(tmp_path,
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeping, "measure_outcome", killed)
+        patch.setattr(running, "measure_outcome", killed)
         with pytest.raises(Killed):
             sweeping.run_one(QUICK.resolved(), tmp_path / "one", threading.Event())
     assert Run(tmp_path / "one").summary["state"] == "done"
     (row,) = sweep({"one": QUICK}, tmp_path, workers=1)
-    assert row["score"] is not None and Run(tmp_path / "one").summary["swept"]
+    assert row["score"] is not None and Run(tmp_path / "one").finished
 
 
 def poisoned(monkeypatch, at: int, value: float) -> None:
@@ -338,10 +337,10 @@ def test_a_run_goes_on_with_another_beta_and_learning_rate_from_there_on(tmp_pat
     begin(parts.path, replace(QUICK, **moved))
     same_records(whole, parts)
     assert parts.records()[6]["change/learning_rate"] == 2e-4
-    assert parts.config.beta == 0.1 and parts.levers == moved
+    assert parts.config.beta == 0.1 and parts.live.as_dict() == moved
     with pytest.raises(ValueError, match="no step is left for beta, learning_rate to change"):
         begin(parts.path, replace(QUICK, beta=0.7, learning_rate=1e-4))
-    assert parts.summary["state"] == "done" and parts.levers == moved
+    assert parts.summary["state"] == "done" and parts.live.as_dict() == moved
 
 
 def test_a_checkpoint_beyond_the_run_s_steps_is_no_place_to_go_on_from(tmp_path):
@@ -363,7 +362,7 @@ def test_a_change_at_a_step_that_has_its_checkpoint_already_is_kept(tmp_path):
         other.stop()
 
     parts = begin(tmp_path / "b", QUICK, At(4, last_word), control=other)
-    assert parts.levers == move
+    assert parts.live.as_dict() == move
     begin(parts.path, QUICK)
     assert [r.beta for r in parts.records()] == [0.1] * 5 + [0.7] * 5
     same_records(whole, parts)
@@ -384,7 +383,7 @@ def test_a_checkpoint_of_another_device_is_taken_up(tmp_path, monkeypatch):
 
 def test_a_run_that_is_done_stays_done_however_it_is_taken_up_again(tmp_path):
     run = begin(tmp_path / "run", QUICK)
-    run.finish({"outcome": {"what": "measured"}, "swept": True})
+    run.finish({"outcome": {"what": "measured"}})
     end = run.summary
     assert (end["state"], end["step"]) == ("done", 9)
     begin(run.path, QUICK)

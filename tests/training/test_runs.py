@@ -9,7 +9,8 @@ import pytest
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.records import SampleRecord, StepRecord
-from dpo_lab.training.runs import Run, give_back, list_runs, new_folder
+from dpo_lab.training.run_folders import give_back, list_runs, new_folder
+from dpo_lab.training.runs import Run
 
 
 class Killed(BaseException):
@@ -149,7 +150,7 @@ def test_two_processes_that_begin_runs_at_once_get_a_folder_each(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from dpo_lab.training.config import TrainConfig\n"
-        "from dpo_lab.training.runs import new_folder\n"
+        "from dpo_lab.training.run_folders import new_folder\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for _ in range(20): print(new_folder(TrainConfig(), Path(sys.argv[1])).name)\n"
     )

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.loading import load_model

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -82,7 +81,7 @@ def test_a_run_that_was_begun_with_other_settings_is_not_taken_for_it(tmp_path) 
     for other in ({"ld_alpha": 0.3}, {"label_smoothing": 0.2}, {"use_weighting": True}):
         begun = replace(asked, **other).resolved()
         folder = tmp_path / str(other)
-        Run.create(folder / name, begun, {}).finish({"state": "done", "swept": True})
+        Run.create(folder / name, begun, {}).finish({"state": "done", "outcome": None})
         with pytest.raises(ValueError, match=f"was begun with {next(iter(other))}="):
             sweep({name: asked}, folder)
 
@@ -105,7 +104,7 @@ def test_killed_in_the_middle_it_goes_on_without_redoing_a_finished_run(tmp_path
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     summaries = sorted(tmp_path.glob("*/summary.json"))
-    done = [path for path in summaries if json.loads(path.read_text()).get("swept")]
+    done = [path for path in summaries if Run(path.parent).finished]
     times = {path: path.stat().st_mtime_ns for path in done}
     assert done and len(done) < 3
     again = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -11,11 +11,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from dpo_lab.cli.commands import main
 from dpo_lab.data.text_to_ids import AS_MESSAGES
 from dpo_lab.models import sampling
-from dpo_lab.training import evaluation, text_record
-from dpo_lab.training import sweep as sweeping
+from dpo_lab.training import evaluation, sweep as sweeping, text_record
+from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
-from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 
 CHATML, DATED = TEMPLATES["ChatML"][0], "{{ strftime_now('%d %b %Y') }}\n" + TEMPLATES["ChatML"][0]
@@ -249,6 +249,17 @@ def test_a_template_without_a_date_records_none(folder):
         settings(folder, template_date="Christmas")
 
 
+class OnceBegun(threading.Event):
+    """Set once there is a run in a folder."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def is_set(self):
+        return any(self.folder.glob("*/config.json"))
+
+
 def test_a_sweep_goes_on_with_the_date_that_it_began_with(folder, monkeypatch):
     """One run is stopped on the last day of January, the others are run on the second of February.
 
@@ -258,10 +269,8 @@ def test_a_sweep_goes_on_with_the_date_that_it_began_with(folder, monkeypatch):
     monkeypatch.setattr(sweeping, "date", Day)
     change_tokenizer(folder, lambda some: setattr(some, "chat_template", DATED))
     configs = {f"seed={seed}": settings(folder, seed=seed) for seed in (0, 1)}
-    at_once = threading.Event()
-    at_once.set()
     Day.shown = (2026, 1, 31)
-    sweeping.run_one(configs["seed=0"], folder / "runs" / "seed=0", at_once)
+    sweeping.run_one(configs["seed=0"], folder / "runs" / "seed=0", OnceBegun(folder / "runs"))
     Day.shown = (2026, 2, 2)
     assert len(sweeping.sweep(configs, folder / "runs", workers=1)) == 2
     for name in configs:

@@ -14,11 +14,12 @@ import pytest
 
 from dpo_lab.cli.commands import main
 from dpo_lab.models.loading import load_model
+from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.loop import train
-from dpo_lab.training.runs import Run, open_or_create
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import table
 from dpo_lab.ui.workbench.run_store import RunStore
@@ -279,7 +280,7 @@ def test_what_says_too_little_is_one_line(made, run, capsys):
 
 def test_a_sweep_s_table_has_the_other_runs(made, tmp_path, caplog):
     for name in ("seed=0", "seed=1"):
-        Run(shutil.copytree(made / "done", tmp_path / name)).finish({"swept": True})
+        Run(shutil.copytree(made / "done", tmp_path / name)).finish({"outcome": None})
     flip(tmp_path / "seed=1" / "metrics.jsonl", 300)
     configs = {f"seed={seed}": replace(CONFIG, seed=seed) for seed in (0, 1)}
     whole, touched = table(configs, tmp_path)
@@ -319,7 +320,7 @@ def test_a_full_disk_in_a_checkpoint_is_one_line_and_the_one_before_stays(tmp_pa
     run.check()
 
 
-def test_the_levers_may_be_others_in_a_resumed_run_and_the_records_say_so(tmp_path, capsys):
+def test_live_settings_may_be_others_in_a_resumed_run_and_the_records_say_so(tmp_path, capsys):
     """The advice after a breakdown: a learning rate that breaks it, then a lower one."""
     out = tmp_path / "run"
     base = ("train", "--resume", "--out", out)
@@ -338,12 +339,12 @@ def test_the_levers_may_be_others_in_a_resumed_run_and_the_records_say_so(tmp_pa
     assert {r.learning_rate for r in records} == {1e-4} and {r.beta for r in records} == {0.4}
     assert records[0]["change/learning_rate"] == 1e-4
     assert run.settings["learning_rate"] == 1e30, "what it was begun with stays"
-    assert run.levers == {"beta": 0.4, "learning_rate": 1e-4}
+    assert run.live.as_dict() == {"beta": 0.4, "learning_rate": 1e-4}
     code, _, error = typed(capsys, *base, "--lr", "1e-3")
     assert code == 2 and "no step is left" in error
 
 
-def test_a_lever_goes_back_to_what_the_run_was_begun_with_if_that_is_typed(tmp_path, capsys):
+def test_a_live_setting_goes_back_to_what_the_run_was_begun_with_if_that_is_typed(tmp_path, capsys):
     """1e-3, then 1e-4 from step 3 on, then 1e-3 again: which is what config.json still has."""
     out = tmp_path / "run"
     control = RunControl()
@@ -353,7 +354,7 @@ def test_a_lever_goes_back_to_what_the_run_was_begun_with_if_that_is_typed(tmp_p
             control.set(learning_rate=1e-4)
         if record.step == 4:
             control.stop()
-    assert Run(out).levers["learning_rate"] == 1e-4
+    assert Run(out).live.learning_rate == 1e-4
     code, _, error = typed(capsys, "train", "--resume", "--out", out, "--lr", "1e-3")
     assert code == 0, error
     marks = [record.get("change/learning_rate") for record in Run(out).records()]

@@ -16,8 +16,8 @@ def data_list(facts: Mapping[str, Any]) -> str:
     """Counts of a run's data, then what was left out or unused, with row numbers, as HTML.
 
     Args:
-        facts: Of a run, as `dpo_lab.training.runs.data_facts` gives them and `environment.json`
-            keeps them; an older run's may lack any of them.
+        facts: Of a run, as `data_facts` gives them and its `environment.json` keeps them; an older
+            run's may lack any of them.
     """
     lines = [_counts(facts)] if facts.get("pairs") else []
     for report in _distinct(facts.get("load_reports") or ()):

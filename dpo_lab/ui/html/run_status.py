@@ -8,8 +8,8 @@ from typing import Protocol
 
 from dpo_lab.analysis.frontier_curve import FrontierCurve, beyond, distance
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.ui.html.tables import samples_table
 
@@ -29,12 +29,12 @@ class ShownRun(Protocol):
         """Its records."""
 
     @property
-    def state(self) -> str:
-        """In a word."""
+    def live(self) -> LiveSettings:
+        """Beta and peak learning rate of its newest step."""
 
     @property
-    def config(self) -> TrainConfig:
-        """Its settings."""
+    def state(self) -> str:
+        """In a word."""
 
     @property
     def total_steps(self) -> int:
@@ -116,7 +116,7 @@ def status(run: ShownRun | None, error: BaseException | None = None, idle: str =
     step, total = _steps(run)
     words = [run.state if run else idle, f"step {step}" + (f"/{total}" if total else "")]
     if run is not None:
-        words.append(f"beta {run.records[-1].beta if run.records else run.config.beta:.3g}")
+        words.append(f"beta {run.live.beta:.3g}")
     return " · ".join(words)
 
 

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
+from dpo_lab.training.begin_run import DATA_FACTS
 from dpo_lab.training.records import SampleRecord, StepRecord
-from dpo_lab.training.runs import DATA_FACTS
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG, POLICY, REFERENCE
 from dpo_lab.ui.figures.training_curves import StartLoss, beta_changes
 from dpo_lab.ui.figures.training_figure import training_figure

@@ -11,8 +11,10 @@ from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_table
 from dpo_lab.training.history import History
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import SampleRecord
-from dpo_lab.training.runs import Run, list_runs
+from dpo_lab.training.run_folders import list_runs
+from dpo_lab.training.runs import Run
 from dpo_lab.ui.figures.training_curves import Former
 from dpo_lab.ui.report.page import write_report
 from dpo_lab.ui.report.summary import NOT_READABLE, report_of, start_loss, tiles
@@ -49,24 +51,21 @@ class FinishedRun:
         return self.state in ("stopped", "unfinished", "failed") and self.folder is not None
 
     @property
-    def levers(self) -> dict[str, float | None]:
-        """Beta and peak learning rate as it left them; those that it goes on with, if it can.
+    def live(self) -> LiveSettings:
+        """Beta and peak learning rate as it left them."""
+        return LiveSettings.after(self.config, self.records)
 
-        The rate is none where it was left open and never changed.
-        """
+    @property
+    def live_to_resume(self) -> LiveSettings:
+        """Those that it goes on with, if it can; else those that it left."""
         if self.unfinished and Run(self.folder).exists:
-            return Run(self.folder).levers
-        changed = self.records.last("change/learning_rate")
-        return {
-            "beta": self.records[-1].beta if self.records else self.config.beta,
-            "learning_rate": self.config.learning_rate if changed is None else changed,
-        }
+            return Run(self.folder).live
+        return self.live
 
     @property
     def label(self) -> str:
         """Name and beta, for people."""
-        beta = self.records[-1].beta if self.records else self.config.beta
-        return f"{self.name}, β {beta:.3g}"
+        return f"{self.name}, β {self.live.beta:.3g}"
 
 
 class RunStore:

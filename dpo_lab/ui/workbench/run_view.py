@@ -13,13 +13,14 @@ from dpo_lab.analysis.frontier_curve import FrontierCache, FrontierCurve
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
+from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.ui.figures.training_figure import training_figure, training_spec
 from dpo_lab.ui.html.run_status import notice, samples_panel
 from dpo_lab.ui.report.summary import start_loss
 from dpo_lab.ui.widgets.live import LiveFigure
 from dpo_lab.ui.workbench.run_store import FinishedRun, RunStore
 from dpo_lab.ui.workbench.runs_table import RunsTable
-from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState
+from dpo_lab.ui.workbench.state import WorkbenchState
 
 
 class RunView:
@@ -50,7 +51,7 @@ class RunView:
         self._state = state
         self.shown: BackgroundRun | FinishedRun | None = None
         self.error: BaseException | None = None
-        self.loaded: dict[str, float] = {}
+        self.loaded = LiveSettings.of(state.config)
         self.theories = FrontierCache()
         self.shelf = RunStore(folder)
         self.runs = RunsTable(self.shelf, redraw, show)
@@ -71,7 +72,7 @@ class RunView:
     def show_again(self, run: FinishedRun) -> None:
         """Show a run of the shelf, whose settings the controls have taken on."""
         self.shown, self.error = run, None
-        self.loaded = {name: getattr(self._state.config, name) for name in MID_RUN}
+        self.loaded = LiveSettings.of(self._state.config)
         self.runs.forget_message()
 
     def forget_error(self) -> None:
@@ -93,8 +94,7 @@ class RunView:
         if not isinstance(run, BackgroundRun) or run.running:
             return
         self.shown, self.error = self.shelf.add(run), run.error
-        beta = run.records[-1].beta if run.records else run.config.beta
-        self.loaded = {"beta": beta, "learning_rate": self._state.config.learning_rate}
+        self.loaded = LiveSettings(run.live.beta, self._state.config.learning_rate)
         self.theories.shelve(self.shown.name)
         if run.records:
             self.runs.tick(self.shown.name)

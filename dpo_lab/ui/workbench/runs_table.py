@@ -159,8 +159,7 @@ class RunsTable:
 
 def _row(run: FinishedRun) -> dict:
     row = row_of(run.name, run.state, run.config.as_dict(), run.records)
-    changed = run.records and run.records[-1].beta != run.config.beta
-    after = f" → {run.records[-1].beta:.3g}" if changed else ""
+    after = f" → {run.live.beta:.3g}" if run.live.beta != run.config.beta else ""
     return row | {"beta": f"{row['beta']:.3g}{after}"}
 
 

@@ -13,9 +13,6 @@ from traitlets import Dict, HasTraits, Instance, Unicode
 from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
 
-MID_RUN = ("beta", "learning_rate")
-"""Settings that take effect in a run that is going on."""
-
 
 class WorkbenchState(HasTraits):
     """The settings of the next run, and the state of the one that is shown.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from dpo_lab.data.preferences import Preferences, RewardFn
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.runs import Run, new_folder, runs_folder
+from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.run_folders import new_folder, runs_folder
+from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.html.tables import escaped
@@ -28,7 +30,7 @@ from dpo_lab.ui.workbench.layout import page
 from dpo_lab.ui.workbench.run_store import FinishedRun, RunStore
 from dpo_lab.ui.workbench.run_view import RunView
 from dpo_lab.ui.workbench.runs_table import RunsTable
-from dpo_lab.ui.workbench.state import MID_RUN, WorkbenchState, check_template, in_effect
+from dpo_lab.ui.workbench.state import WorkbenchState, check_template, in_effect
 from dpo_lab.ui.workbench.toolbar import RunActions, Toolbar
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
@@ -197,12 +199,12 @@ class Workbench:
                 shown, loaded = self.screen.shown, self.screen.loaded
                 wanted = self.state.config
                 Run.open(shown.folder)
-                moved = [name for name in MID_RUN if getattr(wanted, name) != loaded[name]]
+                moved = LiveSettings.of(wanted).changed_from(loaded)
                 # No file may let a model's code run: that is this workbench's own setting.
                 trusted = wanted.trust_remote_code
                 config = replace(shown.config, trust_remote_code=trusted)
                 self._start(config, folder=shown.folder)
-                self._move(moved, wanted)
+                self._move(moved)
             return self.run
 
     def stop(self) -> None:
@@ -235,7 +237,7 @@ class Workbench:
             self._check_free()
             self.screen.put_away()
             own = {"trust_remote_code": self.state.config.trust_remote_code}
-            settings = replace(run.config, **run.levers).unresolved()
+            settings = replace(run.config, **run.live_to_resume.as_dict()).unresolved()
             self.change(**settings.as_dict() | own)
             self.screen.show_again(run)
             self.bar.note.value = ""
@@ -271,19 +273,19 @@ class Workbench:
         """A setting was changed, by hand or from code."""
         old, new = change["old"], change["new"]
         # As they were set: a default that follows another setting is the next run's alone.
-        changed = [name for name in MID_RUN if getattr(old, name) != getattr(new, name)]
+        changed = LiveSettings.of(new).changed_from(LiveSettings.of(old))
         with self._lock:
             if self.run and self.run.running:
                 if changed:
-                    self._move(changed, new)
+                    self._move(changed)
                     self._hurry()
             elif "beta" in changed and self.state.by_hand and self._instant:
                 self._start(change["new"])
 
-    def _move(self, names: Sequence[str], config: TrainConfig) -> None:
-        """Give the run new values of beta or learning rate; its own default where one is open."""
-        moved = replace(self.run.config, **{name: getattr(config, name) for name in names})
-        self.run.control.set(**{name: in_effect(moved, name) for name in names})
+    def _move(self, changes: Mapping[str, float | None]) -> None:
+        """Give the run new values of live settings; its own default where one is open."""
+        moved = replace(self.run.config, **changes)
+        self.run.control.set(**{name: in_effect(moved, name) for name in changes})
 
     def _corrected(self, change) -> None:
         """A setting was changed: what was said about the one before does not hold any more."""

@@ -12,11 +12,10 @@ from dpo_lab import load_preferences
 from dpo_lab.annotation.question_queue import QuestionQueue
 from dpo_lab.annotation.session import Question, Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
-from dpo_lab.data.reviews import PROMPTS as REVIEWS
-from dpo_lab.data.reviews import score
+from dpo_lab.data.reviews import PROMPTS as REVIEWS, score
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace
-from dpo_lab.training import background
+from dpo_lab.training import run_job as running
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.runs import Run
@@ -76,13 +75,13 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
 def test_a_run_has_the_pairs_of_when_it_was_begun(open_one, monkeypatch) -> None:
     one, clicked = open_one(), threading.Event()
     one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 3)
-    prepare = background.prepare
+    prepare = running.prepare
 
     def late(*arguments, **options):
         clicked.wait(60)
         return prepare(*arguments, **options)
 
-    monkeypatch.setattr(background, "prepare", late)
+    monkeypatch.setattr(running, "prepare", late)
     run = one.train(**QUICK)
     while len(one.pairs) < 5:
         one.answer("A")

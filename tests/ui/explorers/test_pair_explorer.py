@@ -24,8 +24,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def run():
     pairs = replace(reviews := load_preferences("reviews"), pairs=reviews.pairs[:40])
-    job = prepare(CONFIG, data=pairs)
-    job.reference.keep()
+    job = prepare(CONFIG, data=pairs, keep_reference=True)
     list(train(job))
     return job, score_pairs(job, pairs)
 

@@ -24,7 +24,7 @@ def _words(inspector: TokenInspector) -> str:
 
 
 def test_a_row_is_picked_from_code_by_the_slider_and_by_buttons(micro, reviews) -> None:
-    scorer = LogpScorer(micro)
+    scorer = LogpScorer.probed(micro)
     inspector = TokenInspector(reviews, micro.tokenizer, policy=scorer)
     ways = [
         (1, lambda: None),

@@ -54,7 +54,7 @@ def row():
 
 
 def test_it_shows_text_positions_and_log_probabilities_and_the_same_in_words(micro, row) -> None:
-    pair = pair_tokens(row, micro.tokenizer, policy=LogpScorer(micro))
+    pair = pair_tokens(row, micro.tokenizer, policy=LogpScorer.probed(micro))
     page = Page(tokens_html(pair))
     for token in (*pair.chosen.tokens, *pair.rejected.tokens):
         assert page.text.count(token.text) >= 2  # as a token, and in the table
@@ -69,7 +69,7 @@ def test_it_shows_text_positions_and_log_probabilities_and_the_same_in_words(mic
 
 
 def test_both_log_probabilities_and_their_difference(micro, row) -> None:
-    pair = pair_tokens(row, micro.tokenizer, policy=LogpScorer(micro))
+    pair = pair_tokens(row, micro.tokenizer, policy=LogpScorer.probed(micro))
     tokens = [replace(t, reference_logp=t.logp and t.logp - 1) for t in pair.chosen.tokens]
     text = Page(tokens_html(replace(pair, chosen=Side(tuple(tokens))))).text
     changed = sum(bool(t.logp) for t in pair.chosen.tokens)
@@ -101,7 +101,7 @@ def test_no_text_becomes_markup(micro, attack) -> None:
     side = Side((*tokens, replace(tokens[-1], part="end token", logp=-1.0)))
     (pair,) = preferences_from_rows(rows)
     shown = [
-        pair_tokens(pair, micro.tokenizer, policy=LogpScorer(micro)),
+        pair_tokens(pair, micro.tokenizer, policy=LogpScorer.probed(micro)),
         PairTokens(1, side, side),
         PairTokens(1, side, side, dropped=attack),
         PairTokens(1, Side(()), Side(()), dropped=attack),

@@ -1,0 +1,120 @@
+"""One run from its settings to what it changed: prepare, begin or go on, train, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_lab.data.preferences import Preferences, RewardFn
+from dpo_lab.models.builtin import builtin_model
+from dpo_lab.models.handed_over import AnyModel
+from dpo_lab.training.begin_run import open_or_create
+from dpo_lab.training.callbacks import Callback, State
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.control import RunControl
+from dpo_lab.training.loop import train
+from dpo_lab.training.outcome import Outcome, measure_outcome
+from dpo_lab.training.runs import Run
+from dpo_lab.training.setup import Job, prepare
+
+
+class StoppedBeforeTraining(Exception):
+    """The run was stopped while it was prepared: its folder is as it was."""
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A run of the loop that has ended.
+
+    Attributes:
+        job: What was trained.
+        state: Whether all of its steps are done.
+        outcome: What they changed, where it was to be measured and there is a ground truth.
+    """
+
+    job: Job
+    state: State
+    outcome: Outcome | None = None
+
+
+class _End(Callback):
+    """How training ended."""
+
+    state: State = "failed"
+
+    def on_end(self, state: State, error: BaseException | None) -> None:
+        self.state = state
+
+
+def run_job(
+    config: TrainConfig,
+    folder: str | Path | None = None,
+    *,
+    resume: bool = True,
+    changes: Mapping[str, float] | None = None,
+    model: AnyModel | None = None,
+    data: Preferences | Iterable[Mapping] | None = None,
+    score: RewardFn | None = None,
+    keep_reference: bool | None = None,
+    measure: bool = True,
+    control: RunControl | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> FinishedJob:
+    """Prepare a job, train it to its end, and measure what that changed.
+
+    The command line, the sweep, the workbench and the analyses that train all go this way.
+
+    Args:
+        config: What to run.
+        folder: Where the run is kept; none keeps nothing.
+        resume: Whether a run that is there goes on.
+        changes: Beta or peak learning rate of the steps to come, by name.
+        model: As for `prepare`.
+        data: As for `prepare`.
+        score: As for `prepare`.
+        keep_reference: As for `prepare`.
+        measure: Whether answers of policy and reference are scored at the end; the run's summary
+            then holds an `outcome`, which is none without a ground truth.
+        control: To pause, stop, and change settings from another thread.
+        callbacks: Called in this thread.
+
+    Raises:
+        FileExistsError: If the folder has something in it that is not to go on.
+        StoppedBeforeTraining: If the control was stopped while the job was prepared.
+        ValueError: As by `prepare`, `open_or_create` and `train`.
+    """
+    control, changes = control or RunControl(), changes or {}
+    run = None if folder is None else Run(folder)
+    if run is not None and resume and run.exists:
+        run.check_changes(changes)
+    elif run is not None:
+        run.check_free()
+
+    def wait(what: str, done: int, total: int) -> None:
+        for callback in callbacks:
+            callback.on_wait(what, done, total)
+
+    def wait_or_stop(what: str, done: int, total: int) -> None:
+        if control.stopped:
+            raise StoppedBeforeTraining
+        wait(what, done, total)
+
+    builtin_model(config.model, report=lambda words: wait_or_stop(words, 0, 0))
+    inputs = {"model": model, "data": data, "score": score, "keep_reference": keep_reference}
+    job = prepare(config, progress=wait_or_stop, **inputs)
+    for callback in callbacks:
+        callback.on_prepared(job)
+    if control.stopped:
+        raise StoppedBeforeTraining
+    if run is not None:
+        run = open_or_create(run, job, resume=resume)
+    control.set(**changes)
+    end, outcome = _End(), None
+    for _ in train(job, run=run, control=control, callbacks=[*callbacks, end]):
+        pass
+    if measure and end.state == "done":
+        outcome = measure_outcome(job, wait)
+        if run is not None:
+            run.finish({"outcome": outcome and outcome.as_dict()})
+    return FinishedJob(job, end.state, outcome)
