@@ -32,13 +32,15 @@ lab: $(READY)  ## JupyterLab on the notebooks, on this machine, with a token
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/00_start_here.ipynb \
 		--ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# Of two tests that a browser runs in at once, each would be too slow for the other.
 test: $(READY)  ## every test, and every notebook run and compared
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
-	DPO_LAB_SHORT=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=300 -p no:cacheprovider notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal --ignore=tests/browser
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
+	DPO_LAB_SHORT=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax \
+		--nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider notebooks
 
 check: lint  ## style, types, and the tests that are fast
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not slow" \
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto -m "not slow" \
 		--ignore=tests/browser --ignore=tests/training --ignore=tests/test_notebooks.py
 
 lint: $(READY)  ## style and types

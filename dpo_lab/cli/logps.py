@@ -72,7 +72,7 @@ class Logps:
             prompt_format=self.prompt_format,
             on_bad_rows=self.on_bad_rows,
             precision="float32",
-            progress=naming(TerminalDisplay(new_console(stderr=True)).waiting, "responses"),
+            progress=naming(TerminalDisplay(new_console(stderr=True)).on_wait, "responses"),
         )
         say(f"{pairs.report}; {found.tokens}")
         values = zip(found.tokens, found.chosen.tolist(), found.rejected.tolist(), strict=True)

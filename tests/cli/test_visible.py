@@ -53,7 +53,7 @@ def test_no_print_path_sends_it(capsys, tmp_path):
     new_console().print(f"{TEXT}: this run is done.", markup=False)
     display = TerminalDisplay(new_console())
     display.spoken = -1e9
-    display.waiting(TEXT, 1, 2)
+    display.on_wait(TEXT, 1, 2)
     for words in (["runs", "list", str(tmp_path)], ["runs", "show", str(run.path)]):
         main(words)
     for words in ([TEXT], ["train", TEXT], ["runs", "show", TEXT.replace("\udcff", "")]):
