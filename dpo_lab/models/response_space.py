@@ -39,6 +39,21 @@ class RewardFit:
     slope: float
     correlation: float
 
+    @classmethod
+    def of(cls, implicit: Tensor, rewards: Tensor, share: Tensor) -> RewardFit:
+        """Both rewards less their mean at each prompt: neither is known but for one of the prompt.
+
+        Args:
+            implicit: `(prompts, responses)`, `beta * log(pi / pi_ref)`.
+            rewards: The same of the true reward.
+            share: The same of the probability with which each response counts.
+        """
+        found, true = (v - (share * v).sum(-1, keepdim=True) for v in (implicit, rewards))
+        together = (share * found * true).sum()
+        own = [(share * value.square()).sum() for value in (found, true)]
+        slope, correlation = together / own[1], together / (own[0] * own[1]).sqrt()
+        return cls(slope.item(), correlation.item())
+
 
 @dataclass(frozen=True, eq=False)
 class Listed:
@@ -155,9 +170,6 @@ class ResponseSpace:
     def recovered(self, policy: LanguageModel, beta: float) -> RewardFit:
         """The policy's implicit reward, `beta * log(pi / pi_ref)`, against the true reward.
 
-        Both less their mean at each prompt, since neither is known but for a function of the
-        prompt; responses weigh as the reference says them.
-
         Args:
             policy: A model of the same vocabulary.
             beta: That it was trained with.
@@ -165,13 +177,8 @@ class ResponseSpace:
         Source:
             Rafailov et al. 2023, Eq. 5.
         """
-        share = self.reference_logps.exp()
         implicit = beta * (self.logps(policy) - self.reference_logps)
-        found, true = (v - (share * v).sum(-1, keepdim=True) for v in (implicit, self.rewards))
-        together = (share * found * true).sum()
-        own = [(share * value.square()).sum() for value in (found, true)]
-        slope, correlation = together / own[1], together / (own[0] * own[1]).sqrt()
-        return RewardFit(slope.item(), correlation.item())
+        return RewardFit.of(implicit, self.rewards, self.reference_logps.exp())
 
     @property
     def said_and_rare(self) -> Tensor:

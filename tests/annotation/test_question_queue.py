@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
 import pytest
 
@@ -13,11 +13,6 @@ from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.models.loading import load_model, weights_fingerprint
 
 PROMPTS = ["the acting felt", "the plot was", "the music was"]
-
-
-@pytest.fixture(scope="module")
-def micro():
-    return load_model("micro")
 
 
 @pytest.fixture
@@ -149,15 +144,32 @@ def test_a_double_click_answers_one_question(begin) -> None:
     assert one.answer("A", one.now()[1]) and len(one.session.answers) == 2
 
 
-def test_nothing_is_drawn_while_it_rests(begin) -> None:
+def test_nothing_is_drawn_while_it_rests(begin, monkeypatch) -> None:
+    """The drawing thread is seen to wait again after every answer, and to have drawn nothing."""
+    wait, two_answers = threading.Condition.wait, module.two_answers
+    waits, draws = threading.Semaphore(0), []
+
+    def waited(condition, timeout=None) -> bool:
+        if threading.current_thread().name == "dpo-lab pairs":
+            waits.release()
+        return wait(condition, timeout)
+
+    def drawn(*arguments, **options):
+        draws.append(arguments)
+        return two_answers(*arguments, **options)
+
+    monkeypatch.setattr(threading.Condition, "wait", waited)
+    monkeypatch.setattr(module, "two_answers", drawn)
     one = begin(repeat=0)
     one.wait(60)
     one.rest()
+    assert waits.acquire(timeout=60)
+    before = len(draws)
     while one.question:
         one.answer("A")
+        assert waits.acquire(timeout=60)
     answered = len(one.session.answers)
-    time.sleep(0.1)
-    assert one.question is None and not one.answer("A")
+    assert len(draws) == before and answered and not one.answer("A")
     one.go_on()
     _asked(one, 3)
     assert len(one.session.answers) == answered + 3

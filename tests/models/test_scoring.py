@@ -183,15 +183,23 @@ def test_only_the_states_that_predict_a_response_reach_the_head():
 
 
 def test_bfloat16_keeps_head_and_sums_in_float32():
-    """A trunk in bfloat16 is off by its rounding, and no more: well below a bfloat16 sum's step."""
+    """From the states of a trunk in bfloat16 on, all is as in float64, to float32's rounding.
+
+    A bfloat16 sum near -64 has steps of 0.25 nats.
+    """
     lm, sequences = make_language_model(), some_sequences(4)
     exact, scorer = (
         score_sequences(LogpScorer.probed(lm), sequences),
         LogpScorer.probed(lm, "bfloat16"),
     )
     rough = score_sequences(scorer, sequences)
-    assert rough.dtype == torch.float32
-    assert 0 < (rough - exact).abs().max() < 1.0
+    assert rough.dtype == torch.float32 and (rough - exact).abs().max() > 1e-3
+    batch = scorer.batch(sequences)
+    with torch.no_grad():
+        states = scorer.states(batch).double()
+    log_probs = (states @ lm.model.lm_head.weight.double().T).log_softmax(-1)
+    token_logps = log_probs.gather(-1, batch.targets[:, None])[:, 0]
+    torch.testing.assert_close(rough.double(), batch.sums(token_logps), rtol=0, atol=NATS)
     assert scorer.like(lm).autocast
     with pytest.raises(ValueError, match="precision='bf16'.*Use one of"):
         LogpScorer.probed(lm, "bf16")

@@ -80,11 +80,16 @@ def make_language_model(family: str = "Llama", bos: bool = False, seed: int = 0)
     return LanguageModel(make_model(family, tokenizer, seed), tokenizer, f"tiny {family}", "test")
 
 
+def plain_log_probs(model: torch.nn.Module, prompt, response) -> torch.Tensor:
+    """One row without padding, all logits, log-softmax: `(response tokens, vocabulary)`."""
+    logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
+    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+
+
 def plain_logp(model: torch.nn.Module, prompt, response) -> torch.Tensor:
-    """The definition: one row without padding, all logits, log-softmax, a loop over tokens."""
-    ids = [*prompt, *response]
-    log_probs = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-    return sum(log_probs[at - 1, ids[at]] for at in range(len(prompt), len(ids)))
+    """The definition: the sum over the response's tokens."""
+    log_probs = plain_log_probs(model, prompt, response)
+    return log_probs[torch.arange(len(response)), torch.tensor(response)].sum()
 
 
 def argmax_loop(model: torch.nn.Module, prompt, ends, limit: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import make_language_model, plain_logp, shake, some_sequences
+from tiny import make_language_model, plain_log_probs, plain_logp, shake, some_sequences
 from transformers import AutoModelForCausalLM
 
 from dpo_lab.analysis.displacement import token_displacement
@@ -48,11 +48,6 @@ def moved_adapter(targets=None):
     policy = add_lora(lm, 4, targets=targets)
     shake(policy.model, 0.2, seed=1, only="lora_B")
     return base, policy
-
-
-def plain_log_probs(model, prompt, response) -> torch.Tensor:
-    logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
-    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
 
 
 @pytest.mark.parametrize("targets", [None, ("q_proj", "lm_head")], ids=["trunk", "head"])

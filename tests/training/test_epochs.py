@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import plain_logp
 
 from dpo_lab.models.loading import load_model
 from dpo_lab.training.config import TrainConfig
@@ -61,18 +62,13 @@ def test_the_last_step_s_loss_is_the_mean_over_its_own_pairs():
     last = Learner(job).order.batch(2)
     reference, policy = load_model("micro").model, job.policy.model
 
-    def logp(model, prompt, response):
-        rows = model(torch.tensor([[*prompt, *response]])).logits[0].double()
-        rows = rows[len(prompt) - 1 : -1].log_softmax(-1)
-        return rows[torch.arange(len(response)), torch.tensor(response)].sum()
-
     running = train(job)
     next(running), next(running)
     losses = []
     with torch.no_grad():
         for pair in (job.train.tokens[index] for index in last):
             ratios = [
-                logp(policy, pair.prompt, side) - logp(reference, pair.prompt, side)
+                plain_logp(policy, pair.prompt, side) - plain_logp(reference, pair.prompt, side)
                 for side in (pair.chosen, pair.rejected)
             ]
             losses.append(-torch.nn.functional.logsigmoid(0.1 * (ratios[0] - ratios[1])))

@@ -26,21 +26,17 @@ def _trained(rows: list[dict[str, str]], **settings) -> LanguageModel:
     return job.policy
 
 
-def _wide(world: ResponseSpace):
-    """How responses are drawn: half from the reference, half from its fourth root.
+@pytest.mark.slow
+def test_dpo_on_fresh_pairs_gains_what_the_frontier_gains_at_its_kl(world) -> None:
+    """Every pair is seen once: as good as expected labels.
 
     DPO learns nothing of answers that no pair shows: trained on the reference's own alone, micro
     gives much of its probability to answers such as "great but superb", which the reference never
     says, and reaches 60 % of the frontier.
     """
-    return world.reference_logps.exp() + (world.reference_logps / 4).softmax(-1)
-
-
-@pytest.mark.slow
-def test_dpo_on_fresh_pairs_gains_what_the_frontier_gains_at_its_kl(world) -> None:
-    """Every pair is seen once: as good as expected labels."""
     steps, batch = 1500, 256
-    rows = world.pairs(_wide(world), _wide(world), steps * batch, seed=1)
+    wide = world.said_and_rare
+    rows = world.pairs(wide, wide, steps * batch, seed=1)
     policy = _trained(rows, beta=1.0, steps=steps, batch_pairs=batch, learning_rate=1e-3)
     # Held-out prompts are among those trained on here: the optimum of each is known.
     held_out = ResponseSpace.of(load_model("micro"), HELD_OUT_PROMPTS, score)
@@ -63,7 +59,8 @@ def test_dpo_on_60_000_labels_in_six_rounds_has_95_percent_of_the_frontiers_rewa
     """
     how = {"beta": beta, "batch_pairs": 128, "learning_rate": 1e-3}
     early, late = (800, 800) if beta < 1 else (400, 1500)
-    rows = world.pairs(_wide(world), _wide(world), 10_000, seed=1)
+    wide = world.said_and_rare
+    rows = world.pairs(wide, wide, 10_000, seed=1)
     for number in range(1, 6):
         said = world.logps(_trained(rows, steps=early, **how)).exp()
         rare = (world.reference_logps / 4).softmax(-1)

@@ -76,7 +76,9 @@ class Driver:
 @pytest.mark.slow
 def test_ten_kills_change_no_record(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    rng = random.Random(time.time_ns())  # another set of moments each time
+    seed = time.time_ns()  # another set of moments each time
+    print(f"seed={seed}")  # shown if it fails
+    rng = random.Random(seed)
     drivers = Driver(tmp_path / "cache-a"), Driver(tmp_path / "cache-b")
     try:
         code, duration = drivers[0].attempt(whole)

@@ -13,8 +13,11 @@ import torch
 from dpo_lab import TrainConfig
 from dpo_lab.cli.commands import main
 from dpo_lab.training import sweep as sweeping
+from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.files import write_table
+from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
+from dpo_lab.training.setup import prepare
 from dpo_lab.training.sweep import _processes, grid, sweep
 
 BASE = TrainConfig(steps=6, batch_pairs=4, eval_every=3, eval_pairs=8, kl_samples=5)
@@ -91,25 +94,49 @@ def test_two_combinations_of_one_folder_are_refused() -> None:
         grid(TrainConfig(), {"loss": ["sigmoid + 0.2 sft", "sigmoid + 0.2*sft"]})
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from dpo_lab import TrainConfig
+from dpo_lab.training.sweep import grid, sweep
+
+def wait(*finished):
+    print(*finished, flush=True)
+    sys.stdin.read()  # nothing is begun before this returns
+
+config = TrainConfig(steps=6, batch_pairs=4, eval_every=3, eval_pairs=8, kl_samples=5)
+sweep(grid(config, {"beta": [0.1, 1.0, 5.0]}), Path(sys.argv[1]), workers=1, done=wait)
+"""
+
+
 def test_killed_in_the_middle_it_goes_on_without_redoing_a_finished_run(tmp_path) -> None:
-    words = ["--beta", "0.1", "1", "5", "--steps", "40", "--eval-every", "20", "--kl-samples", "5"]
-    words += ["--eval-pairs", "8", "--batch-pairs", "4", "--out", str(tmp_path), "--workers", "1"]
-    command = [sys.executable, "-m", "dpo_lab", "sweep", *words]
+    """Of three runs one is finished, one has a checkpoint of step 2, one is not begun."""
+    begun = prepare(replace(BASE, beta=5.0))
+    for record in train(begun, run=open_or_create(Run(tmp_path / "beta=5"), begun)):
+        if record.step == 2:
+            break
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     killed = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    line = killed.stdout.readline()  # the first run is finished
-    assert line.startswith("1/3"), line
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert killed.stdout.readline() == "beta=0.1 1 3\n"
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     summaries = sorted(tmp_path.glob("*/summary.json"))
-    done = [path for path in summaries if Run(path.parent).finished]
-    times = {path: path.stat().st_mtime_ns for path in done}
-    assert done and len(done) < 3
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    (done,) = [path for path in summaries if Run(path.parent).finished]
+    time = done.stat().st_mtime_ns
+    words = ["--beta", "0.1", "1", "5", "--steps", "6", "--eval-every", "3", "--kl-samples", "5"]
+    words += ["--eval-pairs", "8", "--batch-pairs", "4", "--out", str(tmp_path), "--workers", "1"]
+    again = subprocess.run(
+        [sys.executable, "-m", "dpo_lab", "sweep", *words],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in done} == times
+    assert done.parent.name == "beta=0.1" and done.stat().st_mtime_ns == time
+    for name in ("beta=0.1", "beta=1", "beta=5"):
+        assert [r.step for r in Run.open(tmp_path / name).records()] == list(range(7))
     with (tmp_path / "sweep.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3
     assert (tmp_path / "sweep.html").stat().st_size > 1e6

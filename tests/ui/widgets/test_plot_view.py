@@ -3,21 +3,23 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
-from sheet_page import TRAIN, SheetPage, checked, history, plain
+from sheet_page import SheetPage, checked, history, plain
 
 import dpo_lab
+from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.explorers.losses import LossExplorer
-from dpo_lab.ui.figures.losses import noise_spec
+from dpo_lab.ui.figures.losses import curve_traces, curves_spec, noise_spec
+from dpo_lab.ui.figures.style import POLICY
 from dpo_lab.ui.figures.training_curves import FORMER_CURVES, FORMER_RUNS, MAX_POINTS, Former
 from dpo_lab.ui.figures.training_figure import training_figure, training_spec
 from dpo_lab.ui.widgets.live import LiveFigure
-from dpo_lab.ui.widgets.plot_view import PART, PlotView, as_sent
+from dpo_lab.ui.widgets.plot_view import PART, as_sent
 
 
 def test_after_any_drawing_a_page_holds_what_a_new_figure_would() -> None:
@@ -38,7 +40,10 @@ def test_after_any_drawing_a_page_holds_what_a_new_figure_would() -> None:
         assert figure.layout == expected.layout
 
 
-@pytest.mark.parametrize("spec", [noise_spec({}), LossExplorer()._spec(), training_spec([])])
+CURVES = curves_spec(curve_traces("ipo", LOSSES["ipo"], 0.3, {"color": POLICY}), 0.3)
+
+
+@pytest.mark.parametrize("spec", [noise_spec({}), CURVES, training_spec([])])
 def test_every_live_figure_is_sent_as_plotly_itself_would_read_it(spec) -> None:
     assert SheetPage(LiveFigure(spec)).shows() == checked(spec)
 
@@ -71,12 +76,20 @@ def test_an_hour_long_run_stays_small() -> None:
     assert max(len(trace.x) for trace in figure.data) == MAX_POINTS
     assert page.size(0) < 350_000
     assert all(trace.y.dtype == np.float32 for trace in figure.data)
-    # One more record: only the traces that it belongs to are sent again.
-    records.append(StepRecord(100_001, 0.0, 0, 0.1, 1e-3, dict.fromkeys(TRAIN, 0.0)))
-    figure.draw(training_spec(records, former=[Former("before", history(10))] * 0))
-    assert records._table.nbytes < 20e6
-    figure.draw(training_spec(records))  # nothing has changed: nothing is sent
-    assert len(page.sent) == 2
+    assert len(pickle.dumps(records)) < 20e6
+
+
+def test_of_one_more_record_only_the_traces_that_it_belongs_to_are_sent_again() -> None:
+    records, former = history(30), [Former("before", history(20, 0.5))]
+    figure = LiveFigure(training_spec(records, former=former))
+    page, metas = SheetPage(figure), [trace.meta for trace in figure.data]
+    records.append(StepRecord(31, 0.0, 31, 0.1, 1e-3, {"logratios/chosen": -1.0}))
+    figure.draw(training_spec(records, former=former))
+    (sent,) = page.sent
+    traces = [metas[int(name.split()[1])] for name in sent if name.startswith("trace ")]
+    assert traces == ["logratios/chosen"]
+    figure.draw(training_spec(records, former=former))  # nothing has changed: nothing is sent
+    assert len(page.sent) == 1
 
 
 def test_a_page_that_comes_later_or_again_gets_all_of_it() -> None:
@@ -111,12 +124,11 @@ def test_plotly_comes_in_parts_and_the_page_needs_no_more_than_a_few_kilobytes_f
         assert content["start"] == got and len(part) <= PART
         got += len(part)
     assert gzip.decompress(b"".join(part for _, part in parts)).decode() == get_plotlyjs()
-    assert len(str(PlotView._esm)) + len(str(PlotView._css)) < 20_000
+    first = figure.view.get_state()
+    assert len(first["_esm"]) + len(first["_css"]) < 20_000
     # The page knows the model of what it draws without any module of ours.
-    assert (figure.view.sheet._model_module, figure.view.sheet._model_name) == (
-        "@jupyter-widgets/base",
-        "WidgetModel",
-    )
+    model = page.sheet.get_state({"_model_module", "_model_name"})
+    assert model == {"_model_module": "@jupyter-widgets/base", "_model_name": "WidgetModel"}
 
 
 BLUE, VERMILION = "#0072B2", "#D55E00"
