@@ -54,8 +54,8 @@ class MarginHistory(Callback):
         self._reference: Tensor | None = None
 
     @property
-    def reward_margins(self) -> Tensor:
-        """Beta x margin, `(steps, pairs)`, beta being that of the step.
+    def margins(self) -> Tensor:
+        """Margins, `(steps, pairs)`, nats.
 
         Raises:
             ValueError: If no step was scored yet.
@@ -65,12 +65,17 @@ class MarginHistory(Callback):
                 "no step was scored yet, so there are no margins. Pass the history to train as a "
                 "callback, and run it."
             )
-        return torch.stack(self._margins) * self._beta_of_steps()
+        return torch.stack(self._margins)
 
-    def _beta_of_steps(self) -> Tensor:
-        """Column of betas, `(steps, 1)`."""
+    @property
+    def reward_margins(self) -> Tensor:
+        """Beta x margin, `(steps, pairs)`, beta being that of the step.
+
+        Raises:
+            ValueError: If no step was scored yet.
+        """
         betas = [self._job.live.beta if beta is None else beta for beta in self._betas]
-        return torch.tensor(betas)[:, None]
+        return self.margins * torch.tensor(betas)[:, None]
 
     @property
     def share_below_zero(self) -> Tensor:
@@ -78,8 +83,7 @@ class MarginHistory(Callback):
 
         Below by more than the rounding of float32, so that it reads 0 at the start.
         """
-        wrong = self.reward_margins < -ROUNDING * self._beta_of_steps()
-        return wrong.double().mean(dim=1)
+        return (self.margins < -ROUNDING).double().mean(dim=1)
 
     def histogram(self, bins: int = 60) -> tuple[Tensor, Tensor]:
         """Counts of pairs by reward margin.

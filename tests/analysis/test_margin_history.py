@@ -19,15 +19,6 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Steps as small as these are faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def run():
     some = replace(PAIRS, pairs=PAIRS.pairs[:50])
@@ -57,11 +48,15 @@ def test_every_row_of_the_histogram_holds_every_pair_and_zero_is_an_edge(run) ->
         assert below.tolist() == [(row < 0).sum().item() for row in history.reward_margins]
 
 
-def test_counts_and_shares_by_hand(run) -> None:
-    history = MarginHistory(PAIRS, [0])
-    history._job = run[0]
-    history.steps, history._betas = [0], [0.5]
-    history._margins = [torch.tensor([-2.0, -0.5, 0.0, 1.0, 5.8, 6.0])]
+class Scored(MarginHistory):
+    """Six pairs at a beta of 1/2."""
+
+    margins = torch.tensor([[-2.0, -0.5, 0.0, 1.0, 5.8, 6.0]])
+    reward_margins = 0.5 * margins
+
+
+def test_counts_and_shares_by_hand() -> None:
+    history = Scored(PAIRS, [0])
     edges, counts = history.histogram(bins=4)
     assert edges.tolist() == [-1, 0, 1, 2, 3, 4] or edges.tolist()[:5] == [-1, 0, 1, 2, 3]
     assert counts[0, :4].tolist() == [2, 2, 0, 1] and counts.sum() == 6

@@ -49,6 +49,7 @@ class Annotator:
     Attributes:
         session: The answers, and the files they are in.
         interview: What is asked next.
+        train_panel: Trains on what was answered.
         view: All of it as one widget.
         parts: What it holds, from the top.
 
@@ -89,9 +90,11 @@ class Annotator:
         except BaseException:
             self.session.close()
             raise
-        self._alignment = TrainPanel(self.interview, model, score, max_new_tokens, ended=self._show)
+        self.train_panel = TrainPanel(
+            self.interview, model, score, max_new_tokens, ended=self._show
+        )
         self.question_view = QuestionView(self._clicked)
-        self.parts = (self._alignment.style, self.question_view, self._alignment.view)
+        self.parts = (self.train_panel.style, self.question_view, self.train_panel.view)
         self.view = widgets.VBox(self.parts).add_class("dpo-workbench").add_class("dpo-annotator")
         _open[self.session.path.resolve()] = self
         self._show()
@@ -126,7 +129,7 @@ class Annotator:
     @property
     def run(self) -> BackgroundRun | None:
         """The run that is going on, or the last one."""
-        return self._alignment.run
+        return self.train_panel.run
 
     def answer(self, choice: Choice) -> None:
         """Answer the question that is asked now, as a click does; waits for it if need be.
@@ -167,24 +170,24 @@ class Annotator:
         """
         if self._closed:
             raise RuntimeError(f"{self._closed}. Open the session again to train.")
-        return self._alignment.train(**changes)
+        return self.train_panel.train(**changes)
 
     def stop(self) -> None:
         """End the run after the step in progress."""
-        self._alignment.stop()
+        self.train_panel.stop()
 
     def close(self, words: str = "closed") -> None:
         """Stop what is going on and let others open the session; the page keeps what it shows."""
         if self._closed:
             return
         self._closed = words
-        self._alignment.close(words)
+        self.train_panel.close(words)
         self.interview.close()
         self._show("")
 
     def _repr_mimebundle_(self, **options):
         words = "Two answers to compare: run this cell to open them."
-        still = f"<em>{words}</em>{self._alignment.samples.value}"
+        still = f"<em>{words}</em>{self.train_panel.samples.value}"
         return bundle(self.view, options, words, still)
 
     def _load(self) -> LanguageModel:

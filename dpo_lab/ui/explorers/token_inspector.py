@@ -41,6 +41,8 @@ class TokenInspector:
         pair: The tokens of the row that is shown; none for a row that was never loaded.
         slider: The row's number.
         limit: The most tokens of a sequence.
+        words: How many rows the limits change.
+        page: The row, token by token, or why it cannot be shown.
         view: All of it as one widget.
     """
 
@@ -74,7 +76,7 @@ class TokenInspector:
         self.next = self._button("Next ›", lambda: self._step(1))
         self.next_changed = self._button("Next cut or dropped ›", self._to_changed)
         self.table = widgets.Checkbox(description="all tokens in words", indent=False)
-        self._words, self._shown = widgets.HTML(), widgets.HTML()
+        self.words, self.page = widgets.HTML(), widgets.HTML()
         self.view = self._laid_out()
         self._count()
         self.slider.observe(lambda change: self._tried(self._draw), "value")
@@ -126,9 +128,9 @@ class TokenInspector:
         self.table.layout.width = "auto"
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="center")
         first = widgets.HBox([self.slider, self.previous, self.next, self.next_changed])
-        second = widgets.HBox([self.limit, self.table, self._words])
+        second = widgets.HBox([self.limit, self.table, self.words])
         first.layout = second.layout = wrapped
-        return widgets.VBox([first, second, self._shown]).add_class("dpo-inspector")
+        return widgets.VBox([first, second, self.page]).add_class("dpo-inspector")
 
     def _step(self, by: int) -> None:
         """To the row before or after; at the end, stay."""
@@ -152,11 +154,11 @@ class TokenInspector:
         except Exception as error:  # a callback's error is seen nowhere else
             self.pair = None
             words = f"Row {self.row} cannot be shown. {type(error).__name__}: {error}"
-            self._shown.value = f"<p>{escaped(words)}</p>"
+            self.page.value = f"<p>{escaped(words)}</p>"
 
     def _count(self) -> None:
         """How many rows the limits change; then the row that is shown."""
-        self.tokens, self.changed, self._words.value = None, [], ""
+        self.tokens, self.changed, self.words.value = None, [], ""
         self.next_changed.disabled = True
         try:
             self.tokens = self._tokenized(**self._limits())
@@ -167,7 +169,7 @@ class TokenInspector:
             words = str(error)
         self.changed = self._find_changed()
         self.next_changed.disabled = not self.changed
-        self._words.value = escaped(f"{self._preferences.report}; {words}")
+        self.words.value = escaped(f"{self._preferences.report}; {words}")
         self._draw()
 
     def _tokenized(self, **limits: int | None) -> TokenizedPairs:
@@ -192,15 +194,15 @@ class TokenInspector:
                 **self._limits(),
                 **self._scorers,
             )
-            self._shown.value = tokens_html(self.pair, table="open" if self.table.value else "none")
+            self.page.value = tokens_html(self.pair, table="open" if self.table.value else "none")
         else:  # the slider runs over numbers that loading skipped
             self.pair = None
             words = f"Row {self.row} {self._missing(self.row)}."
-            self._shown.value = f"<p>{escaped(words)}</p>"
+            self.page.value = f"<p>{escaped(words)}</p>"
 
     def _repr_mimebundle_(self, **options):
         words = f"Tokens of row {self.row}: run this cell to look at others."
-        page = f"{self._shown.value}<p><em>{words}</em></p>"
+        page = f"{self.page.value}<p><em>{words}</em></p>"
         return bundle(self.view, options, words, page)
 
 

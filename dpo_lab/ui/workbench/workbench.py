@@ -58,6 +58,7 @@ class Workbench:
     Attributes:
         state: Its settings.
         run: The run that is going on, or the last one.
+        warm_up: The step that nobody sees, taken while the page is read; none with an own model.
         screen: What follows the run that is shown.
         data: What became of the rows of its data.
         view: All of it as one widget.
@@ -94,7 +95,7 @@ class Workbench:
         self._ticker: Ticker | None = None
         self._closed = ""
         self._taken_over = False
-        self._warm_up: BackgroundRun | None = None
+        self.warm_up: BackgroundRun | None = None
         self._lock = threading.RLock()
         self.screen = RunView(self.state, _kept_in(folder), self._draw, self.show)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
@@ -112,7 +113,7 @@ class Workbench:
         self.figure.on_trouble = self._draw
         _take_the_place_of_the_one_before(self)
         if self.run is None:
-            self._warm_up = self._warmed_up()
+            self.warm_up = self._warmed_up()
 
     @property
     def figure(self) -> LiveFigure:
@@ -249,7 +250,7 @@ class Workbench:
 
     def close(self, words: str = "closed") -> None:
         """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
-        for run in (self.run, self._warm_up):
+        for run in (self.run, self.warm_up):
             if run:
                 run.end()
         self._let_go(words)
@@ -327,8 +328,8 @@ class Workbench:
     ) -> BackgroundRun:
         if self._closed:
             raise RuntimeError(self._closed)
-        if self._warm_up:
-            self._warm_up.stop()
+        if self.warm_up:
+            self.warm_up.stop()
         self.screen.put_away()
         self._taken_over = False
         self.bar.note.value = ""
@@ -373,7 +374,7 @@ class Workbench:
             screen, before = self.screen, self.state.phase
             screen.put_away()
             self.state.phase = screen.phase
-            ready = not (self._warm_up and self._warm_up.running)
+            ready = not (self.warm_up and self.warm_up.running)
             trouble = self.figure.trouble
             self.bar.show(screen.shown, screen.error, ready=ready, trouble=trouble)
             screen.draw(at_rest=screen.phase not in (before, "training"))
@@ -417,8 +418,8 @@ def _take_the_place_of_the_one_before(new: Workbench) -> None:
     run = before.run if before.run and before.run.running else None
     same = before._made_with == new._made_with and before.shelf.folder == new.shelf.folder
     if run and same and not any((*before._inputs.values(), *new._inputs.values())):
-        if before._warm_up:
-            before._warm_up.end()
+        if before.warm_up:
+            before.warm_up.end()
         new._take_over(before)
         new.bar.note.value = "The run that was going on in this kernel is shown again."
     else:

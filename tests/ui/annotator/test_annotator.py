@@ -6,21 +6,18 @@ import json
 import threading
 
 import pytest
+from asking import PROMPTS, QUICK, brevity
+from page_messages import says
 
 from dpo_lab import load_preferences
+from dpo_lab.annotation import session
 from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.models.loading import load_model
 from dpo_lab.ui.annotator.annotator import Annotator
 from dpo_lab.ui.annotator.question import prompt_words
 
-PROMPTS = ["the acting felt", "the plot was", "the music was"]
 ATTACK = "<img src=x onerror=alert(1)>"
-QUICK = {"steps": 4, "eval_every": 2, "kl_samples": 4}
-
-
-def _brevity(prompt: str, answer: str) -> float:
-    return -1.5 * len(answer.split())
 
 
 def _page(one: Annotator) -> dict:
@@ -30,15 +27,20 @@ def _page(one: Annotator) -> dict:
 def _send(one: Annotator, choice, click="now") -> None:
     """A message as the page sends it."""
     click = _page(one)["click"] if click == "now" else click
-    one.question_view._handle_custom_msg({"choice": choice, "click": click}, [])
+    says(one.question_view, {"choice": choice, "click": click})
+
+
+def _until(one: Annotator, name: str) -> None:
+    """Until the page has something of that name."""
+    there = threading.Event()
+    one.question_view.observe(lambda change: change["new"][name] and there.set(), "state")
+    assert _page(one)[name] or there.wait(10)
 
 
 def _shown(one: Annotator) -> None:
     """Until there is a question on the page."""
-    question, asked = one.question, threading.Event()
-    one.question_view.observe(lambda change: change["new"]["asked"] and asked.set(), "state")
-    if not _page(one)["asked"]:
-        asked.wait(10)
+    question = one.question
+    _until(one, "asked")
     assert _page(one)["a"] == question.a
 
 
@@ -94,7 +96,7 @@ NO_CLICKS = [None, [], "A", {}, {"choice": "A"}, {"choice": "A", "click": "0"}]
 def test_a_message_that_no_page_sends_does_nothing(open_one, content) -> None:
     one = open_one()
     _shown(one)
-    one.question_view._handle_custom_msg(content, [])
+    says(one.question_view, content)
     assert not one.answers
 
 
@@ -120,7 +122,7 @@ def test_what_goes_wrong_stands_on_the_page_and_is_raised_in_code(open_one, monk
 
 def test_a_session_is_left_and_gone_on_with_and_closes_the_one_before(open_one) -> None:
     one = open_one()
-    one.answer_as(SimulatedAnnotator(_brevity), 8)
+    one.answer_as(SimulatedAnnotator(brevity), 8)
     asked = one.question
     two = open_one()
     assert (
@@ -134,9 +136,9 @@ def test_a_session_is_left_and_gone_on_with_and_closes_the_one_before(open_one) 
 
 
 def test_a_torn_last_line_is_told_on_the_page(open_one, tmp_path) -> None:
-    session = Session(tmp_path / "mine")
-    session.close()
-    session.log.write_text('{"choice": "A", "num')
+    left = Session(tmp_path / "mine")
+    left.close()
+    left.log.write_text('{"choice": "A", "num')
     assert "cut short and is left out" in _page(open_one())["problem"]
 
 
@@ -149,15 +151,17 @@ def test_pairs_that_were_changed_by_hand_are_told_until_it_is_closed(open_one) -
 
 
 def test_an_interrupted_answerer_goes_on(open_one, monkeypatch) -> None:
-    one, known = open_one(repeat=0), SimulatedAnnotator(_brevity)
-    take = Session._take
+    one, known = open_one(repeat=0), SimulatedAnnotator(brevity)
+    append = session.append
 
     def once(*arguments) -> None:
-        monkeypatch.setattr(Session, "_take", take)
+        """The log has the click, and nobody else knows of it."""
+        monkeypatch.setattr(session, "append", append)
+        append(*arguments)
         raise KeyboardInterrupt
 
     one.answer_as(known, 2)
-    monkeypatch.setattr(Session, "_take", once)
+    monkeypatch.setattr(session, "append", once)
     with pytest.raises(KeyboardInterrupt):
         one.answer_as(known, 3)
     one.answer_as(known, 2)
@@ -186,20 +190,19 @@ def test_a_model_that_is_not_there_is_told_and_raised(open_one) -> None:
     one = open_one(model="nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         one.answer("A")
-    one.interview._thread.join(10)
+    _until(one, "problem")
     assert _page(one)["problem"].startswith("No more questions: model 'nowhere'")
 
 
-def test_text_of_prompts_and_answers_is_escaped_or_set_as_text(open_one) -> None:
+def test_text_of_prompts_and_answers_is_escaped(open_one) -> None:
     one = open_one(prompts=[f"the plot was {ATTACK}", "the music was"])
-    one.answer_as(SimulatedAnnotator(_brevity, labels="better"), 8)
+    one.answer_as(SimulatedAnnotator(brevity, labels="better"), 8)
     if not one.pairs:
         one.answer("A")
     one.train(**QUICK).wait(60)
-    assert "<img" not in one._alignment.samples.value and "&lt;img" in one._alignment.samples.value
-    script = str(one.question_view._esm)
-    assert "innerHTML" not in script and "insertAdjacent" not in script
-    assert "textContent" in script
+    assert (
+        "<img" not in one.train_panel.samples.value and "&lt;img" in one.train_panel.samples.value
+    )
 
 
 CHAT = (
@@ -237,9 +240,9 @@ def test_opening_the_session_again_frees_the_widgets_of_the_one_before(open_one)
     before = open_one()
     before.answer("A")
     _shown(before)
-    assert before.question_view.comm is not None and before._alignment.samples.comm is not None
+    assert before.question_view.comm is not None and before.train_panel.samples.comm is not None
     open_one()
-    panel = before._alignment
+    panel = before.train_panel
     held = [before.question_view, panel.style, panel.view, panel.samples, panel.train_button]
     assert [one.comm for one in held] == [None] * 5
     (words,) = before.view.children

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from asking import PROMPTS, QUICK, brevity
 
 from dpo_lab import load_preferences
 from dpo_lab.annotation.question_queue import QuestionQueue
@@ -22,25 +23,18 @@ from dpo_lab.training.runs import Run
 from dpo_lab.ui.html.data_list import data_list
 from dpo_lab.ui.report.summary import report_of
 
-PROMPTS = ["the acting felt", "the plot was", "the music was"]
-QUICK = {"steps": 4, "eval_every": 2, "kl_samples": 4}
-
-
-def _brevity(prompt: str, answer: str) -> float:
-    return -1.5 * len(answer.split())
-
 
 def test_sixty_answers_of_a_known_taste_are_followed(open_one) -> None:
     """Words an answer, exact: 1.96 before; after, below 1.5 (observed in 8 seeds: 1.00 to 1.19)."""
     one = open_one(REVIEWS[::5])
-    one.answer_as(SimulatedAnnotator(_brevity), 60)
+    one.answer_as(SimulatedAnnotator(brevity), 60)
     agreement = one.agreement
     same = round(agreement.mean * agreement.n)
     progress = one.question_view.state["progress"]
     assert f"the same answer as before to {same} of {agreement.n}" in progress
     assert load_preferences(one.session.file).pairs and len(one.pairs) > 30
     run = one.train().wait(120)
-    world = ResponseSpace.of(one.interview.model, REVIEWS[::5], _brevity)
+    world = ResponseSpace.of(one.interview.model, REVIEWS[::5], brevity)
     before, after = (
         world.point(model).reward / -1.5 for model in (one.interview.model, run.job.policy)
     )
@@ -55,18 +49,18 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
     one = open_one(score=score)
     with pytest.raises(ValueError, match="there is no pair yet, and ties train nothing"):
         one.train()
-    one._alignment.train_button.click()
-    assert "there is no pair yet" in one._alignment.status.value
+    one.train_panel.train_button.click()
+    assert "there is no pair yet" in one.train_panel.status.value
     one.answer_as(SimulatedAnnotator(score), 6)
-    one._alignment.train_button.click()
+    one.train_panel.train_button.click()
     one.run.wait(120)
-    shown = one._alignment.samples.value
+    shown = one.train_panel.samples.value
     steps = 10 + 2 * len(one.pairs)
     assert f"before and after step {steps} on {len(one.pairs)} pairs" in shown
     assert "Mean score of sampled answers" in shown
     assert shown.count("<tr>") == 1 + len(PROMPTS) and "class='score'" in shown
-    assert one._alignment.status.value == f"done · step {steps}/{steps} · beta 0.3"
-    assert one._alignment.progress.value == 1 and not one._alignment.train_button.disabled
+    assert one.train_panel.status.value == f"done · step {steps}/{steps} · beta 0.3"
+    assert one.train_panel.progress.value == 1 and not one.train_panel.train_button.disabled
     assert one.run.records[0]["kl/per_token"] == 0
     one.answer_as(SimulatedAnnotator(score), 10)
     assert len(one.answers) == 16
@@ -74,7 +68,7 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
 
 def test_a_run_has_the_pairs_of_when_it_was_begun(open_one, monkeypatch) -> None:
     one, clicked = open_one(), threading.Event()
-    one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 3)
+    one.answer_as(SimulatedAnnotator(brevity, labels="better", tie_within=-1), 3)
     prepare = running.prepare
 
     def late(*arguments, **options):
@@ -88,13 +82,13 @@ def test_a_run_has_the_pairs_of_when_it_was_begun(open_one, monkeypatch) -> None
     clicked.set()
     run.wait(60)
     assert len(run.job.train) == run.config.batch_pairs == 3
-    assert "on 3 pairs." in one._alignment.samples.value
+    assert "on 3 pairs." in one.train_panel.samples.value
     assert len(load_preferences(Run.open(run.folder).config.data)) == 3
 
 
 def test_a_run_that_was_stopped_goes_on_after_more_clicks(open_one) -> None:
     one = open_one()
-    one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 4)
+    one.answer_as(SimulatedAnnotator(brevity, labels="better", tie_within=-1), 4)
     run = one.train(steps=300, eval_every=0, checkpoint_every=1)
     run.reach(2, 60)
     run.stop()
@@ -113,7 +107,7 @@ def test_a_run_that_was_stopped_goes_on_after_more_clicks(open_one) -> None:
 
 def test_the_batch_is_made_of_the_pairs_that_can_be_trained_on(open_one) -> None:
     one = open_one(prompts=["the plot was"])
-    one.answer_as(SimulatedAnnotator(_brevity, labels="better", tie_within=-1), 1)
+    one.answer_as(SimulatedAnnotator(brevity, labels="better", tie_within=-1), 1)
     blank = Question(one.session.next_number, "the plot was", "good", " ", 50)
     one.session.add(blank, "A")  # of a log that an earlier version wrote
     ended = Question(one.session.next_number, "the plot was", "good <end> bad", "bad", 51)
@@ -121,7 +115,7 @@ def test_the_batch_is_made_of_the_pairs_that_can_be_trained_on(open_one) -> None
     assert len(one.pairs) == 3
     run = one.train(**QUICK | {"steps": 2}).wait(60)
     assert run.state == "done" and run.config.batch_pairs == len(run.job.train) == 1
-    assert "on 1 pair." in one._alignment.samples.value
+    assert "on 1 pair." in one.train_panel.samples.value
     assert one.train(limit=1, **QUICK).wait(60).state == "done"
     with pytest.raises(ValueError, match="batch_pairs=2: must be between 1 and the 1 "):
         one.train(batch_pairs=2, **QUICK).wait(60)
@@ -133,19 +127,19 @@ def test_the_batch_is_made_of_the_pairs_that_can_be_trained_on(open_one) -> None
 
 def test_a_run_is_stopped_and_a_second_one_refused(open_one) -> None:
     one = open_one()
-    one.answer_as(SimulatedAnnotator(_brevity), 5)
+    one.answer_as(SimulatedAnnotator(brevity), 5)
     run = one.train(steps=100_000)
     with pytest.raises(RuntimeError, match="going on"):
         one.train()
     run.reach(2, 60)
-    one._alignment.stop_button.click()
+    one.train_panel.stop_button.click()
     assert run.wait(60).state == "stopped"
     with pytest.raises(ValueError, match="beta=-1"):
         one.train(beta=-1)
     failed = one.train(**QUICK, precision="float32", data="nowhere.jsonl")
     with pytest.raises(FileNotFoundError):
         failed.wait(60)
-    assert one._alignment.status.value.startswith("failed: nowhere.jsonl")
+    assert one.train_panel.status.value.startswith("failed: nowhere.jsonl")
     assert one.train(**QUICK).wait(60).state == "done"
 
 
@@ -153,7 +147,7 @@ def test_drawing_and_training_at_once_disturb_neither(open_one, tmp_path, monkey
     """A run beside a session that draws is the run alone: PyTorch has one generator for both."""
     torch.set_num_threads(1)
     one = open_one()
-    one.answer_as(SimulatedAnnotator(_brevity), 6)
+    one.answer_as(SimulatedAnnotator(brevity), 6)
     alone = one.train(**QUICK).wait(60).samples
     session = Session(tmp_path / "other")
     other = QuestionQueue(session, PROMPTS, lambda: load_model("micro")).start()

@@ -16,11 +16,11 @@ ATTACK = "<img src=x onerror=alert(1)>"
 
 
 def _page(inspector: TokenInspector) -> str:
-    return inspector.view.children[-1].value
+    return inspector.page.value
 
 
 def _words(inspector: TokenInspector) -> str:
-    return inspector.view.children[1].children[-1].value
+    return inspector.words.value
 
 
 def test_a_row_is_picked_from_code_by_the_slider_and_by_buttons(micro, reviews) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_lab import TrainConfig
 from dpo_lab.analysis.displacement import Displacement, Share
 from dpo_lab.analysis.margin_history import MarginHistory
 from dpo_lab.data.preferences import preferences_from_rows
@@ -60,13 +59,17 @@ def test_shares_of_samples_carry_their_standard_errors() -> None:
     assert list(after.error_x.array) == pytest.approx([0.04, 0.05])
 
 
+class Scored(MarginHistory):
+    """Four pairs after three steps, at a beta of 1."""
+
+    margins = torch.tensor([[0.0, 0, 0, 0], [-1.0, 0, 1, 2], [-1.0, 1, 2, 2]])
+    reward_margins = margins
+
+
 def test_margins_by_step() -> None:
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b"}]
-    history = MarginHistory(preferences_from_rows(rows), [0, 5, 10])
-    history._job = type("Job", (), {"config": TrainConfig()})
+    history = Scored(preferences_from_rows(rows), [0, 5, 10])
     history.steps = [0, 5, 10]
-    rows = [[0.0, 0, 0, 0], [-1.0, 0, 1, 2], [-1.0, 1, 2, 2]]
-    history._margins, history._betas = [torch.tensor(row) for row in rows], [1.0] * 3
     figure = margin_figure(history, bins=3)
     heat, median, below = figure.data
     np.testing.assert_allclose(np.array(heat.z).sum(axis=0), 1)

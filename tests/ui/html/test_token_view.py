@@ -7,11 +7,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-import torch
 
 from dpo_lab.analysis.token_report import PairTokens, Side, Token, pair_tokens
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
-from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.ui.figures.style import CHOSEN, REJECTED
 from dpo_lab.ui.html.token_view import SHOWN_OF_PROMPT, notices, tokens_html
@@ -40,12 +38,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-
-@pytest.fixture(scope="module")
-def micro() -> LanguageModel:
-    torch.set_num_threads(1)
-    return load_model("micro", device="cpu")
 
 
 @pytest.fixture(scope="module")

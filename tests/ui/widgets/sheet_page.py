@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from page_messages import says, sets
 
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
@@ -34,7 +35,12 @@ class SheetPage:
         self.figure, self.sheet = figure, figure.view.sheet
         self.pieces, self.sent, self.lost = self.sheet.get_state(), [], False
         self.sheet.send_state = self._take
-        figure.view._view_count = 1
+        sets(figure.view, _view_count=1)
+
+    @property
+    def version(self) -> int:
+        """Of what was sent last, whether it came or not."""
+        return self.sheet.get_state("version")["version"]
 
     def _take(self, names: set[str]) -> None:
         pieces = self.sheet.get_state(names)
@@ -50,8 +56,7 @@ class SheetPage:
         return [name for name in versions if self.pieces[name]["version"] != versions[name]]
 
     def says(self, **content: Any) -> None:
-        message = {"page": "p", **content}
-        self.sheet._handle_custom_msg(message, [])
+        says(self.sheet, {"page": "p", **content})
 
     def shows(self) -> dict[str, Any]:
         """The figure as plain values, ready to be compared."""

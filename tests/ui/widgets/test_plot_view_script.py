@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
-
-from dpo_lab.ui.widgets.plot_view import PlotView
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no Node")
 
@@ -60,7 +59,7 @@ process.exit();
 def _shown(folder: Path, *, broken: bool, inside: tuple[str, ...] = ()) -> dict:
     """How often it was drawn after 50 and after 100 turns, and all that is said in the end."""
     script = folder / "plot_view.mjs"
-    script.write_text(str(PlotView._esm))
+    script.write_text(files("dpo_lab.ui.widgets").joinpath("plot_view.js").read_text())
     words = {"broken": broken, "inside": inside, "script": script.as_uri()}
     page = folder / "page.mjs"
     page.write_text(PAGE % {name: json.dumps(value) for name, value in words.items()})

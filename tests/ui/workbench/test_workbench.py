@@ -26,7 +26,7 @@ PROMPTS = 3
 @pytest.fixture
 def bench(tmp_path):
     made = Workbench(folder=tmp_path / "runs", **QUICK)
-    made._warm_up.wait(60)
+    made.warm_up.wait(60)
     yield made
     made.close()
 
@@ -37,10 +37,6 @@ def _curve(bench: Workbench, meta: str):
 
 def _threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("dpo-lab")]
-
-
-def _click(button) -> None:
-    button._click_handlers(button)
 
 
 def test_a_run_from_code_is_drawn_shelved_and_kept(bench: Workbench) -> None:
@@ -102,7 +98,7 @@ def test_a_default_that_follows_another_setting_does_not_reach_the_running_polic
     run = bench.step(3).reach(3, 60)
     bench.controls[name].value.value = typed
     assert bench.state.value("learning_rate") != 1e-3  # of the next run
-    _click(bench.bar.stop)
+    bench.bar.stop.click()
     run.wait(60)
     rate = bench.state.config.learning_rate
     assert rate is None and bench.resume().wait(120).state == "done"
@@ -148,32 +144,32 @@ def test_what_was_said_of_one_run_leaves_with_it(bench: Workbench) -> None:
     message = bench.runs._message
     for leave in (bench.reset, lambda: bench.show(*bench.shelf.runs.values())):
         bench.runs.tick(next(iter(bench.shelf.runs)))
-        _click(load)
+        load.click()
         assert message.value.endswith(" is shown.")
         leave()
         assert message.value == ""
-    _click(load)
+    load.click()
     bench.train().wait(120)
     assert message.value == ""
-    _click(load)
+    load.click()
     bench.close()
     assert message.value == "" and bench.bar.note.value == ""
-    _click(load)
+    load.click()
     assert message.value == "closed"
 
 
 def test_buttons_pause_step_resume_stop(bench: Workbench) -> None:
     bar = bench.bar
     assert not bar.train.disabled and bar.pause.disabled and bar.stop.disabled
-    _click(bar.step)
+    bar.step.click()
     run = bench.run.reach(1, 60)
-    _click(bar.step)
+    bar.step.click()
     run.reach(2, 60)
     assert run.running and run.records[-1].step == 2
-    _click(bar.stop)
+    bar.stop.click()
     assert run.wait(60).state == "stopped"
     assert not bar.train.disabled and bar.stop.disabled and bar.pause.description == "Resume"
-    _click(bar.pause)  # goes on in the same folder
+    bar.pause.click()  # goes on in the same folder
     resumed = bench.run.wait(120)
     assert resumed is not run and resumed.state == "done" and resumed.folder == run.folder
     assert [record.step for record in resumed.records] == list(range(9))
@@ -182,13 +178,15 @@ def test_buttons_pause_step_resume_stop(bench: Workbench) -> None:
 
 def test_a_new_workbench_gets_ready_by_itself_and_a_run_does_not_wait_for_it() -> None:
     bench = Workbench(folder=None, **QUICK)
-    assert bench._warm_up.wait(60).error is None
+    assert bench.warm_up.wait(60).error is None
     assert bench.bar.status.value == "idle · step 0" and bench.run is None
-    assert len(bench.screen.theories._computed) == 1 and not bench.shelf.runs
+    theories = bench.screen.theories
+    theories.prepared(bench.warm_up.job)  # as the next run will
+    assert theories.current and not theories.compute() and not bench.shelf.runs
     eager = Workbench(folder=None, **QUICK)
     assert eager.train().wait(60).state == "done" and eager.bar.status.value.startswith("done")
     eager.close()
-    assert eager._warm_up.error is None and not _threads()
+    assert eager.warm_up.error is None and not _threads()
 
 
 def test_a_second_start_is_refused(bench: Workbench) -> None:
@@ -197,7 +195,7 @@ def test_a_second_start_is_refused(bench: Workbench) -> None:
         bench.train()
     with pytest.raises(RuntimeError, match="going on"):
         bench.reset()
-    _click(bench.bar.train)
+    bench.bar.train.click()
     assert bench.run is run and "going on" in bench.bar.status.value
     bench.stop()
     run.wait(60)
@@ -224,10 +222,10 @@ def test_a_new_workbench_ends_the_run_of_the_one_before(bench: Workbench) -> Non
 
 def test_the_button_does_not_train_while_a_value_is_wrong(bench: Workbench) -> None:
     bench.controls["steps"].value.value = "many"
-    _click(bench.bar.train)
+    bench.bar.train.click()
     assert bench.run is None and "steps" in bench.bar.status.value
     bench.controls["steps"].value.value = "4"
-    _click(bench.bar.train)
+    bench.bar.train.click()
     assert len(bench.run.wait(60).records) == 5
 
 
@@ -257,7 +255,7 @@ def test_after_closing_nothing_starts_any_more(bench: Workbench) -> None:
 def test_every_run_is_shelved_however_soon_the_next_begins(bench: Workbench) -> None:
     for seed in range(4):
         run = bench.train(seed=seed)
-        run._ended.wait()  # not wait(): its end may not be drawn yet
+        run.reach(99)  # or its end; not wait(): that may not be drawn yet
     run.wait(60)
     assert len(bench.shelf.runs) == 4
 
@@ -392,7 +390,8 @@ def test_a_page_that_another_kernel_wrote_is_not_written_over(bench: Workbench, 
     pages = []
     for beta in (0.5, 2.0):
         later = Workbench(folder=tmp_path / "runs", **QUICK)
-        later._start(replace(later.state.config, beta=beta)).wait(120)  # as the slider does
+        later.controls["beta"].value.value = beta
+        later.run.wait(120)
         later.screen.put_away()
         (name,) = later.shelf.runs
         pages.append(later.shelf.report(name))
@@ -424,7 +423,7 @@ def test_ticked_runs_are_exported_reported_and_compared(bench: Workbench, tmp_pa
     assert [float(row["loss"]) for row in rows[10:]] == [r["loss"] for r in kept if r.step]
     assert bench.shelf.report(names[0]).read_text().startswith("<!DOCTYPE html>")
     compare = bench.runs.view.children[0].children[1]
-    _click(compare)
+    compare.click()
     assert bench.runs._answers.value.count("<tr>") > PROMPTS
     assert "β 0.5" in bench.runs._answers.value and "β 2" in bench.runs._answers.value
 
@@ -453,7 +452,7 @@ def test_text_of_data_and_model_is_escaped_wherever_it_is_shown() -> None:
     ]
     bench = Workbench(data=rows, folder=None, **QUICK | {"held_out": 0.5})
     bench.train().wait(120)
-    _click(bench.runs.view.children[0].children[1])
+    bench.runs.view.children[0].children[1].click()
     pages = [bench.screen.samples.value, bench.runs._answers.value]
     assert all("<img" not in page and "&lt;img" in page for page in pages)
     bench.close()

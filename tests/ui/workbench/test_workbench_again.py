@@ -71,7 +71,7 @@ def test_opening_it_again_and_again_frees_what_was_before(opened) -> None:
     counts = []
     for _ in range(4):
         bench = opened()
-        bench._warm_up.wait(60)
+        bench.warm_up.wait(60)
         bench.step(1).reach(1, 60)
         bench.stop()
         bench.run.wait(60)

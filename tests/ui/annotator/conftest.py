@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from asking import PROMPTS
 
 from dpo_lab.ui.annotator.annotator import Annotator
-
-PROMPTS = ["the acting felt", "the plot was", "the music was"]
 
 
 @pytest.fixture
