@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dpo_lab.data.preferences import Preferences, prompt_text, response_text
@@ -79,11 +78,6 @@ class PairMargins:
         """
         return torch.sigmoid(self.reward_margins)
 
-    @property
-    def disagreement(self) -> Tensor:
-        """`-log sigmoid(reward_margins)`, `(pairs,)`, nats: how much the label surprises."""
-        return -F.logsigmoid(self.reward_margins)
-
     def order(self, by: Order = "disagreement") -> Tensor:
         """Indices of the pairs, those first that the order is about.
 
@@ -97,7 +91,7 @@ class PairMargins:
         """
         if by not in get_args(Order):
             raise ValueError(f"by={by!r}: unknown order. Use one of {', '.join(ORDERS)}.")
-        # By the reward margin itself: far out, the disagreement of two pairs may round to the same.
+        # By the reward margin itself: far out, two probabilities of a label may round to the same.
         keys = {
             "disagreement": self.reward_margins,
             "log-probability": self.after,

@@ -20,13 +20,11 @@ class BuiltinData:
     Attributes:
         title: One line on what it is.
         score: Ground-truth score of `(prompt, response)`.
-        score_meaning: What the score says.
         facts: Columns that tell a person about the row, and are no part of the pair.
     """
 
     title: str
     score: RewardFn
-    score_meaning: str
     facts: tuple[str, ...] = ()
 
 
@@ -34,12 +32,10 @@ BUILTIN: dict[str, BuiltinData] = {
     "reviews": BuiltinData(
         "verdicts on films of one to three words; labels drawn from Bradley-Terry",
         reviews.score,
-        "reward of the words: valence x intensity x negation",
     ),
     "places": BuiltinData(
         "where is this city? right country against a wrong one or a denial",
         places.score,
-        "1 if the first country named is the right one",
         facts=("city", "country"),
     ),
 }

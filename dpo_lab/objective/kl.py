@@ -44,11 +44,6 @@ class Estimate:
     stderr_samples: float = math.nan
     prompts: int = 0
 
-    @property
-    def stderr_between(self) -> float:
-        """The part of `stderr` that comes from prompts being different; NaN where not known."""
-        return math.sqrt(max(self.stderr**2 - self.stderr_samples**2, 0.0))  # NaN stays
-
     @classmethod
     def of(cls, values: Tensor, prompts: Sequence[Hashable] | None = None) -> Estimate:
         """Estimate from one value per sample.

@@ -44,15 +44,13 @@ def test_errors_over_prompts_and_for_these_prompts_by_hand():
     """Two prompts, answers 1, 3 and 6, 10: mean 5, means 2 and 8, variances 2 and 8.
 
     For prompts like these: the standard error of the two means, `sqrt(18 / 2) = 3`. For these
-    prompts: `sqrt(2 * 2 + 2 * 8) / 4 = sqrt(5) / 2`. Between: `sqrt(9 - 5 / 4)`. As if all four
-    were independent it would be `sqrt(46 / 3 / 4) = 1.96`, too small for the first question and too
-    large for the second.
+    prompts: `sqrt(2 * 2 + 2 * 8) / 4 = sqrt(5) / 2`. As if all four were independent it would be
+    `sqrt(46 / 3 / 4) = 1.96`, too small for the first question and too large for the second.
     """
     estimate = Estimate.of(torch.tensor([1.0, 6.0, 3.0, 10.0]), ["a", "b", "a", "b"])
     assert (estimate.mean, estimate.n, estimate.prompts) == (5, 4, 2)
     assert estimate.stderr == pytest.approx(3)
     assert estimate.stderr_samples == pytest.approx(math.sqrt(5) / 2)
-    assert estimate.stderr_between == pytest.approx(math.sqrt(7.75))
 
 
 def test_errors_where_a_part_is_not_known():
@@ -60,7 +58,7 @@ def test_errors_where_a_part_is_not_known():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0])
     apart, together = Estimate.of(values, "abcd"), Estimate.of(values, "aaaa")
     assert apart.stderr == pytest.approx(math.sqrt(14 / 12)) == Estimate.of(values).stderr
-    assert math.isnan(apart.stderr_samples) and math.isnan(apart.stderr_between)
+    assert math.isnan(apart.stderr_samples)
     assert math.isnan(together.stderr) and together.stderr_samples == pytest.approx(apart.stderr)
     uneven = Estimate.of(values, "aaab")  # a lone sample among others: its spread is not known
     assert math.isnan(uneven.stderr_samples) and uneven.stderr > 0
