@@ -43,8 +43,10 @@ from dpo_lab.models.loading import (
 )
 from dpo_lab.models.logps import logps as logps
 from dpo_lab.models.response_space import ResponseSpace as ResponseSpace
-from dpo_lab.models.reward import load_reward_model as load_reward_model
-from dpo_lab.models.reward import new_reward_model as new_reward_model
+from dpo_lab.models.reward import (
+    load_reward_model as load_reward_model,
+    new_reward_model as new_reward_model,
+)
 from dpo_lab.models.sampling import sample as sample
 from dpo_lab.models.scoring import (
     LogpScorer as LogpScorer,

@@ -13,7 +13,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("DPO_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
     """Tiny products are faster, and the same everywhere, on one thread."""
     import torch

@@ -5,8 +5,8 @@ import sys
 from dataclasses import replace
 
 import pytest
+from command_line import run_cli
 
-from dpo_lab.cli.commands import main
 from dpo_lab.data.preferences import preferences_from_rows, split_by_prompt
 from dpo_lab.training import run_job as running
 from dpo_lab.training.learner import Learner
@@ -14,16 +14,6 @@ from dpo_lab.training.run_folders import list_runs
 from dpo_lab.training.runs import Run
 
 pytestmark = pytest.mark.slow
-
-
-def run_cli(capsys, *arguments: str) -> tuple[int, str, str]:
-    try:
-        main(list(arguments))
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 @pytest.fixture

@@ -10,13 +10,6 @@ from dpo_lab.annotation import click_log, session as annotations
 from dpo_lab.annotation.session import Session
 
 
-@pytest.fixture
-def session(tmp_path):
-    made = Session(tmp_path / "mine")
-    yield made
-    made.close()
-
-
 def test_a_line_cut_at_any_byte_loses_that_click_alone_and_is_told(tmp_path) -> None:
     session = Session(tmp_path)
     for choice in "AB":

@@ -6,14 +6,8 @@ import pytest
 
 from dpo_lab.annotation.scored_pairs import completion_pairs
 from dpo_lab.data.reviews import score
-from dpo_lab.models.loading import load_model
 
 PROMPTS = ["the acting felt", "the plot was"] * 40
-
-
-@pytest.fixture(scope="module")
-def micro():
-    return load_model("micro", device="cpu")
 
 
 def test_four_answers_make_at_most_six_pairs_and_the_better_one_wins(micro) -> None:

@@ -21,13 +21,6 @@ from dpo_lab.annotation.session import Question, Session
 KILLS = 25
 
 
-@pytest.fixture
-def session(tmp_path):
-    made = Session(tmp_path / "mine")
-    yield made
-    made.close()
-
-
 def test_a_click_makes_a_row_of_what_was_where(session: Session) -> None:
     for choice in ("A", "B", "tie", "skip"):
         session.add(question(session), choice)

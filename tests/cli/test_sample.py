@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from command_line import run_cli
 
-from dpo_lab.cli.commands import main
 from dpo_lab.models import sampling
 from dpo_lab.models.loading import load_model, save_model
 from dpo_lab.training.begin_run import open_or_create
@@ -15,16 +15,6 @@ from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 
 ASK = ("sample", "--prompt", "the plot was", "--device", "cpu", "--json")
-
-
-def typed(capsys, *words) -> tuple[int, str, str]:
-    try:
-        main(list(map(str, words)))
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def trained(path, **settings) -> Run:
@@ -53,9 +43,9 @@ def test_reference_and_policy_answer_within_the_limit_of_the_run(tmp_path, capsy
     limits = asked_limits(monkeypatch)
     for words in (("--run", default.path), ("--run", own.path), ("--run", own.path, "--model",
                   "micro"), ("--run", own.path, "--max-new-tokens", "5"), ()):  # fmt: skip
-        assert typed(capsys, *ASK, *words)[0] == 0
+        assert run_cli(capsys, *ASK, *words)[0] == 0
     assert limits == [48, 48, 3, 3, 3, 3, 5, 5, 48]
-    code, _, err = typed(capsys, *ASK, "--run", own.path, "--max-new-tokens", "0")
+    code, _, err = run_cli(capsys, *ASK, "--run", own.path, "--max-new-tokens", "0")
     assert code == 2 and "max_new_tokens=0" in err
 
 
@@ -64,14 +54,14 @@ def test_weights_that_are_not_the_run_s_reference_do_not_answer_as_it(tmp_path, 
     lm = load_model("micro", device="cpu")
     save_model(lm, folder)
     run = trained(tmp_path / "run", model=str(folder))
-    code, out, _ = typed(capsys, *ASK, "--run", run.path)
+    code, out, _ = run_cli(capsys, *ASK, "--run", run.path)
     assert code == 0
     with torch.no_grad():
         next(lm.model.parameters()).mul_(1.01)
     save_model(lm, folder)
-    code, _, err = typed(capsys, *ASK, "--run", run.path)
+    code, _, err = run_cli(capsys, *ASK, "--run", run.path)
     assert code == 2 and f"the weights of '{folder}' are not those of the run's reference" in err
-    code, again, _ = typed(capsys, *ASK, "--run", run.path, "--model", "micro")
+    code, again, _ = run_cli(capsys, *ASK, "--run", run.path, "--model", "micro")
     assert code == 0 and json.loads(again) == json.loads(out)
 
 
@@ -88,9 +78,9 @@ def test_the_reference_is_of_the_run_s_revision(tmp_path, capsys, monkeypatch):
         with torch.no_grad():
             next(lm.model.parameters()).neg_()
     run = trained(tmp_path / "run", model="someone/own", revision="old")
-    code, out, err = typed(capsys, *ASK, "--run", run.path)
+    code, out, err = run_cli(capsys, *ASK, "--run", run.path)
     assert code == 0, err
-    _, plain, _ = typed(capsys, *ASK, "--model", "micro")
+    _, plain, _ = run_cli(capsys, *ASK, "--model", "micro")
     assert json.loads(out)["reference"] == json.loads(plain)["answer"]
 
 
@@ -108,7 +98,7 @@ def test_sample_writes_conversations_by_the_template_that_is_given(
 
     words = ("--model", "micro") if whose == "model" else ("--run", trained(tmp_path / "run").path)
     monkeypatch.setattr(sampling, "_complete", noted)
-    code, _, err = typed(
+    code, _, err = run_cli(
         capsys, "sample", "--prompt", "the plot", *words, "--chat-template", file, "--device", "cpu"
     )
     assert code == 0, err
@@ -125,12 +115,12 @@ def test_logps_writes_conversations_by_the_template_that_is_given(tmp_path, caps
     def logp(prompt: str, *words) -> float:
         row = {"prompt": prompt, "chosen": "good", "rejected": "bad"}
         (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-        code, out, err = typed(capsys, *ask, *words)
+        code, out, err = run_cli(capsys, *ask, *words)
         assert code == 0, err
         return json.loads(out)["chosen_logp"]
 
     with_word = logp("the plot was")
     assert logp("the plot", "--chat-template", template) == pytest.approx(with_word, abs=1e-5)
     assert logp("the plot") != pytest.approx(with_word, abs=0.1)
-    code, _, err = typed(capsys, *ask, "--chat-template", tmp_path / "none.jinja")
+    code, _, err = run_cli(capsys, *ask, "--chat-template", tmp_path / "none.jinja")
     assert code == 2 and "no such file" in err

@@ -2,24 +2,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
+from expected_labels import minimised, with_expected_labels
 
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace
-from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import exact_kl, optimal_logps, rlhf_objective
-from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import LOSSES
 
 PROMPTS = ["the acting felt", "the plot was"]
-
-
-@pytest.fixture(scope="module")
-def micro():
-    return load_model("micro", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -122,26 +117,11 @@ def short(world) -> tuple[torch.Tensor, torch.Tensor]:
     return world.reference_logps[:, kept].log_softmax(-1), world.rewards[:, kept]
 
 
-def _minimised(loss, logits: torch.Tensor) -> torch.Tensor:
-    descent = torch.optim.LBFGS([logits], 1, 1500, 4000, line_search_fn="strong_wolfe")
-    descent.param_groups[0].update(tolerance_grad=1e-14, tolerance_change=1e-18)
-
-    def closure() -> torch.Tensor:
-        descent.zero_grad()
-        value = loss(logits.log_softmax(-1))
-        value.backward()
-        return value
-
-    descent.step(closure)
-    return logits.detach().log_softmax(-1)
-
-
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_gradient_ascent_on_the_objective_reaches_the_optimum_of_micro(short, beta) -> None:
     reference, rewards = short
-    reached = _minimised(
-        lambda policy: -rlhf_objective(policy, reference, rewards, beta).sum(),
-        reference.clone().requires_grad_(),
+    reached = minimised(
+        lambda policy: -rlhf_objective(policy, reference, rewards, beta).sum(), reference
     )
     optimum = optimal_logps(reference, rewards, beta)
     assert ((reached.exp() - optimum.exp()).abs().sum(-1) / 2).max() < 1e-4
@@ -150,17 +130,8 @@ def test_gradient_ascent_on_the_objective_reaches_the_optimum_of_micro(short, be
 def test_dpo_on_expected_labels_reaches_the_optimum_of_micro(short) -> None:
     """The project's own loss over all 989,121 pairs, each with its Bradley-Terry probability."""
     reference, rewards = short[0][0], short[1][0]
-    first, second = torch.triu_indices(len(rewards), len(rewards), offset=1)
-    preferred = preference_probability(rewards[first], rewards[second])
-    ours, theirs = reference[first], reference[second]
-
-    def loss(policy: torch.Tensor) -> torch.Tensor:
-        a, b = policy[first], policy[second]
-        forth = LOSSES["sigmoid"](PairLogps(a, b, ours, theirs), 1.0)
-        back = LOSSES["sigmoid"](PairLogps(b, a, theirs, ours), 1.0)
-        return (preferred * forth + (1 - preferred) * back).sum() / len(rewards)
-
-    reached = _minimised(loss, reference.clone().requires_grad_())
+    loss = partial(LOSSES["sigmoid"], beta=1.0)
+    reached = minimised(with_expected_labels(loss, reference, rewards), reference)
     assert exact_kl(reached, optimal_logps(reference, rewards, 1.0)).item() < 1e-6
 
 

@@ -12,11 +12,6 @@ from dpo_lab.models.loading import LanguageModel, add_lora, load_model
 from dpo_lab.models.reward import RewardEnsemble, load_reward_model, new_reward_model
 
 
-@pytest.fixture(scope="module")
-def micro():
-    return load_model("micro")
-
-
 @pytest.fixture
 def sequences(micro):
     prompts, texts = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from expected_labels import minimised, with_expected_labels
 
-from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import exact_kl, optimal_logps
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import LOSSES, find_loss
@@ -17,30 +18,6 @@ BETA = 0.7
 REFERENCE = torch.tensor([0.4, 0.1, 0.2, 0.25, 0.05], dtype=torch.float64).log()
 REWARDS = torch.tensor([0.0, 1.2, -0.8, 0.5, 0.9], dtype=torch.float64)
 LENGTHS = torch.tensor([2.0, 3.0, 1.0, 2.0, 4.0], dtype=torch.float64)
-FIRST, SECOND = torch.triu_indices(5, 5, offset=1)
-
-
-def _minimised(loss, options: dict) -> torch.Tensor:
-    """Log-probabilities where a loss of every pair, both ways by Bradley-Terry, is least."""
-    preferred = preference_probability(REWARDS[FIRST], REWARDS[SECOND])
-    logits = REFERENCE.clone().requires_grad_()
-    descent = torch.optim.LBFGS([logits], 1, 500, 2000, line_search_fn="strong_wolfe")
-    descent.param_groups[0].update(tolerance_grad=1e-12, tolerance_change=1e-16)
-
-    def of(policy: torch.Tensor, chosen, rejected) -> torch.Tensor:
-        sides = policy[chosen], policy[rejected], REFERENCE[chosen], REFERENCE[rejected]
-        return loss(PairLogps(*sides, LENGTHS[chosen], LENGTHS[rejected]), BETA, **options)
-
-    def closure() -> torch.Tensor:
-        descent.zero_grad()
-        policy = logits.log_softmax(-1)
-        forth, back = of(policy, FIRST, SECOND), of(policy, SECOND, FIRST)
-        value = (preferred * forth + (1 - preferred) * back).mean()
-        value.backward()
-        return value
-
-    descent.step(closure)
-    return logits.detach().log_softmax(-1)
 
 
 CASES = {name: {} for name in LOSSES} | {
@@ -59,7 +36,9 @@ def test_pi_star_is_claimed_for_the_losses_that_end_there_and_no_others(case) ->
         # Its value is of a place in the order, not of a pair: no label's probability weighs it.
         assert not claimed
         return
-    distance = exact_kl(_minimised(find_loss(name), options), _star()).item()
+    loss = partial(find_loss(name), beta=BETA, **options)
+    reached = minimised(with_expected_labels(loss, REFERENCE, REWARDS, LENGTHS), REFERENCE)
+    distance = exact_kl(reached, _star()).item()
     assert (distance < 1e-6) == claimed, f"{distance:.2g} nats from pi*"
 
 

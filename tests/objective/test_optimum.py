@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from expected_labels import minimised, with_expected_labels
 
-from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.optimum import (
     Frontier,
     exact_kl,
@@ -14,7 +15,6 @@ from dpo_lab.objective.optimum import (
     optimal_logps,
     rlhf_objective,
 )
-from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import LOSSES
 
 
@@ -59,18 +59,9 @@ def test_no_policy_beats_the_optimum_and_each_falls_short_by_beta_times_its_kl(w
 
 def test_gradient_ascent_on_the_objective_reaches_the_optimum(world) -> None:
     reference, rewards = (part[:, :20].log_softmax(-1) for part in world)
-    logits = reference.clone().requires_grad_()
-    ascent = torch.optim.LBFGS([logits], lr=1, max_iter=300, line_search_fn="strong_wolfe")
-    ascent.param_groups[0].update(tolerance_grad=1e-9, tolerance_change=1e-12)
-
-    def loss() -> torch.Tensor:
-        ascent.zero_grad()
-        value = -rlhf_objective(logits.log_softmax(-1), reference, rewards, 0.5).sum()
-        value.backward()
-        return value
-
-    ascent.step(loss)
-    reached = logits.detach().log_softmax(-1)
+    reached = minimised(
+        lambda policy: -rlhf_objective(policy, reference, rewards, 0.5).sum(), reference
+    )
     optimum = optimal_logps(reference, rewards, 0.5)
     variation = (reached.exp() - optimum.exp()).abs().sum(-1) / 2
     assert variation.max() < 1e-4
@@ -91,24 +82,8 @@ def test_the_implicit_reward_of_the_optimum_is_the_reward_up_to_a_function_of_th
 def test_dpo_on_expected_labels_reaches_the_optimum(world, beta) -> None:
     """The project's own loss, over every pair of responses with its Bradley-Terry probability."""
     reference, rewards = world[0][0], world[1][0]
-    first, second = torch.triu_indices(60, 60, offset=1)
-    preferred = preference_probability(rewards[first], rewards[second])
-    logits = reference.clone().requires_grad_()
-    descent = torch.optim.LBFGS([logits], lr=1, max_iter=2000, line_search_fn="strong_wolfe")
-    descent.param_groups[0].update(tolerance_grad=1e-14, tolerance_change=1e-18)
-
-    def loss() -> torch.Tensor:
-        descent.zero_grad()
-        policy = logits.log_softmax(-1)
-        sides = policy[first], policy[second], reference[first], reference[second]
-        forth = LOSSES["sigmoid"](PairLogps(*sides), beta)
-        back = LOSSES["sigmoid"](PairLogps(sides[1], sides[0], sides[3], sides[2]), beta)
-        value = (preferred * forth + (1 - preferred) * back).sum()
-        value.backward()
-        return value
-
-    descent.step(loss)
-    reached = logits.detach().log_softmax(-1)
+    loss = partial(LOSSES["sigmoid"], beta=beta)
+    reached = minimised(with_expected_labels(loss, reference, rewards), reference)
     assert exact_kl(reached, optimal_logps(reference, rewards, beta)).item() < 1e-6
 
 

@@ -4,6 +4,7 @@ import csv
 import os
 
 import pytest
+from kills import Killed, killed
 from pyarrow import parquet
 
 from dpo_lab.training.files import write_table
@@ -19,18 +20,10 @@ def test_a_table_has_the_columns_that_its_first_row_lacks(tmp_path):
     assert found == [{k: "" if v is None else str(v) for k, v in row.items()} for row in WHOLE]
 
 
-class Killed(BaseException):
-    """Stands for the process's end."""
-
-
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_a_kill_leaves_the_table_of_before(tmp_path, monkeypatch, name):
     path = write_table(ROWS, tmp_path / name)
     before = path.read_bytes()
-
-    def killed(*arguments):
-        raise Killed
-
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(Killed):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import Killed, killed
 
 from dpo_lab.cli.commands import main
 from dpo_lab.training import loop as looping, run_job as running, sweep as sweeping
@@ -28,10 +29,6 @@ QUICK = TrainConfig(
     max_new_tokens=4, checkpoint_every=4, learning_rate=1e-3,
 )  # fmt: skip
 FILES = ("metrics.jsonl", "samples.jsonl")
-
-
-class Killed(BaseException):
-    """Stands for the process's end: nothing in the code may catch it and tidy up."""
 
 
 class At(Callback):
@@ -92,12 +89,8 @@ def test_a_change_that_no_step_has_seen_yet_waits_in_the_checkpoint(tmp_path):
     move = {"beta": 0.7, "learning_rate": 3e-4}
     whole = begin(tmp_path / "a", QUICK, At(5, lambda: control.set(**move)), control=control)
     other = RunControl()
-
-    def last_word():
-        other.set(**move)
-        other.stop()
-
-    parts = begin(tmp_path / "b", QUICK, At(5, last_word), control=other)
+    last = At(5, lambda: (other.set(**move), other.stop()))
+    parts = begin(tmp_path / "b", QUICK, last, control=other)
     begin(parts.path, QUICK)
     assert parts.records()[6]["change/learning_rate"] == 3e-4
     same_records(whole, parts)
@@ -207,9 +200,6 @@ def test_a_kill_between_training_and_its_outcome_leaves_the_outcome_to_be_measur
         )
         return Run(tmp_path / name)
 
-    def killed(*arguments):
-        raise Killed
-
     whole = train_in("whole")
     with monkeypatch.context() as patch:
         patch.setattr(running, "measure_outcome", killed)
@@ -227,9 +217,6 @@ def test_a_kill_between_training_and_its_outcome_leaves_the_outcome_to_be_measur
 
 
 def test_a_sweep_killed_before_an_outcome_measures_it_when_begun_again(tmp_path, monkeypatch):
-    def killed(*arguments):
-        raise Killed
-
     with monkeypatch.context() as patch:
         patch.setattr(running, "measure_outcome", killed)
         with pytest.raises(Killed):
@@ -356,12 +343,8 @@ def test_a_change_at_a_step_that_has_its_checkpoint_already_is_kept(tmp_path):
     move = {"beta": 0.7, "learning_rate": 3e-4}
     whole = begin(tmp_path / "a", QUICK, At(4, lambda: control.set(**move)), control=control)
     other = RunControl()
-
-    def last_word():
-        other.set(**move)
-        other.stop()
-
-    parts = begin(tmp_path / "b", QUICK, At(4, last_word), control=other)
+    last = At(4, lambda: (other.set(**move), other.stop()))
+    parts = begin(tmp_path / "b", QUICK, last, control=other)
     assert parts.live.as_dict() == move
     begin(parts.path, QUICK)
     assert [r.beta for r in parts.records()] == [0.1] * 5 + [0.7] * 5

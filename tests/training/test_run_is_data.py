@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from command_line import run_cli
 from safetensors.torch import load_file
 from transformers import dynamic_module_utils
 
-from dpo_lab.cli.commands import main
 from dpo_lab.models.loading import add_lora, load_model, load_weights, save_model
 from dpo_lab.models.reward import load_reward_model
 from dpo_lab.training.background import BackgroundRun
@@ -78,31 +78,23 @@ def begun(own, tmp_path):
     return run, marker
 
 
-def typed(*arguments) -> str:
-    """The one line that a command says, if it fails."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as stop:
-        return "" if not stop.code else str(stop.code)
-    return ""
-
-
 def test_no_command_runs_a_model_s_code_because_a_file_says_so(begun, capsys):
     run, marker = begun
     for command in (
         ("train", "--resume", "--out", run.path),
         ("sample", "--prompt", "the plot was", "--run", run.path),
     ):
-        assert typed(*command) == "2"
-        assert "--trust-remote-code" in capsys.readouterr().err
+        code, _, error = run_cli(capsys, *command)
+        assert code == 2 and "--trust-remote-code" in error
     for command in (("runs", "report", run.path), ("runs", "list", run.path.parent)):
-        assert typed(*command) == ""
+        assert run_cli(capsys, *command)[0] == 0
     assert not marker.exists()
 
 
-def test_a_person_s_own_word_lets_the_run_go_on(begun):
+def test_a_person_s_own_word_lets_the_run_go_on(begun, capsys):
     run, marker = begun
-    assert typed("train", "--resume", "--out", run.path, "--trust-remote-code") == ""
+    words = ("train", "--resume", "--out", run.path, "--trust-remote-code")
+    assert run_cli(capsys, *words)[0] == 0
     assert marker.exists() and run.summary["state"] == "done"
 
 
@@ -234,13 +226,13 @@ def test_weights_in_a_pickle_alone_are_not_read(tmp_path, kind):
     assert not marker.exists()
 
 
-def test_a_person_s_own_word_lets_a_model_answer(begun, own):
+def test_a_person_s_own_word_lets_a_model_answer(begun, own, capsys):
     run, marker = begun
     for command in (
         ("sample", "--prompt", "the plot was", "--run", run.path),
         ("logps", "--model", own[0], "--limit", 2),
     ):
-        assert typed(*command) == "2" and not marker.exists()
-        assert typed(*command, "--trust-remote-code") == ""
+        assert run_cli(capsys, *command)[0] == 2 and not marker.exists()
+        assert run_cli(capsys, *command, "--trust-remote-code")[0] == 0
         assert marker.exists()
         marker.unlink()

@@ -6,15 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from kills import Killed
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.run_folders import give_back, list_runs, new_folder
 from dpo_lab.training.runs import Run
-
-
-class Killed(BaseException):
-    """Stands for the process's end: nothing in the code may catch it and tidy up."""
 
 
 def record(step: int) -> StepRecord:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import run_cli
+from kills import Killed
 
-from dpo_lab.cli.commands import main
 from dpo_lab.models.loading import load_model
 from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
@@ -31,10 +32,6 @@ CONFIG = TrainConfig(
 LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
 RECORDS = ("metrics.jsonl", "samples.jsonl")
 REMEDY = "[Rr]emove the folder checkpoint, and a resumed run is computed again"
-
-
-class Killed(BaseException):
-    """Stands for the process's end."""
 
 
 def go_on(run: Run) -> list:
@@ -212,16 +209,6 @@ def test_a_policy_that_was_touched_does_not_answer(run):
     load_model(run.checkpoint, device="cpu")
 
 
-def typed(capsys, *arguments) -> tuple[int, str, str]:
-    try:
-        main(list(map(str, arguments)))
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
-
-
 def one_line(said: tuple[int, str, str], name: str) -> None:
     code, _, error = said
     assert code == 2 and len(error.splitlines()) == 1 and error.startswith("dpo-lab: error")
@@ -253,14 +240,14 @@ def test_what_has_the_wrong_shape_is_one_line_and_breaks_no_other_run(
     if text is not None:
         (run.path / name).write_text(text)
     shutil.copytree(made / "done", run.path.parent / "other")
-    one_line(typed(capsys, "runs", "report", run.path), name)
+    one_line(run_cli(capsys, "runs", "report", run.path), name)
     if name in RECORDS:
         again = Run(shutil.copytree(run.path, run.path.parent / "again"))
-        assert typed(capsys, "train", "--resume", "--out", again.path)[0] == 0
+        assert run_cli(capsys, "train", "--resume", "--out", again.path)[0] == 0
         assert [record.step for record in again.records()] == list(range(7)) and again.samples()
     else:
-        one_line(typed(capsys, "train", "--resume", "--out", run.path), name)
-    code, out, error = typed(capsys, "runs", "list", run.path.parent)
+        one_line(run_cli(capsys, "train", "--resume", "--out", run.path), name)
+    code, out, error = run_cli(capsys, "runs", "list", run.path.parent)
     assert code == 0 and "other" in out and "sigmoid" in out
     shelf = RunStore(run.path.parent)
     assert "other" in shelf.runs
@@ -272,10 +259,11 @@ def test_what_has_the_wrong_shape_is_one_line_and_breaks_no_other_run(
 def test_what_says_too_little_is_one_line(made, run, capsys):
     (run.path / "summary.json").write_text('{"state": "done", "outcome": "good"}')
     for command in ("report", "show"):
-        one_line(typed(capsys, "runs", command, run.path), "has not the shape that the lab writes")
+        said = run_cli(capsys, "runs", command, run.path)
+        one_line(said, "has not the shape that the lab writes")
     (run.path / "summary.json").unlink()
     (run.path / "environment.json").write_text("{}")
-    one_line(typed(capsys, "train", "--resume", "--out", run.path), "weights changed since")
+    one_line(run_cli(capsys, "train", "--resume", "--out", run.path), "weights changed since")
 
 
 def test_a_sweep_s_table_has_the_other_runs(made, tmp_path, caplog):
@@ -324,14 +312,14 @@ def test_live_settings_may_be_others_in_a_resumed_run_and_the_records_say_so(tmp
     """The advice after a breakdown: a learning rate that breaks it, then a lower one."""
     out = tmp_path / "run"
     base = ("train", "--resume", "--out", out)
-    code, _, error = typed(
+    code, _, error = run_cli(
         capsys, *base, "--steps", 6, "--batch-pairs", 4, "--limit", 24, "--eval-every", 0,
         "--eval-pairs", 0, "--checkpoint-every", 1, "--lr", "1e30", "--schedule", "constant",
     )  # fmt: skip
     assert code == 2 and "(--resume --lr)" in error
-    code, _, error = typed(capsys, *base)
+    code, _, error = run_cli(capsys, *base)
     assert code == 2, "the same again breaks again"
-    code, _, error = typed(capsys, *base, "--lr", "1e-4", "--beta", "0.4")
+    code, _, error = run_cli(capsys, *base, "--lr", "1e-4", "--beta", "0.4")
     assert code == 0, error
     run = Run(out)
     records = run.records()
@@ -340,7 +328,7 @@ def test_live_settings_may_be_others_in_a_resumed_run_and_the_records_say_so(tmp
     assert records[0]["change/learning_rate"] == 1e-4
     assert run.settings["learning_rate"] == 1e30, "what it was begun with stays"
     assert run.live.as_dict() == {"beta": 0.4, "learning_rate": 1e-4}
-    code, _, error = typed(capsys, *base, "--lr", "1e-3")
+    code, _, error = run_cli(capsys, *base, "--lr", "1e-3")
     assert code == 2 and "no step is left" in error
 
 
@@ -355,9 +343,9 @@ def test_a_live_setting_goes_back_to_what_the_run_was_begun_with_if_that_is_type
         if record.step == 4:
             control.stop()
     assert Run(out).live.learning_rate == 1e-4
-    code, _, error = typed(capsys, "train", "--resume", "--out", out, "--lr", "1e-3")
+    code, _, error = run_cli(capsys, "train", "--resume", "--out", out, "--lr", "1e-3")
     assert code == 0, error
     marks = [record.get("change/learning_rate") for record in Run(out).records()]
     assert marks == [None, None, None, 1e-4, None, 1e-3, None]
-    code, _, error = typed(capsys, "train", "--resume", "--out", out, "--batch-pairs", "8")
+    code, _, error = run_cli(capsys, "train", "--resume", "--out", out, "--batch-pairs", "8")
     assert code == 2 and "--batch-pairs 8: this run has 4" in error
