@@ -89,7 +89,7 @@ def plain_log_probs(model: torch.nn.Module, prompt, response) -> torch.Tensor:
 def plain_logp(model: torch.nn.Module, prompt, response) -> torch.Tensor:
     """The definition: the sum over the response's tokens."""
     log_probs = plain_log_probs(model, prompt, response)
-    return log_probs[torch.arange(len(response)), torch.tensor(response)].sum()
+    return log_probs[torch.arange(len(response)), torch.tensor(response)].sum().float()
 
 
 def argmax_loop(model: torch.nn.Module, prompt, ends, limit: int) -> tuple[int, ...]:
