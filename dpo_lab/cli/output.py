@@ -10,7 +10,7 @@ from typing import Any
 from unicodedata import category
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 PROGRAM = "dpo-lab"
@@ -24,9 +24,7 @@ def print_rows(rows: Sequence[dict], as_json: bool = False) -> None:
         for row in rows:
             print(json.dumps(row))
         return
-    table = Table()
-    for title in rows[0]:
-        table.add_column(plain(title))
+    table = Table(*(Column(plain(title)) for title in rows[0]))
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     new_console().print(table)
@@ -40,7 +38,7 @@ def plain(text: object) -> Text:
 def _cell(value: Any) -> Text:
     if isinstance(value, float):
         value = f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
-    return plain(value)
+    return plain("" if value is None else value)
 
 
 class SafeConsole(Console):

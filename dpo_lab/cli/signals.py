@@ -9,9 +9,7 @@ from types import FrameType
 
 from dpo_lab.cli.output import say
 
-ENDING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+ENDING = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 
 @contextlib.contextmanager
@@ -24,19 +22,14 @@ def on_signals(act: Callable[[int], None]) -> Iterator[None]:
     """
 
     def heard(number: int, frame: FrameType | None) -> None:
-        put_back()
+        before.close()
         act(number)
 
-    def put_back() -> None:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-    kept = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, heard) for number in kept}
-    try:
+    with contextlib.ExitStack() as before:
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before.callback(signal.signal, number, signal.signal(number, heard))
         yield
-    finally:
-        put_back()
 
 
 @contextlib.contextmanager
