@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,10 +31,6 @@ def here(tmp_path, monkeypatch):
 ERRORS = {
     "no command": ([], "Expected one of"),
     "unknown command": (["trian"], "'trian': no such command. Did you mean 'train'?"),
-    "unknown option": (["train", "--betta", "1"], "--betta"),
-    "not a number": (["train", "--lr", "x"], "could not convert string to float: 'x'"),
-    "no value": (["train", "--steps"], "Missing value for argument '--steps'"),
-    "unknown choice": (["train", "--schedule", "step"], "invalid choice 'step'"),
     "unknown loss": (["train", "--loss", "dpo"], "'dpo' is unknown. Use one of sigmoid"),
     "beta 0": (["train", "--beta", "0"], "beta=0.0: must be a finite number > 0"),
     "beta nan": (["train", "--beta", "nan"], "beta=nan: must be a finite number > 0"),
@@ -68,7 +65,15 @@ ERRORS = {
         ["sample", "--prompt", "the plot was", "--temperature", "-1"], "temperature=-1.0"
     ),
     "sample of no run": (["sample", "--prompt", "a", "--run", "none"], "none: no run there"),
-    "fetch of what is not there": (["fetch", "gpt"], "invalid choice 'gpt'"),
+}  # fmt: skip
+USAGE = {
+    "unknown option": (["train", "--betta", "1"], "Unrecognized options: --betta", "--beta FLOAT"),
+    "not a number": (["train", "--lr", "x"], "--lr/", "could not convert string to float: 'x'"),
+    "no whole number": (["demo", "--steps", "1.5"], "--steps: invalid literal for int()", "'1.5'"),
+    "no value": (["train", "--steps"], "Missing value for argument '--steps'"),
+    "unknown choice": (["train", "--schedule", "step"], "invalid choice 'step'", "'cosine'"),
+    "fetch of what is not there": (["fetch", "gpt"], "invalid choice 'gpt'", "'smollm2'"),
+    "no prompt": (["sample"], "--prompt"),
 }  # fmt: skip
 
 
@@ -79,6 +84,15 @@ def test_an_error_is_one_line_and_exit_code_2(capsys, here, arguments, message):
     assert message in err
     assert err.startswith("dpo-lab: error: ") and err.count("\n") == 1
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(("arguments", "messages"), [(w, m) for w, *m in USAGE.values()], ids=USAGE)
+def test_a_slip_in_an_option_says_what_is_meant_and_where_help_is(capsys, arguments, messages):
+    code, out, err = run_cli(capsys, *arguments)
+    said = " ".join(re.sub("[│─╭╮╰╯]", " ", err).split())
+    assert code == 2 and not out
+    assert all(message in said for message in messages), said
+    assert f"dpo-lab {arguments[0]} --help" in said and "Traceback" not in err
 
 
 def test_help_names_every_command_and_option(capsys):

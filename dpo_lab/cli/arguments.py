@@ -1,82 +1,59 @@
-"""Command-line arguments by tyro: its types told plainly, its messages in one line."""
+"""Command-line arguments by tyro: what the options of all commands have in common."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import io
-import re
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from types import NoneType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from dpo_lab.cli.output import visible
 
 SAID = tyro.conf.arg(help_behavior_hint="")
 """Of an option that may be left out and whose help says what happens then."""
-METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""An option without a value."""
+REGISTRY = ConstructorRegistry()
 
 
-class UsageError(ValueError):
-    """Arguments that a command does not understand."""
+@REGISTRY.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`int | None` reads as `int`, in the help and in messages: None is no word to type."""
+    kinds = get_args(info.type)
+    if len(kinds) != 2 or kinds[1] is not NoneType:
+        return None
+    return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
 
 
 def parse_command(command: Callable[..., Any], program: str, arguments: list[str]) -> Any:
     """The command object that the arguments ask for.
 
     Args:
-        command: Its dataclass or function.
+        command: Its dataclass.
         program: How it is called, in help and messages.
         arguments: Words of the command line after that.
 
     Raises:
-        UsageError: In one line, what was wrong and what was meant.
-        SystemExit: After help was printed.
+        SystemExit: After help was printed, or what was wrong and what was meant.
     """
-    printed = io.StringIO()
+    parse = partial(
+        tyro.cli,
+        command,
+        prog=program,
+        description=inspect.getdoc(command),
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=REGISTRY,
+    )
     try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                command,
-                prog=program,
-                description=inspect.getdoc(command),
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes,),
-                registry=_registry(),
-            )
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse(args=arguments)
     except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(f"{_one_line(printed.getvalue())}. See '{program} --help'.") from None
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Options that may be left out read as their plain type, in the help and in messages."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def optional(info):
-        kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
-        if len(kinds) != 1 or len(get_args(info.type)) != 2 or kinds[0] not in METAVARS:
-            return None
-        kind = kinds[0]
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=METAVARS[kind],
-            instance_from_str=lambda words: kind(words[0]),
-            is_instance=lambda value: value is None or isinstance(value, kind),
-            str_from_instance=lambda value: ["none" if value is None else str(value)],
-        )
-
-    return registry
-
-
-def _one_line(boxed: str) -> str:
-    """A boxed message as one line: what was wrong and what was meant, without the help text."""
-    lines = [re.sub(r"^[│╭╰]\s?|\s*[│╮╯]$", "", line).strip() for line in boxed.splitlines()]
-    text = " ".join(line for line in lines if not line.startswith("─") or set(line) == {"─"})
-    parts = [part.strip() for part in re.split("─{3,}", text)]
-    help_text = ("Argument helptext", "For full helptext")
-    kept = [part.rstrip(".") for part in parts if part and not part.startswith(help_text)]
-    return ". ".join(kept)
+        if stop.code:  # said of words that cannot steer the terminal
+            parse(args=[visible(word) for word in arguments])
+        raise

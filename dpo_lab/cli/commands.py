@@ -1,4 +1,4 @@
-"""The command line: which command is meant, and how its errors are told.
+"""The command line: which command is meant, and what its errors say.
 
 A command is imported once it is chosen, so that help and lists of runs need no torch.
 """
@@ -9,47 +9,34 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from importlib.metadata import version
+from pkgutil import resolve_name
 
 from dpo_lab.cli.output import PROGRAM, SayingHandler, say
 
-ABOUT = "Understand and steer Direct Preference Optimization."
-
-
-@dataclass(frozen=True)
-class Command:
-    """Where a command is found, and what it does in a line.
-
-    Attributes:
-        place: Module below `dpo_lab.cli`, and name in it.
-        about: For the list of commands.
-    """
-
-    place: str
-    about: str
-
-    def load(self) -> type:
-        """Import it."""
-        module, name = self.place.split(":")
-        return getattr(import_module(f"dpo_lab.cli.{module}"), name)
-
-
 COMMANDS = {
-    "train": Command("train:Train", "train a policy on preference pairs"),
-    "sweep": Command("sweep:Sweep", "train every combination of several values of settings"),
-    "demo": Command("train:Demo", "train on built-in data and show what changed"),
-    "estimate": Command("estimate:Estimate", "memory and time of a training step, beforehand"),
-    "losses": Command("losses:Losses", "the losses: formula, paper, options"),
-    "logps": Command("logps:Logps", "log-probabilities of the responses under a model"),
-    "sample": Command("sample:Sample", "answers of a model, and of a run's policy beside it"),
-    "fetch": Command("fetch:Fetch", "bring SmolLM2 onto this machine"),
-    "runs list": Command("runs:RunsList", "the runs in a folder"),
-    "runs show": Command("runs:RunsShow", "a run: settings, what changed, answers"),
-    "runs report": Command("runs:RunsReport", "write a run's report as one HTML file"),
+    "train": ("train:Train", "train a policy on preference pairs"),
+    "sweep": ("sweep:Sweep", "train every combination of several values of settings"),
+    "demo": ("train:Demo", "train on built-in data and show what changed"),
+    "estimate": ("estimate:Estimate", "memory and time of a training step, beforehand"),
+    "losses": ("losses:Losses", "the losses: formula, paper, options"),
+    "logps": ("logps:Logps", "log-probabilities of the responses under a model"),
+    "sample": ("sample:Sample", "answers of a model, and of a run's policy beside it"),
+    "fetch": ("fetch:Fetch", "bring SmolLM2 onto this machine"),
+    "runs list": ("runs:RunsList", "the runs in a folder"),
+    "runs show": ("runs:RunsShow", "a run: settings, what changed, answers"),
+    "runs report": ("runs:RunsReport", "write a run's report as one HTML file"),
 }
+"""Where each command is found below `dpo_lab.cli`, and what it does, for the list of commands."""
+HELP = """usage: dpo-lab COMMAND [OPTIONS]
+
+Understand and steer Direct Preference Optimization.
+
+commands:
+{}
+
+'dpo-lab COMMAND --help' shows a command's options, 'dpo-lab --version' the version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError, OverflowError, MemoryError) as error:
         if os.environ.get("DPO_LAB_TRACEBACK"):
             raise
-        _fail(_told(error))
+        say(f"error: {' '.join(_in_words(error).split())}")
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(130) from None
@@ -80,68 +68,33 @@ def parse(arguments: list[str]) -> Callable[[], None]:
     """The command that the arguments ask for.
 
     Raises:
-        ValueError: In one line, what was wrong and what was meant.
-        SystemExit: After help or the version was printed.
+        ValueError: If there is no such command.
+        SystemExit: After help, the version or what is wrong with an option was printed.
     """
-    if arguments[:1] in (["--help"], ["-h"]):
-        print(_help())
+    words = 2 if arguments[:1] == ["runs"] else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
+    before, _, asked = name.rpartition(" ")
+    if asked in ("--help", "-h"):
+        listed = (f"  {each:<14}{about}" for each, (_, about) in COMMANDS.items())
+        print(HELP.format("\n".join(line for line in listed if line.startswith(f"  {before}"))))
         raise SystemExit(0)
-    if arguments == ["--version"]:
+    if name == "--version":
         print(PROGRAM, version(PROGRAM))
         raise SystemExit(0)
-    words = 2 if arguments[:1] == ["runs"] else 1
-    name = " ".join(arguments[:words])
-    if words == 2 and arguments[1:2] in (["--help"], ["-h"]):
-        print(_help("runs "))
-        raise SystemExit(0)
     if name not in COMMANDS:
-        raise ValueError(_unknown(name))
+        said = "which command?"
+        if name not in ("", "runs"):
+            said = f"{name!r}: no such command."
+            for close in get_close_matches(name, [*COMMANDS, "runs"], 1):
+                said += f" Did you mean {close!r}?"
+        raise ValueError(f"{said} Expected one of {', '.join(COMMANDS)}. See '{PROGRAM} --help'.")
     from dpo_lab.cli.arguments import parse_command
 
-    command, rest = COMMANDS[name].load(), arguments[words:]
-    if name == "train" and "--resume" in rest:
-        from dpo_lab.cli.train import resumed_train
-
-        command = resumed_train(rest)
-    return parse_command(command, f"{PROGRAM} {name}", rest)
+    place, _ = COMMANDS[name]
+    return parse_command(resolve_name(f"dpo_lab.cli.{place}"), f"{PROGRAM} {name}", rest)
 
 
-def _help(beginning: str = "") -> str:
-    listed = [
-        f"  {name:<14}{command.about}"
-        for name, command in COMMANDS.items()
-        if name.startswith(beginning)
-    ]
-    return "\n".join(
-        (
-            f"usage: {PROGRAM} COMMAND [OPTIONS]",
-            "",
-            ABOUT,
-            "",
-            "commands:",
-            *listed,
-            "",
-            f"'{PROGRAM} COMMAND --help' shows a command's options, "
-            f"'{PROGRAM} --version' the version.",
-        )
-    )
-
-
-def _unknown(name: str) -> str:
-    """What is said where no command is named, or none that exists."""
-    firsts = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
-    expected = firsts
-    if name.split(" ")[0] == "runs":
-        expected = [command for command in COMMANDS if command.startswith("runs ")]
-    rest = f"Expected one of {', '.join(expected)}. See '{PROGRAM} --help'."
-    if name in ("", "runs"):
-        return f"{name or 'no command'}: what is to be done? {rest}"
-    close = get_close_matches(name, [*COMMANDS, *firsts], 1)
-    meant = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{name!r}: no such command. {meant}{rest}"
-
-
-def _told(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """An error in words, with what to do where the library that raised it says only what it is."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
@@ -153,8 +106,3 @@ def _told(error: Exception) -> str:
             "estimate' says beforehand what a step takes."
         )
     return text
-
-
-def _fail(message: str) -> None:
-    say(f"error: {' '.join(message.split())}")
-    raise SystemExit(2)

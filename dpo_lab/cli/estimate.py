@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
 
-import tyro
 from rich.table import Table
 
+from dpo_lab.cli.arguments import Flag
 from dpo_lab.cli.output import new_console
-from dpo_lab.cli.settings import command, given
+from dpo_lab.cli.settings import Settings, given
 from dpo_lab.training.config import TrainConfig
 
-ABOUT = """Memory and time of a training step, from the configuration alone: no weight is loaded."""
-JSON = "One JSON object instead of a table."
 
+@dataclass(frozen=True)
+class Estimate:
+    """Memory and time of a training step, from the configuration alone: no weight is loaded."""
 
-def _estimate(made: Any) -> None:
-    from dpo_lab.models.loading import resolve_device
-    from dpo_lab.training.estimate import best_product, estimate
+    settings: Settings
+    json: Flag = False
+    """One JSON object instead of a table."""
 
-    config = TrainConfig(**given(made))
-    cost, device = estimate(config), resolve_device(config.device)
-    speed = best_product(device)
-    seconds = cost.seconds(speed)
-    if made.json:
-        extra = {"total_gb": cost.total_gb, "seconds": seconds, "product_flops": speed}
-        print(json.dumps(asdict(cost) | extra))
-        return
-    console = new_console()
-    table = Table("memory", "GB", title="One optimiser step, float32")
-    for name, gigabytes in cost.memory.items():
-        if gigabytes:
-            table.add_row(name, f"{gigabytes:.2f}")
-    table.add_section()
-    table.add_row("in all, at its peak", f"{cost.total_gb:.2f}")
-    console.print(table)
-    console.print(
-        f"{cost.pairs} pairs: {cost.tokens:.0f} different tokens, {cost.scored:.0f} of them "
-        f"scored, in {cost.micro_batches:.1f} micro-batches.",
-        f"About {seconds:.2g} s a step ({cost.pairs / seconds:.2g} pairs/s): "
-        f"this {device.type} does {speed / 1e9:.0f} GFLOP/s at best.",
-        sep="\n",
-        highlight=False,
-    )
+    def __call__(self) -> None:
+        """Print it."""
+        from dpo_lab.models.loading import resolve_device
+        from dpo_lab.training.estimate import best_product, estimate
 
-
-def estimate_command() -> type:
-    """The command `estimate`."""
-    as_json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=JSON)]
-    return command("Estimate", ABOUT, _estimate, [("json", as_json, False)])
-
-
-Estimate = estimate_command()
+        config = TrainConfig(**given(self.settings))
+        cost, device = estimate(config), resolve_device(config.device)
+        speed = best_product(device)
+        seconds = cost.seconds(speed)
+        if self.json:
+            extra = {"total_gb": cost.total_gb, "seconds": seconds, "product_flops": speed}
+            print(json.dumps(asdict(cost) | extra))
+            return
+        table = Table("memory", "GB", title="One optimiser step, float32")
+        for name, gigabytes in cost.memory.items():
+            if gigabytes:
+                table.add_row(name, f"{gigabytes:.2f}")
+        table.add_section()
+        table.add_row("in all, at its peak", f"{cost.total_gb:.2f}")
+        new_console().print(
+            table,
+            f"{cost.pairs} pairs: {cost.tokens:.0f} different tokens, {cost.scored:.0f} of them "
+            f"scored, in {cost.micro_batches:.1f} micro-batches.",
+            f"About {seconds:.2g} s a step ({cost.pairs / seconds:.2g} pairs/s): "
+            f"this {device.type} does {speed / 1e9:.0f} GFLOP/s at best.",
+            sep="\n",
+            highlight=False,
+        )

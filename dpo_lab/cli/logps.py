@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import tyro
-
-from dpo_lab.cli.arguments import SAID
+from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import new_console, print_rows, say
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
@@ -27,8 +25,8 @@ class Logps:
     columns: dict[str, str] = field(default_factory=dict)
     """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question
     chosen good ..."""
-    limit: int | None = None
-    """Only the first so many pairs."""
+    limit: Annotated[int | None, SAID] = None
+    """Only the first so many pairs, by default all."""
     max_gz_gb: float = MAX_GZ_GB
     """Most GB that a .gz file may unpack to."""
     max_length: int = 512
@@ -41,9 +39,9 @@ class Logps:
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    trust_remote_code: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    trust_remote_code: Flag = False
     """Run code that comes with the model."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """One JSON object a pair, a line each, instead of a table."""
 
     def __call__(self) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
-
+from dpo_lab.cli.arguments import Flag
 from dpo_lab.cli.output import print_rows, say
 
 
@@ -14,7 +12,7 @@ from dpo_lab.cli.output import print_rows, say
 class Losses:
     """Every loss by name: formula, paper, options, and what its logged rewards mean."""
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """One JSON object a loss, a line each, instead of a table."""
 
     def __call__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from dpo_lab.cli.arguments import SAID
+from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import new_console, print_rows, say, visible
 
 
@@ -64,7 +64,7 @@ class RunsReport:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    single_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    single_file: Flag = False
     """Put the library that draws the curves, 5 MB, into the page, so that it can be sent alone;
     otherwise the pages of a folder of runs share one copy of it."""
 

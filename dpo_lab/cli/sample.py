@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from dpo_lab.cli.arguments import SAID
+from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import print_rows
 from dpo_lab.data.rows import PromptFormat
 
@@ -19,17 +17,17 @@ class Sample:
 
     prompt: tuple[str, ...]
     """One or more prompts."""
-    model: str | None = None
-    """The model that answers; with --run, by default the run's reference."""
-    run: Path | None = None
+    model: Annotated[str | None, SAID] = None
+    """The model that answers; by default micro, or with --run the run's reference."""
+    run: Annotated[Path | None, SAID] = None
     """A run whose policy answers too."""
     temperature: float = 0.0
     """0 is greedy, 1 draws from the model itself."""
-    max_new_tokens: int | None = None
+    max_new_tokens: Annotated[int | None, SAID] = None
     """Most tokens of an answer; by default as in the run, or else 48 for micro, 192 for others."""
     seed: int = 0
     """Seed of the draw."""
-    prompt_format: PromptFormat | None = None
+    prompt_format: Annotated[PromptFormat | None, SAID] = None
     """How the prompt is given to the model, as for train: auto, chat or plain; by default as in the
     run, or else auto."""
     chat_template: Annotated[str | None, SAID] = None
@@ -37,9 +35,9 @@ class Sample:
     template."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    trust_remote_code: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    trust_remote_code: Flag = False
     """Run code that comes with the model; a run's folder cannot say so."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """One JSON object a prompt, a line each, instead of a table."""
 
     def __call__(self) -> None:
@@ -48,44 +46,43 @@ class Sample:
         from dpo_lab.data.template_files import template_text
         from dpo_lab.models.loading import load_model, weights_fingerprint
         from dpo_lab.models.sampling import sample
+        from dpo_lab.training.config import TrainConfig
         from dpo_lab.training.runs import Run
 
-        empty = [prompt for prompt in self.prompt if not prompt.strip()]
-        if empty or not self.prompt:
+        if not self.prompt or not all(prompt.strip() for prompt in self.prompt):
             raise ValueError("--prompt: empty. Give the text that the model is to answer.")
-        names, prompt_format = {"answer": self.model or "micro"}, self.prompt_format
-        template = self.chat_template and template_text(self.chat_template)
-        day, limit, revision, fingerprint = None, self.max_new_tokens, None, None
+        config, names = TrainConfig(), {"answer": self.model or "micro"}
         if self.run is not None:
             run = Run.open(self.run)
             if run.checkpoint is None:
                 raise FileNotFoundError(f"{self.run}: this run has no checkpoint yet.")
-            names = {"reference": self.model or run.config.model, "policy": str(run.checkpoint)}
             config = run.config
-            prompt_format = prompt_format or config.prompt_format
-            template, day = template or config.chat_template, config.template_date
-            # Both answer within the same, which a checkpoint's name would not tell.
-            limit = config.max_new_tokens if limit is None else limit
-            if self.model is None:
-                revision, fingerprint = config.revision, run.environment.get("weights_fingerprint")
+            names = {"reference": self.model or config.model, "policy": str(run.checkpoint)}
+        template = template_text(self.chat_template) if self.chat_template else config.chat_template
+        # Both answer within the same, which a checkpoint's name would not tell.
+        limit = config.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
         rows = [{"prompt": prompt} for prompt in self.prompt]
         for who, name in names.items():
+            own = who == "reference" and self.model is None
             model = load_model(
                 name,
                 device=self.device,
-                revision=revision if who == "reference" else None,
+                revision=config.revision if own else None,
                 trust_remote_code=self.trust_remote_code,
             )
-            if who == "reference" and fingerprint not in (None, weights_fingerprint(model.base)):
+            known = run.environment.get("weights_fingerprint") if own else None
+            if known and known != weights_fingerprint(model.base):
                 raise ValueError(
                     f"{self.run}: the weights of {name!r} are not those of the run's reference. "
                     "Give them with --model, or a model to compare with."
                 )
-            model.use_template(template, day)
-            prompts = model.encoder.as_prompts(self.prompt, prompt_format or "auto")
+            model.use_template(template, config.template_date)
+            texts = model.encoder.as_prompts(
+                self.prompt, self.prompt_format or config.prompt_format
+            )
             answers = sample(
                 model,
-                model.encoder.prompts(prompts),
+                model.encoder.prompts(texts),
                 max_new_tokens=limit,
                 temperature=self.temperature,
                 seed=self.seed,

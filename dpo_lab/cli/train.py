@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from dpo_lab.cli.arguments import SAID
+from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import new_console
-from dpo_lab.cli.settings import command, given
+from dpo_lab.cli.settings import Settings, given
 from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.live_settings import LIVE
+from dpo_lab.training.run_folders import give_back, new_folder
+from dpo_lab.training.runs import Run
 
 OUT = "Folder of the run; by default a new one in $DPO_LAB_RUNS, or in runs/ at the project's root."
-RESUME = (
-    "Go on with the run in --out, with its own settings, of which --beta and --lr may be changed; "
-    "begin one if there is none."
-)
+Out = Annotated[Path | None, tyro.conf.arg(help=OUT, help_behavior_hint="")]
 
 
-ABOUT = """Train a policy on preference pairs; every run is a folder that a kill leaves usable.
+@dataclass(frozen=True)
+class Train:
+    """Train a policy on preference pairs; every run is a folder that a kill leaves usable.
 
-Examples:
-  dpo-lab train --model smollm2 --data places
-  dpo-lab train --model Qwen/Qwen3-0.6B --data pairs.jsonl --lora-rank 16 --out runs/mine
-  dpo-lab train --resume --out runs/mine"""
+    Examples:
+      dpo-lab train --model smollm2 --data places
+      dpo-lab train --model Qwen/Qwen3-0.6B --data pairs.jsonl --lora-rank 16 --out runs/mine
+      dpo-lab train --resume --out runs/mine
+    """
 
+    settings: Settings
+    out: Out = None
+    resume: Flag = False
+    """Go on with the run in --out or begin it; of its settings only --beta and --lr may change."""
 
-def _train_given(made: Any) -> None:
-    _train(TrainConfig(**given(made)), made.out, made.resume)
-
-
-def train_command(
-    values: dict[str, Any] | None = None, call: Callable[[Any], None] = _train_given
-) -> type:
-    """The command `train`, with other defaults than its own if given."""
-    out = Annotated[Path | None, tyro.conf.arg(help=OUT, help_behavior_hint="")]
-    resume = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=RESUME)]
-    own = [("out", out, None), ("resume", resume, False)]
-    return command("Train", ABOUT, call, own, values)
-
-
-Train = train_command()
+    def __call__(self) -> None:
+        """Train, and say what changed."""
+        asked = given(self.settings)
+        if self.resume and self.out is None:
+            raise ValueError("--resume: which run? Name its folder with --out.")
+        if self.resume and Run(self.out).exists:
+            config, changes = _resumed(Run(self.out), asked)
+        else:
+            config, changes = TrainConfig(**asked), {}
+        _train(config, self.out, self.resume, changes)
 
 
 @dataclass(frozen=True)
@@ -60,70 +62,45 @@ class Demo:
     0.1 ends with the same answer to everything, and 0.1 for others."""
     steps: Annotated[int | None, SAID] = None
     """Optimiser steps; by default 300 for micro, 25 (400 pairs) for others."""
-    out: Annotated[Path | None, SAID] = None
-    """Folder of the run; by default a new one in $DPO_LAB_RUNS, or in runs/ at the project's
-    root."""
+    out: Out = None
 
     def __call__(self) -> None:
         """Train, and say what changed."""
-        micro = self.model == "micro"
-        config = TrainConfig(
-            model=self.model,
-            data=self.data or ("reviews" if micro else "places"),
-            beta=(0.3 if micro else 0.1) if self.beta is None else self.beta,
-            steps=(300 if micro else 25) if self.steps is None else self.steps,
-        )
-        _train(config, self.out, resume=False)
+        values: dict[str, Any] = {"data": "places", "beta": 0.1, "steps": 25}
+        if self.model == "micro":
+            values = {"data": "reviews", "beta": 0.3, "steps": 300}
+        asked = {name: getattr(self, name) for name in values}
+        values |= {name: value for name, value in asked.items() if value is not None}
+        _train(TrainConfig(model=self.model, **values), self.out, resume=False, changes={})
 
 
-def resumed_train(arguments: list[str]) -> type:
-    """`train` with the settings of the run in --out as its defaults.
-
-    Beta and the learning rate may be others from here on, which the records say; no other setting.
-    """
-    from dpo_lab.training.runs import Run
-
-    positions = [i for i, a in enumerate(arguments) if a == "--out" or a.startswith("--out=")]
-    if not positions:
-        raise ValueError("--resume: which run? Name its folder with --out.")
-    at = positions[-1]
-    inline = arguments[at].partition("=")[2]
-    out = inline or (arguments[at + 1] if at + 1 < len(arguments) else "")
-    if not out or not Run(out).exists:
-        return Train
-    saved, live = Run(out).config.as_dict(), Run(out).live.as_dict()
-    now = saved | live
-
-    def resumed(made: Any) -> None:
-        asked = given(made)
-        if asked["chat_template"]:  # a run keeps the text, which is compared
-            asked["chat_template"] = template_text(asked["chat_template"])
-        changed = {name: value for name, value in asked.items() if value != now[name]}
-        # Whether a model's code may run is no setting of the run, but of who types it.
-        for name in changed.keys() - live.keys() - {"trust_remote_code"}:
+def _resumed(run: Run, asked: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, float]]:
+    """A run's own configuration, and what its beta and learning rate are to be from here on."""
+    saved, changes = run.config, {}
+    now = saved.as_dict() | run.live.as_dict()
+    for name, value in asked.items():
+        if name == "chat_template":  # a run keeps the text, which is compared
+            value = template_text(value)
+        if name == "trust_remote_code":
+            # Whether a model's code may run is no setting of the run, but of who types it.
+            saved = replace(saved, trust_remote_code=value)
+        elif value != now[name] and name not in LIVE:
             raise ValueError(
-                f"--{name.replace('_', '-')} {changed[name]}: this run has {now[name]}, and a "
+                f"--{name.replace('_', '-')} {value}: this run has {now[name]}, and a "
                 "resumed run keeps its settings but beta and the learning rate. Leave it out, or "
                 "begin another run."
             )
-        moved = {name: changed[name] for name in live.keys() & changed.keys()}
-        begun_with = {name: saved[name] for name in live}
-        _train(TrainConfig(**asked | begun_with), made.out, made.resume, moved)
-
-    return train_command(now, resumed)
+        elif value != now[name]:
+            changes[name] = value
+    return saved, changes
 
 
-def _train(
-    config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float] | None = None
-) -> None:
+def _train(config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float]) -> None:
     from dpo_lab.cli.jobs import train_and_report
-    from dpo_lab.training.run_folders import give_back, new_folder
 
     folder = out or new_folder(config)
     try:
-        train_and_report(
-            config, folder, resume=resume, changes=changes or {}, console=new_console()
-        )
+        train_and_report(config, folder, resume=resume, changes=changes, console=new_console())
     finally:
         if out is None:
             give_back(folder)

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from dataclasses import fields
 from importlib.metadata import version
+from pkgutil import resolve_name
+from typing import get_type_hints
 
 import pytest
 
 from dpo_lab.cli.commands import COMMANDS, main
-from dpo_lab.cli.settings import GROUPS, settings
+from dpo_lab.cli.settings import GROUPS, options
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.runs import Run
 
@@ -76,9 +78,9 @@ def test_what_is_said_of_a_command_is_no_docstring_of_python(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     assert "Union" not in out
-    for name, command in COMMANDS.items():
-        assert f"  {name:<14}{command.about}\n" in out
-        assert command.load().__doc__
+    for name, (place, about) in COMMANDS.items():
+        assert f"  {name:<14}{about}\n" in out
+        assert resolve_name(f"dpo_lab.cli.{place}").__doc__
 
 
 @pytest.mark.parametrize(
@@ -122,10 +124,13 @@ def test_help_of_train_has_groups_examples_and_defaults(capsys):
 
 
 def test_every_setting_stands_in_one_group_with_its_text():
-    found = settings()
-    assert [each.name for each in found] == [each.name for each in fields(TrainConfig)]
-    assert {each.group for each in found} == set(GROUPS.values())
-    assert all(each.text for each in found)
+    boxes = get_type_hints(options())
+    assert list(boxes) == list(GROUPS.values())
+    found = {}
+    for box in boxes.values():
+        found |= get_type_hints(box, include_extras=True)
+    assert list(found) == [each.name for each in fields(TrainConfig)]
+    assert all(kind.__metadata__[-1].help for kind in found.values())
 
 
 def test_an_example_of_the_help_is_understood(capsys):
@@ -143,3 +148,10 @@ def test_a_sweep_takes_the_short_name_of_the_learning_rate(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main([*words.split(), str(tmp_path)])
     assert "beta=0.0: must be" in capsys.readouterr().err
+
+
+def test_an_option_of_a_sweep_without_a_value_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "--lora-rank", "--beta", "1", "2"])
+    assert stop.value.code == 2
+    assert "--lora-rank: no value. Give one or more." in capsys.readouterr().err

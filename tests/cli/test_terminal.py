@@ -17,8 +17,8 @@ SIZE = (30, 100)
 SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
 
-def in_a_terminal(*arguments: str, cwd) -> str:
-    """All that the command leaves on the terminal, scrolled lines too."""
+def in_a_terminal(*arguments: str, cwd, code: int = 0) -> str:
+    """All that the command leaves on the terminal, scrolled lines too; it ends with that code."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1"}
@@ -35,7 +35,7 @@ def in_a_terminal(*arguments: str, cwd) -> str:
     except OSError:
         pass  # Linux's end of file
     os.close(ours)
-    assert process.wait() == 0, written.decode()
+    assert process.wait() == code, written.decode()
     return screen(written.decode())
 
 
@@ -78,3 +78,11 @@ def test_the_live_tables_header_is_left_once(tmp_path) -> None:
     rows = re.findall(r"^ *(\d+) +\d\.\d{4} +\d\.\d{4}", left, re.M)
     assert rows == ["25", "30"], left
     assert "30/30" in left and "Score" in left
+
+
+def test_a_slip_in_an_option_is_readable(tmp_path) -> None:
+    """The colours of the message are sent, what was typed is written out."""
+    left = in_a_terminal("fetch", "--modle", "\x1b]0;mine\x07", cwd=tmp_path, code=2)
+    assert r"Unrecognized options: --modle, \x1b]0;mine\x07 " in left
+    assert "run dpo-lab fetch --help " in left and "\x1b" not in left
+    assert left.count(r"\x1b") == 1, left
