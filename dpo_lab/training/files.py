@@ -64,10 +64,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         scratch.write_bytes(data)
         sync(scratch)
+        os.replace(scratch, path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written ({error.strerror}).") from error
-    os.replace(scratch, path)
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -18,8 +18,8 @@ from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.html.credit import credit_map
-from dpo_lab.ui.html.output import Fragment, bundle, style, table
-from dpo_lab.ui.html.tables import escaped
+from dpo_lab.ui.html.output import Fragment, bundle, style
+from dpo_lab.ui.html.tables import escaped, table
 
 COLUMNS = {
     "#": 4, "Prompt": 18, "Chosen": 18, "Rejected": 18, "Δ log π, reference": 9,

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from dpo_lab.analysis.displacement import GROUPS, Displacement, Share, StepDisplacement
 from dpo_lab.ui.figures.style import LEGEND, POLICY, REFERENCE, STYLE, TEXT
-from dpo_lab.ui.html.output import Fragment, table, visible
-from dpo_lab.ui.html.tables import escaped
+from dpo_lab.ui.html.output import Fragment, visible
+from dpo_lab.ui.html.tables import escaped, table
 
 ROWS = 8
 """Answers that are named on either side."""

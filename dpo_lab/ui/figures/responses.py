@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from dpo_lab.analysis.response_stats import AnswerForm
 from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.figures.style import POLICY, REFERENCE, blank
-from dpo_lab.ui.html.output import Fragment, table
-from dpo_lab.ui.html.tables import escaped, number
+from dpo_lab.ui.html.output import Fragment
+from dpo_lab.ui.html.tables import escaped, number, table
 
 _GAP = 0.07
 _NOTHING = MeanCI(math.nan, math.nan, math.nan, 0)

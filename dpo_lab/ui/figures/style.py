@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 CHOSEN = "#0072B2"
 REJECTED = "#D55E00"
@@ -15,6 +16,21 @@ TEXT = "#7a7a7a"
 AXIS = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.18)"
 SHADE = "rgba(128, 128, 128, 0.2)"
+
+CSS_COLOURS = f":root {{ --dpo-policy: {POLICY}; --dpo-reference: {REFERENCE}; }}\n"
+"""The same for style sheets, as variables."""
+
+
+def tint(colour: str, opacity: float) -> str:
+    """A colour through which the page is seen, as CSS and plotly write it.
+
+    Args:
+        colour: As `#rrggbb`.
+        opacity: From 0, clear, to 1.
+    """
+    red, green, blue = hex_to_rgb(colour)
+    return f"rgba({red}, {green}, {blue}, {opacity:.3f})"
+
 
 SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")
 """Markers of series that are told apart by more than colour."""

@@ -12,7 +12,16 @@ import numpy as np
 from dpo_lab.analysis.frontier_curve import LISTED, FrontierCurve, on_frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
-from dpo_lab.ui.figures.style import CHOSEN, POLICY, REFERENCE, REJECTED, SHADE, SMALL, THEORY
+from dpo_lab.ui.figures.style import (
+    CHOSEN,
+    POLICY,
+    REFERENCE,
+    REJECTED,
+    SHADE,
+    SMALL,
+    THEORY,
+    tint,
+)
 
 MAX_POINTS = 1000
 FORMER_RUNS, FORMER_POINTS = 6, 120
@@ -249,9 +258,8 @@ def _band(records: History, line: _Line) -> list[dict]:
     steps, value, *around = points.T
     low, high = around if len(around) == 2 else (value - around[0], value + around[0])
     alpha = 0.1 if line.kind == "faint" else 0.2
-    red, green, blue = (int(line.colour[i : i + 2], 16) for i in (1, 3, 5))
     look = _QUIET | {"line": {"width": 0}, "legendgroup": line.name}
-    fill = {"fill": "tonexty", "fillcolor": f"rgba({red}, {green}, {blue}, {alpha})"}
+    fill = {"fill": "tonexty", "fillcolor": tint(line.colour, alpha)}
     low = _trace(line.panel, steps, low, meta=f"{line.key} low", **look)
     return [low, _trace(line.panel, steps, high, meta=f"{line.key} high", **look | fill)]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from dpo_lab.analysis.token_credit import Credit
+from dpo_lab.ui.figures.style import CHOSEN, REJECTED, tint
 from dpo_lab.ui.html.output import Fragment, visible
-from dpo_lab.ui.html.tables import escaped, number
+from dpo_lab.ui.html.tables import number, render
 
-FOR, AGAINST = "0, 114, 178", "213, 94, 0"
+FOR, AGAINST = CHOSEN, REJECTED
 """Blue and orange of Okabe and Ito: apart for every kind of colour vision."""
 STRONGEST = 0.7
 """Opacity of the largest credit: below the page's ink, so that text reads in light and dark."""
@@ -26,11 +28,20 @@ def credit_map(credits: Mapping[str, Credit], prompt: str = "") -> Fragment:
     """
     sizes = [value for credit in credits.values() for value in credit.rewards.abs().tolist()]
     scale = max(sizes, default=0.0)
-    asked = f"<p>Prompt: <b>{escaped(prompt)}</b></p>" if prompt else ""
-    rows = [_row(name, credit, scale) for name, credit in credits.items()]
+    page = render(
+        "html/credit.html.jinja",
+        prompt=prompt,
+        credits=credits,
+        tokens=_tokens,
+        in_words=in_words,
+        signed=_signed,
+        scale=scale,
+        colour=lambda value: _colour(value / scale if scale else 0.0),
+        ends=(_colour(-1), tint(FOR, 0), _colour(1)),
+    )
     words = [f"prompt: {prompt}"] * bool(prompt)
     words += [in_words(name, credit) for name, credit in credits.items()]
-    return Fragment(asked + "".join(rows) + _scale(scale), "\n".join(words))
+    return Fragment(page, "\n".join(words))
 
 
 def in_words(name: str, credit: Credit) -> str:
@@ -50,56 +61,34 @@ def _shown(credit: Credit, value: float) -> str:
     return text.strip() or repr(text)[1:-1]
 
 
-def _row(name: str, credit: Credit, scale: float) -> str:
-    said = in_words(name, credit)
-    sentence, rest = escaped(said), escaped(said.removeprefix(name))
+class _ShownToken(NamedTuple):
+    code: str
+    value: float
+    hover: str
+    end: bool
+
+
+def _tokens(credit: Credit) -> Iterator[_ShownToken]:
+    columns = (credit.rewards, credit.reference_logps, credit.policy_logps)
     last = len(credit.texts) - 1
-    tokens = "".join(
-        _token(credit, place, scale, credit.ends and place == last) for place in range(last + 1)
-    )
-    return (
-        f"<div class='credit' role='group' aria-label='{sentence}'>"
-        f"<h4><b>{escaped(name)}</b>{rest}</h4><div class='tokens'>{tokens}</div></div>"
-    )
-
-
-def _token(credit: Credit, place: int, scale: float, end: bool) -> str:
-    value = credit.rewards[place].item()
-    before, after = credit.reference_logps[place].item(), credit.policy_logps[place].item()
-    # A tokenizer may put a space before its end token; none is scored there.
-    text = credit.texts[place].strip() if end else credit.texts[place]
-    what = "end of text: " if end else ""
-    hover = (
-        f"{what}credit {_signed(value)} = β {credit.beta:g} × "
-        f"({number(after)} − {_in_brackets(before)}) nats, policy less reference"
-    )
-    return (
-        f"<span class='token{' end' if end else ''}' title='{escaped(hover)}' "
-        f"style='background-color: {_colour(value, scale)}'>"
-        f"<code>{visible(text)}</code><small>{_signed(value)}</small></span>"
-    )
+    for place, text in enumerate(credit.texts):
+        value, before, after = (column[place].item() for column in columns)
+        end = credit.ends and place == last
+        hover = (
+            f"{'end of text: ' * end}credit {_signed(value)} = β {credit.beta:g} × "
+            f"({number(after)} − {_in_brackets(before)}) nats, policy less reference"
+        )
+        # A tokenizer may put a space before its end token; none is scored there.
+        yield _ShownToken(visible(text.strip() if end else text), value, hover, end)
 
 
 def _in_brackets(value: float) -> str:
     return f"({number(value)})" if value < 0 else number(value)
 
 
-def _colour(value: float, scale: float) -> str:
-    strength = STRONGEST * min(1.0, abs(value) / scale) if scale else 0.0
-    return f"rgba({FOR if value > 0 else AGAINST}, {strength:.3f})"
-
-
-def _scale(scale: float) -> str:
-    colours = ", ".join(
-        (f"rgba({AGAINST}, {STRONGEST})", f"rgba({FOR}, 0)", f"rgba({FOR}, {STRONGEST})")
-    )
-    return (
-        f"<div class='scale'><span>{_signed(-scale)} against</span>"
-        f"<i style='background: linear-gradient(to right, {colours})'></i>"
-        f"<span>{_signed(scale)} for</span>"
-        "<span class='note'>credit: β × (log-probability by the policy − by the reference)</span>"
-        "</div>"
-    )
+def _colour(share: float) -> str:
+    """Of a share of the largest credit, from -1 to 1."""
+    return tint(FOR if share > 0 else AGAINST, STRONGEST * abs(share))
 
 
 def _signed(value: float) -> str:

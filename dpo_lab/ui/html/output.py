@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from dpo_lab.analysis.token_report import visible_letter
+from dpo_lab.ui.figures.style import CSS_COLOURS
 from dpo_lab.ui.html.tables import AS_IT_IS, escaped
 from dpo_lab.ui.widgets.comms import keep_to_subshells
 
@@ -23,6 +23,10 @@ class Fragment:
 
     html: str
     words: str
+
+    def __html__(self) -> str:
+        """What a template writes for it."""
+        return self.html
 
     def _repr_mimebundle_(self, **options) -> dict[str, str]:
         page = f"<style>{style()}</style><div class='dpo-inspect {AS_IT_IS}'>{self.html}</div>"
@@ -48,41 +52,9 @@ def bundle(view: Any, options: dict, words: str, page: str = "") -> dict | None:
     }
 
 
-def table(
-    titles: Sequence[str],
-    rows: Iterable[Sequence[str | Fragment]],
-    numbers: Collection[str] = (),
-    widths: Sequence[float] = (),
-) -> str:
-    """A table as HTML: texts are escaped, fragments stand as they are.
-
-    Args:
-        titles: Of the columns.
-        rows: Cells, as many in each row as there are titles.
-        numbers: Titles of the columns that are set to the right.
-        widths: Of the columns, in hundredths; alike where left out.
-    """
-    kinds = ["number" if title in numbers else "" for title in titles]
-    columns = "".join(f"<col style='width: {width}%'>" for width in widths)
-    head = "".join(
-        f"<th scope='col' class='{kind}'>{escaped(title)}</th>"
-        for title, kind in zip(titles, kinds, strict=True)
-    )
-    body = []
-    for row in rows:
-        cells = (cell.html if isinstance(cell, Fragment) else escaped(cell) for cell in row)
-        pairs = zip(cells, kinds, strict=True)
-        body.append("".join(f"<td class='{kind}' dir='auto'>{cell}</td>" for cell, kind in pairs))
-    lines = "".join(f"<tr>{line}</tr>" for line in body)
-    return (
-        f"<table><colgroup>{columns}</colgroup><thead><tr>{head}</tr></thead>"
-        f"<tbody>{lines}</tbody></table>"
-    )
-
-
 def style() -> str:
     """The look of all fragments: in the colours of JupyterLab's theme, or of the page."""
-    return files("dpo_lab.ui.html").joinpath("output.css").read_text()
+    return CSS_COLOURS + files("dpo_lab.ui.html").joinpath("output.css").read_text()
 
 
 def visible(text: str) -> str:

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import ipywidgets as widgets
 
+from dpo_lab.ui.figures.style import CSS_COLOURS
 from dpo_lab.ui.workbench.controls import MAIN, Control
 
 
@@ -21,4 +22,4 @@ def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget
 def style() -> widgets.HTML:
     """The look of the workbench, in the colours of JupyterLab's theme."""
     css = files("dpo_lab.ui.workbench").joinpath("workbench.css").read_text()
-    return widgets.HTML(f"<style>{css}</style>").add_class("dpo-style")
+    return widgets.HTML(f"<style>{CSS_COLOURS}{css}</style>").add_class("dpo-style")

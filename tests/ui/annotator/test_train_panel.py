@@ -58,7 +58,7 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
     steps = 10 + 2 * len(one.pairs)
     assert f"before and after step {steps} on {len(one.pairs)} pairs" in shown
     assert "Mean score of sampled answers" in shown
-    assert shown.count("<tr>") == 1 + len(PROMPTS) and "class='score'" in shown
+    assert shown.count("<tr>") == 1 + len(PROMPTS) and "class='number'" in shown
     assert one.train_panel.status.value == f"done · step {steps}/{steps} · beta 0.3"
     assert one.train_panel.progress.value == 1 and not one.train_panel.train_button.disabled
     assert one.run.records[0]["kl/per_token"] == 0

@@ -14,7 +14,8 @@ from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.figures.displacement import steps_table
 from dpo_lab.ui.figures.responses import form_figure, form_table
 from dpo_lab.ui.html.credit import credit_map, in_words
-from dpo_lab.ui.html.output import Fragment, table, visible
+from dpo_lab.ui.html.output import Fragment, visible
+from dpo_lab.ui.html.tables import table
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -59,7 +60,7 @@ def test_the_same_in_words() -> None:
     assert "aria-label='chosen: reward +0.50" in shown.html
     same = _credit(policy=(-3.0, -1.0, -0.5))
     assert in_words("chosen", same) == "chosen: reward 0.00, the sum of 3 tokens"
-    assert "rgba(0, 114, 178, 0.7)" in credit_map({"chosen": same}).html  # the scale, no crash
+    assert "rgba(0, 114, 178, 0.700)" in credit_map({"chosen": same}).html  # the scale, no crash
 
 
 def test_no_text_becomes_an_element() -> None:
@@ -87,7 +88,7 @@ def test_no_text_becomes_an_element() -> None:
 
 def test_a_table_escapes_texts_and_keeps_fragments() -> None:
     html = table(("a", "b"), [("<i>", Fragment("<i>x</i>", "x"))], ("b",), (30, 70))
-    assert "<td class='' dir='auto'>&lt;i&gt;</td>" in html
+    assert "<td dir='auto'>&lt;i&gt;</td>" in html
     assert "<td class='number' dir='auto'><i>x</i></td>" in html
     assert html.count("<col ") == 2 and "width: 70%" in html
 

@@ -102,7 +102,7 @@ def test_no_text_becomes_markup(micro, attack) -> None:
         for table in ("folded", "open", "none"):
             page = Page(tokens_html(one, table=table))
             assert page.elements <= PLAIN
-            assert page.attributes <= {"class", "style", "title", "open"}
+            assert page.attributes <= {"class", "style", "title", "open", "scope", "dir"}
     # A text is there as text: in a token, in a tip, in a reason.
     page = Page(tokens_html(shown[1]))
     assert attack in page.text and any(attack in tip or repr(attack) in tip for tip in page.titles)

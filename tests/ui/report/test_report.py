@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -51,7 +53,8 @@ class _Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return "".join(text for _, text in self.texts)
+        """Without the line breaks between elements."""
+        return "".join(text for _, text in self.texts).replace("\n", "")
 
 
 def _policy(page: _Page) -> str:
@@ -253,9 +256,9 @@ def test_a_failed_write_keeps_the_former_report_and_leaves_no_temporary_file(
 
     def broken(source: Path, target: Path) -> None:
         seen.append((Path(source).parent, Path(source) != Path(target), Path(source).exists()))
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(report.os, "replace", broken)
+    monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path / "report.html", **(ARGUMENTS | {"title": "another"}))
     assert seen == [(tmp_path, True, True)]
