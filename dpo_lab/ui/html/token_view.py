@@ -127,6 +127,8 @@ _LEGEND = (
     (Token("word", "", 0, "prompt", "", cut=True), "cut, never read", REFERENCE),
 )
 _TITLES = ("position", "token", "id", "part", "predicted by", "log π", "log π_ref", "why")
+_LEFT = "display:inline-block;width:100%;text-align:left"
+"""Of a cell that is prose: JupyterLab sets the cells of tables to the right."""
 
 
 def _rows(pair: PairTokens) -> list[list[object]]:
@@ -138,7 +140,7 @@ def _rows(pair: PairTokens) -> list[list[object]]:
     for token, part in tokens:
         values = [token.position, token.text, token.id, part, token.predicted_by]
         values += [None if v is None else _nats(v) for v in (token.logp, token.reference_logp)]
-        why = Fragment(f"<div style='text-align:left'>{escaped(token.why)}</div>", token.why)
+        why = Fragment(f"<span style='{_LEFT}'>{escaped(token.why)}</span>", token.why)
         rows.append([*("–" if value is None else value for value in values), why])
     return rows
 
