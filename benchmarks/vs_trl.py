@@ -76,7 +76,7 @@ def config_of(benchmark: Benchmark, **changes):
 def job_of(benchmark: Benchmark, scratch: Path, **changes):
     """The lab's job: it also fixes the tokens and the order for TRL."""
     from dpo_lab import prepare
-    from dpo_lab.models.reference import ReferenceCache
+    from dpo_lab.models.reference_cache import ReferenceCache
 
     cache = ReferenceCache(scratch / "reference.sqlite")
     return prepare(config_of(benchmark, **changes), cache=cache)

@@ -24,14 +24,13 @@ from dpo_lab.annotation.simulated import SimulatedAnnotator as SimulatedAnnotato
 from dpo_lab.data import reviews as reviews
 from dpo_lab.data.batching import collate as collate
 from dpo_lab.data.flips import flip_labels as flip_labels
+from dpo_lab.data.held_out import load_train_and_held_out as load_train_and_held_out
 from dpo_lab.data.packing import pack as pack
+from dpo_lab.data.pairs import prompt_text as prompt_text, response_text as response_text
 from dpo_lab.data.preferences import (
     Preferences as Preferences,
     load_preferences as load_preferences,
-    load_train_and_held_out as load_train_and_held_out,
     preferences_from_rows as preferences_from_rows,
-    prompt_text as prompt_text,
-    response_text as response_text,
 )
 from dpo_lab.data.tokenized_pairs import tokenize_pairs as tokenize_pairs
 from dpo_lab.kernels.head import linear_token_logps as linear_token_logps
@@ -52,21 +51,13 @@ from dpo_lab.models.scoring import (
     LogpScorer as LogpScorer,
     score_sequences as score_sequences,
 )
-from dpo_lab.objective import (
-    LOSSES as LOSSES,
-    Loss as Loss,
-    PairLogps as PairLogps,
-    dpo_loss as dpo_loss,
-    find_loss as find_loss,
-    implicit_rewards as implicit_rewards,
-    loss_and_grads as loss_and_grads,
-)
 from dpo_lab.objective.bradley_terry import (
     calibration as calibration,
     expected_accuracy as expected_accuracy,
     preference_nll as preference_nll,
     preference_probability as preference_probability,
 )
+from dpo_lab.objective.dpo import dpo_loss as dpo_loss
 from dpo_lab.objective.kl import Estimate as Estimate
 from dpo_lab.objective.logprobs import sequence_logps as sequence_logps, token_logps as token_logps
 from dpo_lab.objective.optimum import (
@@ -76,7 +67,17 @@ from dpo_lab.objective.optimum import (
     optimal_logps as optimal_logps,
     rlhf_objective as rlhf_objective,
 )
-from dpo_lab.objective.registry import gradient_weight as gradient_weight
+from dpo_lab.objective.pair_logps import (
+    PairLogps as PairLogps,
+    implicit_rewards as implicit_rewards,
+)
+from dpo_lab.objective.registry import (
+    LOSSES as LOSSES,
+    Loss as Loss,
+    find_loss as find_loss,
+    gradient_weight as gradient_weight,
+    loss_and_grads as loss_and_grads,
+)
 from dpo_lab.training.callbacks import Callback as Callback
 from dpo_lab.training.config import TrainConfig as TrainConfig
 from dpo_lab.training.control import RunControl as RunControl

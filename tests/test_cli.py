@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from command_line import run_cli
 
-from dpo_lab.data.preferences import preferences_from_rows, split_by_prompt
+from dpo_lab.data.held_out import split_by_prompt
+from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.training import run_job as running
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.run_folders import list_runs

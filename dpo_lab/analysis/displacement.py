@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from dpo_lab.analysis.token_credit import token_texts
-from dpo_lab.data.preferences import Pair, response_text
-from dpo_lab.data.text_to_ids import Ids
+from dpo_lab.data.end_tokens import Ids
+from dpo_lab.data.pairs import Pair, response_text
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.sampling import Completion

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dpo_lab.data.preferences import Preferences, prompt_text, response_text
+from dpo_lab.data.pairs import prompt_text, response_text
+from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.objective.pair_logps import LOGPS, PairLogps
 from dpo_lab.training.evaluation import logps_of

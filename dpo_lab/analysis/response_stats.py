@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dpo_lab.data.preferences import Text
+from dpo_lab.data.pairs import Text
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.training.outcome import Z95, MeanCI
 from dpo_lab.training.setup import Job

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.text_to_ids import Ids, PromptResponse
+from dpo_lab.data.end_tokens import Ids
+from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import LogpScorer
 

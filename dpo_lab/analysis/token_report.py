@@ -17,10 +17,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import collate
+from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
+from dpo_lab.data.pairs import Pair, PromptFormat
 from dpo_lab.data.preferences import Preferences
-from dpo_lab.data.problems import BadRows, LoadReport
-from dpo_lab.data.rows import Pair, PromptFormat
+from dpo_lab.data.problems import BadRows
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.reference import Reference

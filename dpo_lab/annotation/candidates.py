@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from dpo_lab.data.rows import Text
+from dpo_lab.data.pairs import Text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample
 

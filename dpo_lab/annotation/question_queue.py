@@ -9,11 +9,12 @@ from dataclasses import replace
 from random import Random
 
 from dpo_lab.annotation.candidates import prompt_of_draw, two_answers
-from dpo_lab.annotation.session import Choice, Question, Session
-from dpo_lab.data.preferences import prompt_text
-from dpo_lab.data.rows import Text
-from dpo_lab.models.loading import LanguageModel, weights_fingerprint
+from dpo_lab.annotation.questions import Choice, Question
+from dpo_lab.annotation.session import Session
+from dpo_lab.data.pairs import Text, prompt_text
+from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion
+from dpo_lab.models.weights import weights_fingerprint
 
 AHEAD = 4
 """Pairs that lie ready while a person reads, and that are drawn at once: hardly slower than one."""

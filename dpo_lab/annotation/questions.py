@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from dpo_lab.data.preferences import pair_row
-from dpo_lab.data.rows import Text
+from dpo_lab.data.pairs import Text, pair_row
 from dpo_lab.data.sampled import Sampled
 
 Choice = Literal["A", "B", "tie", "skip"]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from dpo_lab.data.preferences import RewardFn, Text, pair_row, prompt_text
-from dpo_lab.data.rows import PromptFormat
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.pairs import PromptFormat, Text, pair_row, prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.bradley_terry import sample_preferences

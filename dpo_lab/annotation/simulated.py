@@ -6,8 +6,9 @@ from typing import Literal
 
 import torch
 
-from dpo_lab.annotation.session import Choice, Question
-from dpo_lab.data.preferences import RewardFn, prompt_text
+from dpo_lab.annotation.questions import Choice, Question
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.pairs import prompt_text
 from dpo_lab.objective.bradley_terry import sample_preferences
 
 

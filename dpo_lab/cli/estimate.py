@@ -23,7 +23,7 @@ class Estimate:
 
     def __call__(self) -> None:
         """Print it."""
-        from dpo_lab.models.loading import resolve_device
+        from dpo_lab.models.devices import resolve_device
         from dpo_lab.training.estimate import best_product, estimate
 
         config = TrainConfig(**given(self.settings))

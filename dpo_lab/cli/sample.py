@@ -8,7 +8,7 @@ from typing import Annotated
 
 from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import print_rows
-from dpo_lab.data.rows import PromptFormat
+from dpo_lab.data.pairs import PromptFormat
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Sample:
         """Print one line a prompt."""
         from dpo_lab.data.sampled import shown
         from dpo_lab.data.template_files import template_text
-        from dpo_lab.models.loading import load_model, weights_fingerprint
+        from dpo_lab.models.loading import load_model
         from dpo_lab.models.sampling import sample
+        from dpo_lab.models.weights import weights_fingerprint
         from dpo_lab.training.config import TrainConfig
         from dpo_lab.training.runs import Run
 

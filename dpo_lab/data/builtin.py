@@ -1,4 +1,4 @@
-"""The data sets that come with the lab, each with a ground-truth score."""
+"""The data sets that come with the lab, each with its ground-truth reward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpo_lab.data import places, reviews
 from dpo_lab.data.assets import asset_path
 
 RewardFn = Callable[[str, str], float]
-"""Ground-truth score of a prompt's text and a response's text."""
+"""Ground-truth reward of a prompt's text and a response's text."""
 
 
 @dataclass(frozen=True)
@@ -18,26 +18,17 @@ class BuiltinData:
     """A data set in `assets/data`, in the files `train.jsonl` and `test.jsonl`.
 
     Attributes:
-        title: One line on what it is.
-        score: Ground-truth score of `(prompt, response)`.
-        facts: Columns that tell a person about the row, and are no part of the pair.
+        score: Ground-truth reward of `(prompt, response)`.
+        facts: Columns that are about the row, for people, and no part of the pair.
     """
 
-    title: str
     score: RewardFn
     facts: tuple[str, ...] = ()
 
 
-BUILTIN: dict[str, BuiltinData] = {
-    "reviews": BuiltinData(
-        "verdicts on films of one to three words; labels drawn from Bradley-Terry",
-        reviews.score,
-    ),
-    "places": BuiltinData(
-        "where is this city? right country against a wrong one or a denial",
-        places.score,
-        facts=("city", "country"),
-    ),
+BUILTIN = {
+    "reviews": BuiltinData(reviews.score),
+    "places": BuiltinData(places.score, facts=("city", "country")),
 }
 """Every built-in data set by its name."""
 

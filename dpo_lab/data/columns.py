@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from dpo_lab.data.messages import unread_fields
-from dpo_lab.data.problems import Repeats, RowProblem
-from dpo_lab.data.rows import Pair, prompt_column
-from dpo_lab.data.sampled import SIDES, sampled_column
+from dpo_lab.data.pairs import SIDES, Pair
+from dpo_lab.data.problems import RowProblem
+from dpo_lab.data.repeats import digest_of_unused
+from dpo_lab.data.rows import prompt_column
+from dpo_lab.data.sampled import sampled_column
 
 # The likeliest first: the mapping that an error proposes is of the first that is there.
 PROMPT_LIKE = (
@@ -25,47 +24,17 @@ PROMPT_LIKE = (
 _PROMPT_LIKE = re.compile(rf"(?:.*[_\W])?({'|'.join(PROMPT_LIKE)})s?")
 
 
-class Repeated:
-    """Finds pairs that were there before, in all that is used or whole.
-
-    Attributes:
-        duplicates: Rows that repeat an earlier row whole.
-        alike: Rows that repeat an earlier one in all that is used, and differ in what is not.
-    """
-
-    def __init__(self) -> None:
-        self.duplicates, self.alike = Repeats(), Repeats()
-        self._rows: set[bytes] = set()
-        self._pairs: set[bytes] = set()
-
-    def add(self, row: int, used: bytes, whole: bytes) -> None:
-        """Count a row.
-
-        Args:
-            row: Its number.
-            used: Hash of what is used of it.
-            whole: Hash of all of it.
-        """
-        if whole in self._rows:
-            self.duplicates = self.duplicates.with_row(row)
-        elif used in self._pairs:
-            self.alike = self.alike.with_row(row)
-        self._rows.add(whole)
-        self._pairs.add(used)
-
-
 class ColumnUse:
     """Counts, row by row, what of a source is used.
 
     Args:
         columns: Names of prompt, chosen and rejected in the source.
-        ignored: Columns that are known to be for people, and are not named.
+        ignored: Columns that are for people, and are not named.
 
     Attributes:
         unused: Rows with a value in a column that nothing uses; 0 where it is always empty.
         unread: The same of fields of messages.
-        repeated: Pairs that were there before: by whether their rows have a prompt, since those
-            without are left out beside those with one.
+        digests: Of what is not used of each row that makes a pair, by its number.
         overlooked: Columns that look like a prompt where no prompt was found, and the first row.
     """
 
@@ -73,16 +42,11 @@ class ColumnUse:
         self._columns, self._ignored = columns, frozenset(ignored)
         self.unused: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
-        self.repeated = {True: Repeated(), False: Repeated()}
+        self.digests: dict[int, bytes] = {}
         self.overlooked: dict[str, int] = {}
 
     def add(self, number: int, row: Any, made: Pair | RowProblem) -> None:
-        """Count a row.
-
-        Args:
-            number: Its number.
-            row: The row as it was read.
-            made: What was made of it, or why nothing was.
+        """Count a row, `with_messages`, and what was made of it.
 
         Raises:
             RecursionError: If a value is nested too deep to be looked at; nothing is counted then.
@@ -94,21 +58,20 @@ class ColumnUse:
         used = {prompt, *sides, *map(sampled_column, sides)}
         beside = {str(name): row[name] for name in row if name not in used | self._ignored}
         unread = [unread_fields(row.get(name)) for name in (prompt, *sides)]
-        filled = {name: _has_value(value) for name, value in beside.items()}
-        told = [name for some in unread for name, value in some.items() if _has_value(value)]
-        hashes = _hashes(made, [beside, *unread]) if isinstance(made, Pair) else None
-        for name, has_value in filled.items():
-            self.unused[name] += has_value
-        self.unread.update(list(dict.fromkeys(told)))
+        filled = {name: value for name, value in beside.items() if _has_value(value)}
+        fields = [name for some in unread for name, value in some.items() if _has_value(value)]
+        if isinstance(made, Pair):
+            self.digests[number] = digest_of_unused([beside, *unread])
+        for name in beside:
+            self.unused[name] += name in filled
+        self.unread.update(list(dict.fromkeys(fields)))
         if prompt is None:
-            self._look_for_prompt(number, {n: v for n, v in beside.items() if filled[n]}, made)
-        if hashes:
-            self.repeated[prompt is not None].add(number, *hashes)
+            self._look_for_prompt(number, filled, made)
 
     def _look_for_prompt(
         self, number: int, beside: Mapping[str, Any], made: Pair | RowProblem
     ) -> None:
-        """A prompt that stands in messages, or again in what both answers begin with, is used."""
+        """A prompt that stands in messages, or again in what both responses begin with, is used."""
         prompt = None
         if isinstance(made, Pair):
             prompt = made.prompt
@@ -153,21 +116,3 @@ def _has_value(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_has_value, value))
     return bool(value) if isinstance(value, (str, Mapping)) else value is not None
-
-
-def _hashes(pair: Pair, unused: list[Mapping[str, Any]]) -> tuple[bytes, bytes]:
-    """Of all that is used of a row, and of all of it."""
-    used = repr([getattr(pair, field.name) for field in fields(pair) if field.name != "row"])
-    return _digest(used), _digest(used + _canonical(unused))
-
-
-def _canonical(values: list[Mapping[str, Any]]) -> str:
-    """The same text for the same values, in whatever order their names come."""
-    try:
-        return json.dumps(values, sort_keys=True, default=repr)
-    except TypeError:  # names that are no text, or of several types
-        return repr([sorted(value.items()) for value in values])
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Rows from the Hugging Face hub, with its many kinds of failure told in one way."""
+"""Rows from the Hugging Face hub, with its many kinds of failure reported in one way."""
 
 from __future__ import annotations
 
@@ -25,24 +25,18 @@ def hub_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def hub_splits(name: str) -> list[str]:
-    """Names of the splits of a data set on the hub, or in the cache of `datasets`.
-
-    Args:
-        name: Its id, `owner/name`.
-
-    Raises:
-        FileNotFoundError: As `hub_rows`.
-        ValueError: As `hub_rows`.
-    """
+    """Names of the splits of such a data set; errors as of `hub_rows`."""
     from datasets import get_dataset_split_names
 
     return _ask(name, lambda: get_dataset_split_names(name))
 
 
 def _ask(name: str, call: Callable[[], T]) -> T:
+    from datasets import config
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-    _probe(name)
+    if not config.HF_HUB_OFFLINE:
+        _probe(name)
     try:
         return call()
     except DatasetNotFoundError as error:
@@ -58,12 +52,9 @@ def _ask(name: str, call: Callable[[], T]) -> T:
 
 def _probe(name: str) -> None:
     """Ask for the data set once: `datasets` would try for half a minute before it gave up."""
-    from datasets import config
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    if config.HF_HUB_OFFLINE:
-        return
     try:
         HfApi().dataset_info(name, timeout=10)
     except (HFValidationError, RepositoryNotFoundError) as error:

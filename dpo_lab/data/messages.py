@@ -1,13 +1,17 @@
-"""Messages of a conversation in the shapes that data comes in, brought to role and content."""
+"""Messages of a conversation in the shapes that data comes in, brought to role and content.
+
+What cannot be read raises `UnusableRow`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from dpo_lab.data.problems import RowProblem
+from dpo_lab.data.problems import MALFORMED_JSON, UnusableRow
 
 Message = dict[str, str]
 
@@ -33,28 +37,17 @@ _LIKE_MESSAGES = re.compile(
 _LIKE_A_MESSAGE = re.compile(r"""\s*\{\s*"(?:role|content|from|value)"\s*:""")
 
 
-def messages_in_text(number: int, column: str, text: str) -> Any:
+def messages_in_text(text: str) -> Any:
     """What a cell holds: a list of messages, or one message, where it is JSON of that; else text.
 
     A table of text has no other way to hold them, and some files write them so in any format.
-
-    Args:
-        number: The row's number.
-        column: The column.
-        text: The cell.
-
-    Raises:
-        RowProblem: If it begins as a list of messages and is no JSON.
     """
     several = _LIKE_MESSAGES.match(text)
     if not several and not _LIKE_A_MESSAGE.match(text):
         return text
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if several:
-            reason = "truncated or malformed JSON"
-            raise RowProblem(number, column, reason, str(error)) from None
+    except (ValueError, RecursionError):
         return text
     return value if any(map(is_message, value if several else [value])) else text
 
@@ -73,34 +66,23 @@ def role_of(message: Any) -> str | None:
     return _SHAREGPT_ROLES.get(role, role) if known else role
 
 
-def read_messages(number: int, column: str, value: Sequence) -> list[Message]:
-    """A list of messages with role and content alone, the content as text.
+def read_messages(column: str, value: Sequence) -> list[Message]:
+    """A column's messages with role and content alone, the content as text.
 
-    Args:
-        number: The row's number.
-        column: The column that holds them.
-        value: The messages: `{role, content}`, or `{from, value}` as ShareGPT has them; content
-            may be a list of text parts, which are joined as chat templates join them.
-
-    Raises:
-        RowProblem: If one of them cannot be read.
+    They may be `{role, content}`, or `{from, value}` as ShareGPT has them; content may be a list of
+    text parts, which are joined as chat templates join them. Another is an `UnusableRow`.
     """
     if not value:
-        raise RowProblem(number, column, "empty", "a list of no messages")
-    return [_message(number, column, message) for message in value]
+        raise UnusableRow(column, "empty", "a list of no messages")
+    return [_message(column, message) for message in value]
 
 
-def check_roles(number: int, column: str, prompt: list[Message]) -> None:
-    """Refuse a prompt whose roles do not take turns, or that does not end with the user.
-
-    Raises:
-        RowProblem: If so.
-    """
+def check_roles(column: str, prompt: list[Message]) -> None:
+    """Refuse a prompt whose roles do not take turns, or that does not end with the user."""
     roles = [message["role"] for message in prompt]
-    steps = zip(["beginning", *roles], roles, strict=False)
+    steps = pairwise(["beginning", *roles])
     if roles[-1] not in ("user", "tool") or any(b not in _NEXT_ROLES[a] for a, b in steps):
-        raise RowProblem(
-            number,
+        raise UnusableRow(
             column,
             "roles out of order",
             f"{' '.join(roles)}; after any system message, user and assistant take turns, "
@@ -108,24 +90,25 @@ def check_roles(number: int, column: str, prompt: list[Message]) -> None:
         )
 
 
-def check_text(number: int, column: str, text: str) -> None:
-    """Refuse text that cannot be written as UTF-8.
+def check_not_cut(column: str, text: str) -> None:
+    """Refuse text that begins as a list of messages does and is no JSON."""
+    if _LIKE_MESSAGES.match(text):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UnusableRow(column, MALFORMED_JSON, str(error)) from None
 
-    Raises:
-        RowProblem: If so.
-    """
+
+def check_utf8(column: str, text: str) -> None:
+    """Refuse text that cannot be written as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise RowProblem(number, column, "undecodable bytes", "not UTF-8") from None
+        raise UnusableRow(column, "undecodable bytes", "not UTF-8") from None
 
 
 def unread_fields(value: Any) -> dict[str, list]:
-    """Fields of messages that are not read, with their values: `tool_calls`, `name`, and so on.
-
-    Args:
-        value: What a column holds; anything but messages has no such field.
-    """
+    """Fields of a column's messages that are not read, with their values: `tool_calls`, `name`."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
@@ -148,36 +131,30 @@ def _fields_of(message: Mapping) -> tuple[str, str] | None:
     return next((names for names in _SHAPES if set(names) <= set(message)), None)
 
 
-def _message(number: int, column: str, message: Any) -> Message:
+def _message(column: str, message: Any) -> Message:
     if not is_message(message):
-        raise RowProblem(
-            number,
+        raise UnusableRow(
             column,
             "wrong type",
             "a message is no object with role and content, nor with from and value",
         )
     role, content = role_of(message), message[_fields_of(message)[1]]
     if message.get("tool_calls") or role == "function_call":
-        raise RowProblem(
-            number, column, "tool calls are not supported", "write the call into content, as text"
-        )
+        advice = "write the call into content, as text"
+        raise UnusableRow(column, "tool calls are not supported", advice)
     if role not in ROLES:
-        raise RowProblem(number, column, "unknown role", repr(role))
-    content = _text_of_parts(number, column, role, content)
+        raise UnusableRow(column, "unknown role", repr(role))
+    content = _text_of_parts(column, role, content)
     if not isinstance(content, str):
-        raise RowProblem(
-            number,
-            column,
-            "wrong type",
-            f"content of the {role} is {type(content).__name__}, not text",
-        )
-    check_text(number, column, content)
+        found = type(content).__name__
+        raise UnusableRow(column, "wrong type", f"content of the {role} is {found}, not text")
+    check_utf8(column, content)
     if role in ("user", "assistant") and not content.strip():
-        raise RowProblem(number, column, "empty", f"message of the {role}")
+        raise UnusableRow(column, "empty", f"message of the {role}")
     return {"role": role, "content": content}
 
 
-def _text_of_parts(number: int, column: str, role: str, content: Any) -> Any:
+def _text_of_parts(column: str, role: str, content: Any) -> Any:
     """A list of text parts as one text; anything else as it is."""
     if not isinstance(content, list) or not content:
         return content
@@ -185,8 +162,7 @@ def _text_of_parts(number: int, column: str, role: str, content: Any) -> Any:
         return content
     for part in content:
         if part["type"] != "text" or not isinstance(part.get("text"), str):
-            raise RowProblem(
-                number,
+            raise UnusableRow(
                 column,
                 "wrong type",
                 f"content of the {role} has a part of type {part['type']!r}; only text parts "

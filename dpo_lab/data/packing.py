@@ -14,7 +14,8 @@ import heapq
 from collections.abc import Sequence
 
 from dpo_lab.data.batching import Batch, Trees, integers
-from dpo_lab.data.text_to_ids import Ids, PromptResponse
+from dpo_lab.data.end_tokens import Ids
+from dpo_lab.data.text_to_ids import PromptResponse
 
 SHARING_WORTH = 1024
 """Tokens of attention that one token less is worth: a shared token saves its linear layers, but

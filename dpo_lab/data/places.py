@@ -40,7 +40,7 @@ def score(prompt: str, response: str) -> float:
 
     Countries are found by their names and usual short forms ("USA", "Holland"), as whole words
     ("Nigeria" is not "Niger"); where several fit, the longest counts ("Papua New Guinea" is not
-    "Guinea"). Accents and, but for abbreviations, capitals are ignored. A demonym ("a Chinese
+    "Guinea"). Accents and, except in abbreviations, capitals are ignored. A demonym ("a Chinese
     city") names no country. Constituent countries count as the United Kingdom.
 
     Args:

@@ -10,15 +10,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dpo_lab.data.problems import RowProblem
+from dpo_lab.data.problems import MALFORMED_JSON, RowProblem
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
 MAX_GZ_GB = 4.0
 """By default, a .gz file may unpack to so many GB (1e9 bytes); a few kB can hold far more."""
-
-NumberedRow = tuple[int, Any]
 
 # Bytes that are not UTF-8 become lone surrogates, which the row's check finds and names.
 _UNDECODABLE = "\udcff"
@@ -27,21 +25,42 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CHUNK = 1 << 20
 
 
+class Row(NamedTuple):
+    """One row of a source.
+
+    Attributes:
+        number: From 1; in `.jsonl` files, the line.
+        value: What was read: an object with columns, if it is as it should be.
+        problem: Why nothing could be read.
+    """
+
+    number: int
+    value: Any = None
+    problem: RowProblem | None = None
+
+
+def numbered(values: Iterable[Any], after: int = 0) -> Iterator[Row]:
+    """Rows of values, numbered from the one after a number."""
+    return (Row(number, value) for number, value in enumerate(values, start=after + 1))
+
+
+def _unread(number: int, reason: str, detail: str = "") -> Row:
+    return Row(number, problem=RowProblem(number, None, reason, detail))
+
+
 def extension_of(path: Path) -> str:
     """The ending by which a file's kind is known, or nothing."""
     name = path.name.lower()
     return next((extension for extension in EXTENSIONS if name.endswith(extension)), "")
 
 
-def read_file(path: Path, max_gz_gb: float = MAX_GZ_GB) -> Iterator[NumberedRow]:
-    """Rows of a file.
+def read_file(path: Path, max_gz_gb: float = MAX_GZ_GB, after: int = 0) -> Iterator[Row]:
+    """Rows of a file, also those that could not be read.
 
     Args:
         path: The file; its name says of what kind it is.
         max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
-
-    Yields:
-        Row number and row; a row, or a cell of it, is a `RowProblem` where it could not be read.
+        after: Number of the last row before it, where files are numbered through.
 
     Raises:
         ValueError: If the file as a whole cannot be read.
@@ -54,18 +73,13 @@ def read_file(path: Path, max_gz_gb: float = MAX_GZ_GB) -> Iterator[NumberedRow]
         )
     _refuse_pointer(path)
     if extension == ".parquet":
-        return enumerate(_parquet(path), start=1)
-    data = _read_bytes(path, max_gz_gb)
-    if data.startswith(_UTF16):
-        raise ValueError(f"{path}: its text is UTF-16, and only UTF-8 is read. Save it as UTF-8.")
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    if not text.strip():
-        raise ValueError(f"{path}: it is empty. A data set needs at least one row; add some.")
+        return numbered(_parquet(path), after)
+    text = _read_text(path, max_gz_gb)
     if extension == ".jsonl":
-        return _jsonl(text)
+        return _jsonl(text, after)
     if extension == ".csv":
-        return iter(_csv(path, text))
-    return _json(path, text)
+        return iter(_csv(path, text, after))
+    return _json(path, text, after)
 
 
 def _refuse_pointer(path: Path) -> None:
@@ -78,9 +92,18 @@ def _refuse_pointer(path: Path) -> None:
             )
 
 
-def _read_bytes(path: Path, max_gz_gb: float) -> bytes:
-    if not path.name.lower().endswith(".gz"):
-        return path.read_bytes()
+def _read_text(path: Path, max_gz_gb: float) -> str:
+    zipped = path.name.lower().endswith(".gz")
+    data = _unzip(path, max_gz_gb) if zipped else path.read_bytes()
+    if data.startswith(_UTF16):
+        raise ValueError(f"{path}: its text is UTF-16, and only UTF-8 is read. Save it as UTF-8.")
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    if not text.strip():
+        raise ValueError(f"{path}: it is empty. A data set needs at least one row; add some.")
+    return text
+
+
+def _unzip(path: Path, max_gz_gb: float) -> bytes:
     try:
         # Measured before it is held: what is refused takes a chunk of memory, not the limit's.
         with gzip.open(path) as file:
@@ -88,8 +111,12 @@ def _read_bytes(path: Path, max_gz_gb: float) -> bytes:
             while chunk := file.read(_CHUNK):
                 unpacked += len(chunk)
                 if unpacked > max_gz_gb * 1e9:
-                    raise _too_large(path, max_gz_gb)
-        with gzip.open(path) as file:
+                    raise ValueError(
+                        f"{path}: unpacks to more than max_gz_gb={max_gz_gb:g} GB, from "
+                        f"{path.stat().st_size:,} bytes, which would fill the memory. If you trust "
+                        "the file, raise the limit: --max-gz-gb, or max_gz_gb=."
+                    )
+            file.seek(0)
             return file.read()
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
@@ -97,44 +124,35 @@ def _read_bytes(path: Path, max_gz_gb: float) -> bytes:
         ) from None
 
 
-def _too_large(path: Path, max_gz_gb: float) -> ValueError:
-    return ValueError(
-        f"{path}: unpacks to more than max_gz_gb={max_gz_gb:g} GB, from {path.stat().st_size:,} "
-        "bytes, which would fill the memory. If you trust the file, raise the limit: "
-        "--max-gz-gb, or max_gz_gb=."
-    )
+def _jsonl(text: str, after: int) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), start=after + 1):
+        if line.strip():
+            try:
+                yield Row(number, json.loads(line))
+            except (ValueError, RecursionError) as error:
+                yield _unread(number, MALFORMED_JSON, str(error))
 
 
-def _jsonl(text: str) -> Iterator[NumberedRow]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, RowProblem(number, None, "truncated or malformed JSON", str(error))
-
-
-def _json(path: Path, text: str) -> Iterator[NumberedRow]:
+def _json(path: Path, text: str, after: int) -> Iterator[Row]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         if _begins_with_object_line(text):
-            return _jsonl(text)
+            return _jsonl(text, after)
         raise ValueError(
-            f"{path}: truncated or malformed JSON ({error}). "
+            f"{path}: {MALFORMED_JSON} ({error}). "
             "Fix the file; it must be a list of objects, or one object a line."
         ) from None
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
     if isinstance(rows, dict) and "\n" not in text.strip():
-        return _jsonl(text)
+        return _jsonl(text, after)
     if not isinstance(rows, list):
         raise ValueError(
             f"{path}: holds a {type(rows).__name__}, not a list of rows. "
             'Use a list of objects, {"data": [...]}, or one object a line.'
         )
-    return enumerate(rows, start=1)
+    return numbered(rows, after)
 
 
 def _begins_with_object_line(text: str) -> bool:
@@ -145,12 +163,12 @@ def _begins_with_object_line(text: str) -> bool:
         return False
 
 
-def _csv(path: Path, text: str) -> list[NumberedRow]:
+def _csv(path: Path, text: str, after: int) -> list[Row]:
     # The module's own limit for a field, 131072 characters, is less than a long conversation.
     limit = csv.field_size_limit(len(text) + 1)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        return list(_csv_rows(path, reader, _header(path, reader)))
+        return list(_csv_rows(path, reader, _header(path, reader), after + 1))
     finally:
         csv.field_size_limit(limit)
 
@@ -170,8 +188,7 @@ def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     return header
 
 
-def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[NumberedRow]:
-    number = 1
+def _csv_rows(path: Path, reader: Any, header: list[str], number: int) -> Iterator[Row]:
     while True:
         start = reader.line_num + 1
         try:
@@ -185,20 +202,19 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[NumberedRo
                     "so that where rows begin and end in them is not known. Close the quote that "
                     "opens there, and double those within a field."
                 ) from None
-            # The reader takes up again at the next line.
-            yield number, RowProblem(number, None, "malformed CSV", f"line {start}: {error}")
+            # The reader goes on at the next line.
+            yield _unread(number, "malformed CSV", f"line {start}: {error}")
         else:
             if not cells:  # an empty line
                 continue
             if len(cells) > len(header):
-                reason = "more fields than the header has columns"
-                yield number, RowProblem(number, None, reason)
+                yield _unread(number, "more fields than the header has columns")
             else:
-                yield number, dict(zip_longest(header, cells))
+                yield Row(number, dict(zip_longest(header, cells)))
         number += 1
 
 
-def _parquet(path: Path) -> Iterable[dict[str, Any]]:
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -214,13 +230,10 @@ def _parquet(path: Path) -> Iterable[dict[str, Any]]:
 def _arrow_rows(table: Any) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=1000):
         try:
-            rows = batch.to_pylist()
+            yield from batch.to_pylist()
         except UnicodeDecodeError:
-            rows = [
-                {name: _arrow_cell(batch[name][index]) for name in batch.schema.names}
-                for index in range(batch.num_rows)
-            ]
-        yield from rows
+            for cells in zip(*batch.columns, strict=True):
+                yield dict(zip(batch.schema.names, map(_arrow_cell, cells), strict=True))
 
 
 def _arrow_cell(cell: Any) -> Any:

@@ -1,163 +1,88 @@
-"""One row to one pair: the three accepted shapes, and what makes a row unusable."""
+"""One row to one pair: the three accepted shapes, and what makes a row unusable.
+
+`columns` gives the names of prompt, chosen and rejected in the row.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from dpo_lab.data.messages import (
     Message,
+    check_not_cut,
     check_roles,
-    check_text,
+    check_utf8,
     is_message,
     messages_in_text,
     read_messages,
     role_of,
 )
-from dpo_lab.data.problems import RowProblem
-from dpo_lab.data.sampled import SIDES, Sampled, sampled_of_row
+from dpo_lab.data.pairs import SIDES, Pair, Text
+from dpo_lab.data.problems import UnusableRow
+from dpo_lab.data.sampled import sampled_of_row
 
-Text = str | list[Message]
-PromptFormat = Literal["auto", "chat", "plain"]
-"""How a prompt that is text is given to a model: `Encoder.as_prompt`."""
-
-COLUMNS = ("prompt", "chosen", "rejected")
+COLUMNS = ("prompt", *SIDES)
 SHAREGPT_PROMPT = "conversations"
-"""ShareGPT's name of the column of messages that both answers follow."""
+"""ShareGPT's name of the column of messages that both responses follow."""
 NO_SHARED_PROMPT = "missing, and chosen and rejected share no prompt"
 
 TURN = "\n\nAssistant:"
-"""Start of an answer in Anthropic's HH data: a shared prefix is cut after the last of these."""
+"""Start of a response in Anthropic's HH data: a shared prefix is cut after the last of these."""
 _OTHER_TURN = "\n\nHuman:"
 
-# Where an answer begins in text that other templates have written.
-_ANSWER_MARK = re.compile(
+# Where a response begins in text that other templates have written.
+_RESPONSE_MARK = re.compile(
     r"<\|start_header_id\|>assistant<\|end_header_id\|>\n*|<\|im_start\|>assistant\n?"
     r"|<start_of_turn>model\n?|<\|assistant\|>\n?|\[/INST\]"
     r"|(?:^|\n)(?:### )?(?:Assistant|ASSISTANT|Answer|Response|A):\n*"
 )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One preference: to `prompt`, people preferred `chosen` over `rejected`.
-
-    Attributes:
-        prompt: Text, or the messages before the answer.
-        chosen: Text, or one assistant message in a list.
-        rejected: The same.
-        row: Row number in the source, from 1 (in `.jsonl` files, the line).
-        chosen_sampled: How a model sampled chosen, where the row says so (column
-            `chosen_sampled`, or so with the name that chosen has): its ids are scored.
-        rejected_sampled: The same of rejected.
-    """
-
-    prompt: Text
-    chosen: Text
-    rejected: Text
-    row: int
-    chosen_sampled: Sampled | None = None
-    rejected_sampled: Sampled | None = None
-
-    @property
-    def prompt_key(self) -> str:
-        """The prompt as one string: equal for equal prompts."""
-        return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt)
-
-    def swapped(self) -> Pair:
-        """The pair with its label turned around."""
-        return replace(
-            self,
-            chosen=self.rejected,
-            rejected=self.chosen,
-            chosen_sampled=self.rejected_sampled,
-            rejected_sampled=self.chosen_sampled,
-        )
-
-
-def same_prompt(prompt: Text) -> str:
-    """A key that two prompts share if a person would call them the same.
-
-    White space does not tell prompts apart, nor does the order of a message's fields; and one
-    message of the user is its text. Roles, and what comes before, do.
-    """
-    if isinstance(prompt, str):
-        return " ".join(prompt.split())
-    turns = [(message["role"], " ".join(message["content"].split())) for message in prompt]
-    return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
-
-
-def with_messages(number: int, row: Any, columns: Mapping[str, str]) -> Any:
-    """A row in which messages that were written as JSON are messages.
-
-    Args:
-        number: Its row number.
-        row: The row as it was read; a cell that begins as messages do and is no JSON becomes a
-            `RowProblem`.
-        columns: Names of the three columns in the row.
-    """
+def with_messages(row: Any, columns: Mapping[str, str]) -> Any:
+    """A row as it was read, in which messages that were written as JSON are messages."""
     if not isinstance(row, Mapping):
         return row
-    read = {}
-    for column in (*columns.values(), SHAREGPT_PROMPT):
-        text = row.get(column)
-        if isinstance(text, str):
-            try:
-                value = messages_in_text(number, column, text)
-            except RowProblem as problem:
-                value = problem
-            if value is not text:
-                read[column] = value
-    return {**row, **read} if read else row
+    texts = {
+        column: text
+        for column in (*columns.values(), SHAREGPT_PROMPT)
+        if isinstance(text := row.get(column), str)
+    }
+    read = {column: messages_in_text(text) for column, text in texts.items()}
+    return {**row, **read} if read != texts else row
 
 
 def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
-    """One row in the lab's shape.
-
-    Args:
-        number: Its row number.
-        row: The row, `with_messages`, or the problem met in reading it; a cell may be such a
-            problem, too.
-        columns: Names of the three columns in the row.
+    """One row, `with_messages`, in the lab's shape.
 
     Raises:
-        RowProblem: If it cannot be used.
+        UnusableRow: If it cannot be used.
     """
-    if isinstance(row, RowProblem):
-        raise row.at(number)
     if not isinstance(row, Mapping):
-        raise RowProblem(
-            number, None, "wrong type", f"{type(row).__name__}, not an object with columns"
-        )
-    chosen = _field(number, row, columns["chosen"])
-    rejected = _field(number, row, columns["rejected"])
+        found = type(row).__name__
+        raise UnusableRow(None, "wrong type", f"{found}, not an object with columns")
+    chosen, rejected = (_field(row, columns[side]) for side in SIDES)
     if type(chosen) is not type(rejected):
-        raise RowProblem(
-            number,
-            columns["rejected"],
-            "wrong type",
-            f"{_kind(rejected)}, but chosen is {_kind(chosen)}",
-        )
+        kinds = f"{_kind(rejected)}, but chosen is {_kind(chosen)}"
+        raise UnusableRow(columns["rejected"], "wrong type", kinds)
     prompt, name = None, prompt_column(row, columns)
     if name is not None:
-        prompt, columns = _field(number, row, name), {**columns, "prompt": name}
+        prompt, columns = _field(row, name), {**columns, "prompt": name}
     if chosen == rejected:
-        raise RowProblem(number, columns["rejected"], "equal to chosen")
+        raise UnusableRow(columns["rejected"], "equal to chosen")
     shape = _text_pair if isinstance(chosen, str) else _conversation_pair
-    sampled = [sampled_of_row(number, row, columns[side]) for side in SIDES]
-    return Pair(*shape(number, prompt, chosen, rejected, columns), number, *sampled)
+    sampled = [sampled_of_row(row, columns[side]) for side in SIDES]
+    return Pair(*shape(prompt, chosen, rejected, columns), number, *sampled)
 
 
 def prompt_column(row: Mapping, columns: Mapping[str, str]) -> str | None:
-    """The column of a row's prompt; none where the answers hold it.
+    """The column of a row's prompt; none where the responses hold it.
 
-    That is the one called so, or named by the caller, who wants it to be there; or else ShareGPT's,
-    if it ends before an answer.
+    That is the one of this name, or the one that the caller named, who wants it to be there; or
+    else ShareGPT's, if it ends before a response.
     """
     name = columns["prompt"]
     if name in row or name != "prompt":
@@ -168,7 +93,7 @@ def prompt_column(row: Mapping, columns: Mapping[str, str]) -> str | None:
 
 
 def _text_pair(
-    number: int, prompt: Text | None, chosen: str, rejected: str, columns: Mapping[str, str]
+    prompt: Text | None, chosen: str, rejected: str, columns: Mapping[str, str]
 ) -> tuple[str, str, str]:
     if prompt is None:
         shared = os.path.commonprefix([chosen, rejected])
@@ -176,38 +101,37 @@ def _text_pair(
         prompt, chosen, rejected = chosen[:end], chosen[end:], rejected[end:]
         if not prompt.strip():
             detail = f"both begin with {_shortened(shared)}, which ends at no turn and no line"
-            raise _no_shared_prompt(number, columns, detail if shared.strip() else "")
+            detail = detail if shared.strip() else ""
+            raise UnusableRow(columns["prompt"], NO_SHARED_PROMPT, detail)
     if not isinstance(prompt, str):
-        raise RowProblem(
-            number,
+        raise UnusableRow(
             columns["prompt"],
             "wrong type",
             "messages, but chosen and rejected are text; make them lists of one assistant message",
         )
-    for side, response in (("chosen", chosen), ("rejected", rejected)):
+    for side, response in zip(SIDES, (chosen, rejected), strict=True):
         if not response.strip():
-            raise RowProblem(number, columns[side], "empty response")
-        _check_one_turn(number, columns[side], prompt, response)
+            raise UnusableRow(columns[side], "empty response")
+        _check_one_turn(columns[side], prompt, response)
     return prompt, chosen, rejected
 
 
 def _end_of_prompt(shared: str) -> int:
-    """Where the prompt ends in what both answers begin with: at a turn, or else at a line."""
+    """Where the prompt ends in what both responses begin with: at a turn, or else at a line."""
     at = shared.rfind(TURN)
     if at >= 0:
         return at + len(TURN)
-    ends = [mark.end() for mark in _ANSWER_MARK.finditer(shared)]
+    ends = [mark.end() for mark in _RESPONSE_MARK.finditer(shared)]
     return ends[-1] if ends else shared.rfind("\n") + 1
 
 
-def _check_one_turn(number: int, column: str, prompt: str, response: str) -> None:
-    """Refuse an answer in which the other side takes a turn: it would be learnt with it."""
+def _check_one_turn(column: str, prompt: str, response: str) -> None:
+    """Refuse a response in which the other side takes a turn: the model would learn to do so."""
     turns = TURN in prompt
     begun = f"\n\n{response.lstrip()}" if turns else response
     mark = _OTHER_TURN if _OTHER_TURN in begun else TURN if turns and TURN in response else None
     if mark is not None:
-        raise RowProblem(
-            number,
+        raise UnusableRow(
             column,
             "several turns in an answer",
             f"{mark.strip()!r} in it: the two conversations part before their last turn, or the "
@@ -216,7 +140,6 @@ def _check_one_turn(number: int, column: str, prompt: str, response: str) -> Non
 
 
 def _conversation_pair(
-    number: int,
     prompt: Text | None,
     chosen: list[Message],
     rejected: list[Message],
@@ -231,31 +154,27 @@ def _conversation_pair(
         chosen, rejected = chosen[repeated:], rejected[repeated:]
     elif shared:
         if prompt is not None:
-            _check_repeats(number, columns["prompt"], prompt, chosen[:shared])
+            _check_repeats(columns["prompt"], prompt, chosen[:shared])
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif prompt is not None:
         prompt = [{"role": "user", "content": prompt}]
     else:
-        raise _no_shared_prompt(number, columns)
-    check_roles(number, columns["prompt"], prompt)
-    for side, response in (("chosen", chosen), ("rejected", rejected)):
+        raise UnusableRow(columns["prompt"], NO_SHARED_PROMPT)
+    check_roles(columns["prompt"], prompt)
+    for side, response in zip(SIDES, (chosen, rejected), strict=True):
         roles = [message["role"] for message in response]
         if roles != ["assistant"]:
-            raise RowProblem(
-                number,
-                columns[side],
-                "roles out of order",
-                f"{' '.join(roles) or 'no message'} after the prompt, not one assistant message",
-            )
+            found = f"{' '.join(roles) or 'no message'} after the prompt"
+            detail = f"{found}, not one assistant message"
+            raise UnusableRow(columns[side], "roles out of order", detail)
     return prompt, chosen, rejected
 
 
-def _check_repeats(number: int, column: str, prompt: str, shared: list[Message]) -> None:
+def _check_repeats(column: str, prompt: str, shared: list[Message]) -> None:
     """Refuse a prompt that is not what whole conversations begin with: one of them would vanish."""
     asked = [message["content"].strip() for message in shared if message["role"] == "user"]
     if prompt.strip() not in asked:
-        raise RowProblem(
-            number,
+        raise UnusableRow(
             column,
             "not the prompt of the conversations",
             f"{_shortened(prompt)}, but chosen and rejected begin with "
@@ -264,35 +183,27 @@ def _check_repeats(number: int, column: str, prompt: str, shared: list[Message])
         )
 
 
-def _no_shared_prompt(number: int, columns: Mapping[str, str], detail: str = "") -> RowProblem:
-    return RowProblem(number, columns["prompt"], NO_SHARED_PROMPT, detail)
-
-
-def _field(number: int, row: Mapping, column: str) -> Text:
+def _field(row: Mapping, column: str) -> Text:
     """A column's value: text that can be encoded, or a list of messages."""
     if column not in row:
         names = ", ".join(map(str, row)) or "no column"
-        raise RowProblem(number, column, "missing", f"the row has: {names:.100}")
+        raise UnusableRow(column, "missing", f"the row has: {names:.100}")
     value = row[column]
-    if isinstance(value, RowProblem):
-        raise value.at(number)
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise RowProblem(number, column, "missing", "null")
+        raise UnusableRow(column, "missing", "null")
     if isinstance(value, str):
-        check_text(number, column, value)
+        check_not_cut(column, value)
+        check_utf8(column, value)
         if not value.strip():
-            raise RowProblem(number, column, "empty")
+            raise UnusableRow(column, "empty")
         return value
     if is_message(value):
         value = [value]
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return read_messages(number, column, value)
-    raise RowProblem(
-        number,
-        column,
-        "wrong type",
-        f"{type(value).__name__}, not text or a list of messages with role and content",
-    )
+        return read_messages(column, value)
+    found = type(value).__name__
+    wanted = "text or a list of messages with role and content"
+    raise UnusableRow(column, "wrong type", f"{found}, not {wanted}")
 
 
 def _kind(value: Text) -> str:

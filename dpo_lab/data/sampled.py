@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dpo_lab.data.problems import RowProblem
+from dpo_lab.data.problems import UnusableRow
 
-SIDES = ("chosen", "rejected")
 _LARGEST = 2**31
 """Tokenizers keep ids in 32 bits."""
 
@@ -63,16 +62,13 @@ def sampled_column(column: str) -> str:
     return f"{column}_sampled"
 
 
-def sampled_of_row(number: int, row: Mapping[str, Any], column: str) -> Sampled | None:
+def sampled_of_row(row: Mapping[str, Any], column: str) -> Sampled | None:
     """What a row says of how the response of a column was sampled; none where it says nothing.
 
-    Args:
-        number: Its row number.
-        row: The row; in a table of text the value is JSON.
-        column: The response's column.
+    In a table of text the value is JSON.
 
     Raises:
-        RowProblem: If it is not what `Sampled.as_dict` writes.
+        UnusableRow: If it is not what `Sampled.as_dict` writes.
     """
     column = sampled_column(column)
     value = row.get(column)
@@ -81,7 +77,7 @@ def sampled_of_row(number: int, row: Mapping[str, Any], column: str) -> Sampled 
             value = json.loads(value) if value.strip() else None
         return None if value is None or value != value else Sampled.from_dict(value)
     except (ValueError, RecursionError) as error:
-        raise RowProblem(number, column, "not the ids of a sampled response", str(error)) from None
+        raise UnusableRow(column, "not the ids of a sampled response", str(error)) from None
 
 
 def shown(text: str, cut: bool) -> str:

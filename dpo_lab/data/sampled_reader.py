@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.data.text_to_ids import Encoder, Ids
+from dpo_lab.data.text_to_ids import Encoder
 
 AS_SAMPLED = "scored by the ids that were sampled"
 CUT = "cut at the length limit, so without an end token"

@@ -1,4 +1,4 @@
-"""Rows of a source: a file, a folder, a folder of `datasets`, or a data set of the hub."""
+"""Rows of a source: a built-in data set, a file, a folder, or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -6,52 +6,47 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpo_lab.data.builtin import BUILTIN, builtin_path
 from dpo_lab.data.hub import hub_rows, hub_splits
-from dpo_lab.data.readers import MAX_GZ_GB, NumberedRow, extension_of, read_file
+from dpo_lab.data.readers import MAX_GZ_GB, Row, extension_of, numbered, read_file
 from dpo_lab.data.splits import find_held_out, find_held_out_files, require_files_of_split
 
 
-def read_rows(
-    source: str | Path, split: str, max_gz_gb: float = MAX_GZ_GB
-) -> Iterator[NumberedRow]:
-    """Rows of a file, folder or hub data set.
+def read_rows(source: str | Path, split: str, max_gz_gb: float = MAX_GZ_GB) -> Iterator[Row]:
+    """Rows of a source, also those that could not be read; shards are numbered through.
 
     Args:
-        source: Path or hub id.
+        source: Name of a built-in data set, path or hub id.
         split: Split of a folder or hub data set.
         max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
-
-    Yields:
-        Row number and row; a row, or a cell of it, is a `RowProblem` where it could not be read.
-        Shards are numbered through.
 
     Raises:
         FileNotFoundError: If there is no such source or split, or a shard of it is missing.
         ValueError: If a file as a whole cannot be read.
     """
-    path = Path(source).expanduser()
+    path = _path_of(source)
     if path.is_dir():
         if _is_saved_dataset(path):
             return _saved_dataset(path, split)
-        return _numbered_through(require_files_of_split(path, split), max_gz_gb)
+        return _shards(require_files_of_split(path, split), max_gz_gb)
     if path.is_file():
         return read_file(path, max_gz_gb)
     name = str(source)
     _check_hub_id(name)
-    return enumerate(hub_rows(name, split), start=1)
+    return numbered(hub_rows(name, split))
 
 
 def find_split(source: str | Path, exclude: str) -> str | None:
     """Name of the held-out split that a source has beside `exclude`, if any.
 
     Args:
-        source: Path or hub id.
+        source: Name, path or hub id.
         exclude: The split that is trained on; beside `train_prefs`, `test_prefs` comes first.
 
     Raises:
         FileNotFoundError: If there is no such source.
     """
-    path = Path(source).expanduser()
+    path = _path_of(source)
     if path.is_file():
         return None
     if not path.is_dir():
@@ -62,6 +57,11 @@ def find_split(source: str | Path, exclude: str) -> str | None:
     index = path / "dataset_dict.json"
     names = json.loads(index.read_text("utf-8"))["splits"] if index.exists() else []
     return find_held_out(exclude, names)
+
+
+def _path_of(source: str | Path) -> Path:
+    name = str(source)
+    return builtin_path(name) if name in BUILTIN else Path(name).expanduser()
 
 
 def _check_hub_id(name: str) -> None:
@@ -77,18 +77,16 @@ def _is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
 
 
-def _numbered_through(files: list[Path], max_gz_gb: float) -> Iterator[NumberedRow]:
+def _shards(files: list[Path], max_gz_gb: float) -> Iterator[Row]:
     """Rows of the shards of a split, numbered as if they were one file."""
-    before = 0
+    last = 0
     for file in files:
-        last = before
-        for number, row in read_file(file, max_gz_gb):
-            last = before + number
-            yield last, row
-        before = last
+        for row in read_file(file, max_gz_gb, after=last):
+            last = row.number
+            yield row
 
 
-def _saved_dataset(path: Path, split: str) -> Iterator[NumberedRow]:
+def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -103,4 +101,4 @@ def _saved_dataset(path: Path, split: str) -> Iterator[NumberedRow]:
                 f"{path}: no split {split!r} among: {', '.join(saved)}. Name one of these."
             )
         saved = saved[split]
-    return enumerate(saved, start=1)
+    return numbered(saved)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dpo_lab.data.readers import EXTENSIONS, extension_of
 
 HELD_OUT_NAMES = ("test", "validation", "valid", "held_out", "heldout", "eval", "dev")
 
-# "train-00000-of-00003", of which a hub adds 16 hexadecimal digits at times.
+# "train-00000-of-00003", to which a hub adds 16 hexadecimal digits at times.
 _SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]{16})?")
 _TRAIN = re.compile(r"(?<![a-zA-Z])train(?![a-zA-Z])")
 _NOT_ROWS = {"dataset_infos.json"}
@@ -54,7 +54,7 @@ def _siblings(split: str) -> list[str]:
 def files_of_split(folder: Path, split: str, *, loosely: bool = True) -> list[Path]:
     """The files of a split in a folder, or else in its `data` folder, as in a clone from the hub.
 
-    Files called like the split come first; then its shards (`train-00000-of-00003`); then, if
+    Files named like the split come first; then its shards (`train-00000-of-00003`); then, if
     `loosely`, files whose name begins with it (`train-1`).
 
     Raises:
@@ -63,11 +63,11 @@ def files_of_split(folder: Path, split: str, *, loosely: bool = True) -> list[Pa
     begins = re.compile(rf"{re.escape(split)}(?![a-zA-Z])")
     for files in map(_data_files, (folder, folder / "data")):
         found = [file for file in files if _stem(file) == split]
-        found = found or [file for file in files if _shard_name(file) == split]
+        found = found or [file for file in files if _split_of_shard(file) == split]
         if not found and loosely:
             found = [file for file in files if begins.match(file.name)]
         if found:
-            return _whole(found) if _one_split(found) else found
+            return _in_order(found) if _one_split(found) else found
     return []
 
 
@@ -86,7 +86,7 @@ def require_files_of_split(folder: Path, split: str) -> list[Path]:
         found = files
     if len(found) == 1 or (found and _one_split(found)):
         return found
-    names = ", ".join(file.name for file in files) or f"no data file{_inside(folder)}"
+    names = ", ".join(file.name for file in files) or f"no data file{_folders_with_data(folder)}"
     raise FileNotFoundError(
         f"{folder}: {'more than one' if found else 'no'} file for the split {split!r} among: "
         f"{names}. Name one file {split}.jsonl (or another of {', '.join(EXTENSIONS[:4])}) or its "
@@ -94,7 +94,7 @@ def require_files_of_split(folder: Path, split: str) -> list[Path]:
     )
 
 
-def _inside(folder: Path) -> str:
+def _folders_with_data(folder: Path) -> str:
     """Which folders of a folder could be given instead, as where a clone has several data sets."""
     names = sorted(
         place.name for place in folder.iterdir() if place.is_dir() and _data_files(place)
@@ -102,41 +102,40 @@ def _inside(folder: Path) -> str:
     return f", but some in its folders {', '.join(names)}: give one of these" if names else ""
 
 
-def _whole(shards: list[Path]) -> list[Path]:
+def _in_order(shards: list[Path]) -> list[Path]:
     """All shards of a split in order; numbers may begin at 0 or 1."""
-    numbers = [int(_shard(file)["number"]) for file in shards]
-    counts = sorted({int(_shard(file)["count"]) for file in shards})
-    name, count = _shard_name(shards[0]), counts[-1]
-    first = 1 if 0 not in numbers and count in numbers else 0
-    missing = sorted({*range(first, first + count)} - {*numbers})
-    if len(counts) > 1 or missing or len(numbers) != count:
-        what = (
-            f"shards of {counts[0]} and of {count} files"
-            if len(counts) > 1
-            else f"no shard {missing[0]:05}-of-{count:05} ({len(missing)} missing)"
-            if missing
-            else f"{len(numbers)} files for {count} shards"
-        )
+    matches = [_SHARD.fullmatch(_stem(file)) for file in shards]
+    numbers = [int(shard["number"]) for shard in matches]
+    counts = sorted({int(shard["count"]) for shard in matches})
+    what = _wrong_with_shards(numbers, counts)
+    if what:
         raise FileNotFoundError(
-            f"{shards[0].parent}: {what} of the split {name!r}, which would train on a part or "
-            "twice on one. Download it whole into a folder of its own."
+            f"{shards[0].parent}: {what} of the split {matches[0]['name']!r}, which would train on "
+            "a part or twice on one. Download it whole into a folder of its own."
         )
     return [file for _, file in sorted(zip(numbers, shards, strict=True))]
 
 
+def _wrong_with_shards(numbers: Sequence[int], counts: Sequence[int]) -> str:
+    if len(counts) > 1:
+        return f"shards of {counts[0]} and of {counts[-1]} files"
+    (count,) = counts
+    first = 1 if 0 not in numbers and count in numbers else 0
+    missing = sorted({*range(first, first + count)} - {*numbers})
+    if missing:
+        return f"no shard {missing[0]:05}-of-{count:05} ({len(missing)} missing)"
+    return f"{len(numbers)} files for {count} shards" if len(numbers) != count else ""
+
+
 def _one_split(files: list[Path]) -> bool:
-    names = set(map(_shard_name, files))
+    names = set(map(_split_of_shard, files))
     return len(names) == 1 and None not in names
 
 
-def _shard_name(file: Path) -> str | None:
+def _split_of_shard(file: Path) -> str | None:
     """Of which split a file is a shard, if it is one."""
-    shard = _shard(file)
+    shard = _SHARD.fullmatch(_stem(file))
     return shard and shard["name"]
-
-
-def _shard(file: Path) -> re.Match[str] | None:
-    return _SHARD.fullmatch(_stem(file))
 
 
 def _stem(file: Path) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.rows import Message
+from dpo_lab.data.messages import Message
 
 _DATE = "dpo_lab_template_date"
 
@@ -44,8 +44,8 @@ def use_template(
 def _clock(day: str) -> str:
     """Jinja that comes before a template, and by which `strftime_now` writes the day given.
 
-    `transformers` hands no function to a template but its own, so this one is written out. Its line
-    break is not part of what the template writes.
+    `transformers` gives a template no function other than its own, so this one is written out. Its
+    line break is not part of what the template writes.
     """
     known = "aAbBcdDeFGhHIjmMnpRSTuUVwWxXyYZz"
     steps = [f"%-{letter}" for letter in "dmHIMSjy"] + [f"%{letter}" for letter in known]
@@ -181,14 +181,11 @@ class ChatTemplate:
 
     @cached_property
     def closing(self) -> str:
-        """What it writes after an answer; nothing where that cannot be told."""
-        return self._around("Answer 3141.")[1]
-
-    def _around(self, answer: str) -> tuple[str, str]:
-        """The text before and after the answer to a question."""
+        """What it writes after an answer; nothing where it does not write the answer as it is."""
+        answer = "Answer 3141."
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-        before, found, after = self.render(messages, answered=True).rpartition(answer)
-        return (before, after) if found else ("", "")
+        _, found, after = self.render(messages, answered=True).rpartition(answer)
+        return after if found else ""
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +12,15 @@ from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.rows import TURN, PromptFormat, Text
+from dpo_lab.data.end_tokens import EndTokens, Ids
+from dpo_lab.data.pairs import PromptFormat, Text
+from dpo_lab.data.rows import TURN
 from dpo_lab.data.templates import CannotEncode, ChatTemplate, TemplateProblem
 
-Ids = tuple[int, ...]
-"""Token ids."""
 PromptResponse = tuple[Ids, Ids]
 """Ids of a prompt and of a response to it."""
 
-# What was done to a row, as it is counted and told.
+# What was done to a row, in words that are counted and shown.
 MOVED = "whose response begins with a token that is part prompt"
 TRIMMED = "with white space after the end token cut"
 GENERATED = "answered after the generation prompt, where the template's history drops thinking"
@@ -52,18 +53,17 @@ class Encoded:
 class Encoder:
     """Turns prompts and responses into ids for one tokenizer.
 
-    The ids of prompt and response are those of the whole text: prompt and response joined, or the
-    conversation as the chat template writes it. The prompt's are those that generation begins
-    with, and the response's are what follows them in the whole, so that a model is trained on the
-    tokens that it writes itself.
+    The ids of prompt and response are those of the whole text: both joined, or the conversation as
+    the chat template writes it. The prompt's are those that generation begins with, and the
+    response's are what follows them in the whole, so that a model is trained on the tokens that it
+    writes itself.
 
-    Where the prompt's ids are no beginning of the whole's, a token spans the boundary ("Answer: "
-    and "yes" read together hold " yes"). No response that follows the prompt's own ids has the
-    whole's ids then. The whole's are kept, since those are what models have seen: the boundary
-    goes back to the last token that both have in common, and the response holds the few tokens of
-    prompt behind it. This is counted (`Encoded.repaired`), as generation still begins with the
-    prompt's own ids. Nothing is lost by it between two responses of one prompt: both are scored
-    from the same place. A row of which nothing is left before the boundary is refused.
+    A token may span the boundary: "Answer: " and "yes" read together hold " yes". Then no response
+    that follows the prompt's own ids has the whole's ids. The whole's are kept, since those are
+    what models have seen: the boundary goes back to the last token that both have in common, and
+    the response holds the few tokens of prompt behind it. This is counted (`Encoded.repaired`), as
+    generation still begins with the prompt's own ids. A row of which nothing is left before the
+    boundary is refused.
 
     A tokenizer of whole words (`WordLevel`) has white space between any two of them, and there
     prompt and response are tokenised apart.
@@ -96,7 +96,12 @@ class Encoder:
         self.template = ChatTemplate(tokenizer)
         known = pad is not None and (vocabulary is None or pad < vocabulary)
         self.pad_id = pad if known else eos
-        self._blank: dict[int, bool] = {}
+        self._ends = EndTokens(tokenizer, self.template)
+
+    @property
+    def end_ids(self) -> Ids:
+        """Tokens that end a response: `eos_token`, and the chat template's end of turn."""
+        return self._ends.ids
 
     @property
     def chat(self) -> bool:
@@ -112,12 +117,6 @@ class Encoder:
             return added[:1] if added[:1] == (self.tokenizer.bos_token_id,) else ()
         places = range(len(added) - len(alone) + 1)
         return next((added[:at] for at in places if added[at : at + len(alone)] == alone), ())
-
-    @cached_property
-    def end_ids(self) -> Ids:
-        """Tokens that end a response: `eos_token`, and the chat template's end of turn."""
-        eos, turn_end = self.tokenizer.eos_token_id, self.template.end
-        return (eos,) if turn_end in (None, eos) else (eos, turn_end)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,8 +154,8 @@ class Encoder:
         if not isinstance(prompt, str):
             if prompt_format != "plain":
                 return prompt
-            if [message["role"] for message in prompt] != ["user"]:
-                roles = " ".join(message["role"] for message in prompt)
+            roles = " ".join(message["role"] for message in prompt)
+            if roles != "user":
                 raise TemplateProblem(name, "no plain form", f"a conversation of {roles}")
             return prompt[0]["content"]
         if prompt_format == "chat" and not self.chat:
@@ -174,10 +173,7 @@ class Encoder:
         """Ids of prompts as generation begins with them.
 
         Args:
-            prompts: Texts, or lists of messages.
-
-        Returns:
-            One tuple a prompt, with BOS in front if the tokenizer adds one to text.
+            prompts: Texts, before which BOS stands if the tokenizer adds one, or lists of messages.
 
         Raises:
             TemplateProblem: If the chat template refuses a conversation.
@@ -219,10 +215,10 @@ class Encoder:
         for response, text, *ids in zip(responses, written, begun, wholes, strict=True):
             prompt, rest, notes = self._split(*ids)
             if isinstance(response, str):
-                rest, trimmed = self._cut(rest, self.end_ids)
+                rest, trimmed = self._ends.cut(rest)
             else:
-                rest, trimmed = self._end_turn(rest)
-                notes += self._what_became(response[-1]["content"], *text)
+                rest, trimmed = self._ends.cut_turn(rest)
+                notes += _what_became(response[-1]["content"], *text)
             encoded.append(Encoded(prompt, rest, notes + (TRIMMED,) * trimmed))
         return encoded
 
@@ -247,8 +243,7 @@ class Encoder:
         """The whole's ids, parted where the prompt's end or, failing that, no longer agree."""
         if whole[: len(prompt)] == prompt:
             return prompt, whole[len(prompt) :], ()
-        pairs = enumerate(zip(prompt, whole, strict=False))
-        at = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(whole)))
+        at = len(os.path.commonprefix([prompt, whole]))
         first = whole[at : at + 1]
         if whole[:at] in ((), self.bos) or first == (self.tokenizer.unk_token_id,):
             names = self.tokenizer.convert_ids_to_tokens([*first, prompt[at]])
@@ -258,11 +253,6 @@ class Encoder:
                 f"{names[0]!r} in place of {names[-1]!r}, the first token that differs",
             )
         return whole[:at], whole[at:], (MOVED,)
-
-    def _what_became(self, answer: str, start: str, whole: str, generated: bool) -> tuple[str, ...]:
-        if generated:
-            return (GENERATED,)
-        return () if answer.strip() in whole[len(start) :] else (CHANGED,)
 
     @cached_property
     def _whole_words(self) -> bool:
@@ -285,36 +275,17 @@ class Encoder:
         if self.vocabulary is not None:
             largest = max(map(max, filter(None, rows)), default=0)
             if largest >= self.vocabulary:
-                raise self._unknown(largest)
+                raise CannotEncode(
+                    self.tokenizer.name_or_path,
+                    "a token that the model has no embedding for",
+                    f"{self.tokenizer.convert_ids_to_tokens(largest)!r} has id {largest} and the "
+                    f"model {self.vocabulary} of them; use the tokenizer that belongs to it, or "
+                    "resize them",
+                )
         return [ids[text] for text in texts]
 
-    def _unknown(self, token: int) -> CannotEncode:
-        return CannotEncode(
-            self.tokenizer.name_or_path,
-            "a token that the model has no embedding for",
-            f"{self.tokenizer.convert_ids_to_tokens(token)!r} has id {token} and the model "
-            f"{self.vocabulary} of them; use the tokenizer that belongs to it, or resize them",
-        )
 
-    def _end_turn(self, ids: Ids) -> tuple[Ids, bool]:
-        """Cut what a template writes after the end of turn: a newline, or one more end token."""
-        end = self.template.end
-        if end is None or end not in ids:
-            return self._cut(ids, (self.tokenizer.eos_token_id,))
-        return self._cut(ids[: len(ids) - ids[::-1].index(end)], (end,))
-
-    def _cut(self, ids: Ids, ends: Ids) -> tuple[Ids, bool]:
-        """Ids up to the first of the end tokens at their end, and whether white space went."""
-        last = len(ids)
-        while last and (ids[last - 1] in ends or self._is_blank(ids[last - 1])):
-            last -= 1
-        first = next((at for at in range(last, len(ids)) if ids[at] in ends), None)
-        if first is None:
-            return ids + (self.tokenizer.eos_token_id,), False
-        return ids[: first + 1], any(token not in ends for token in ids[first + 1 :])
-
-    def _is_blank(self, token: int) -> bool:
-        if token not in self._blank:
-            special = token in self.template.special_ids
-            self._blank[token] = not special and not self.tokenizer.decode([token]).strip()
-        return self._blank[token]
+def _what_became(answer: str, start: str, whole: str, generated: bool) -> tuple[str, ...]:
+    if generated:
+        return (GENERATED,)
+    return () if answer.strip() in whole[len(start) :] else (CHANGED,)

@@ -8,20 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
+from dpo_lab.data.pairs import SIDES, PromptFormat
 from dpo_lab.data.preferences import Preferences
-from dpo_lab.data.problems import (
-    NAMED,
-    ON_BAD_ROWS,
-    BadRows,
-    OnBadRows,
-    RowProblem,
-    check_bad_rows_options,
-    warn_of_skipped,
-)
-from dpo_lab.data.rows import PromptFormat
+from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows, RowProblem, UnusableRow
 from dpo_lab.data.sampled_reader import SampledReader
-from dpo_lab.data.text_to_ids import Encoder, Ids, PromptResponse
+from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,10 @@ class TokenizedPairs(Sequence[TokenizedPair]):
 
     def __str__(self) -> str:
         parts = [f"{len(self)} pairs tokenised"]
-        parts += [f"{self.truncated_prompts} prompts truncated"] * bool(self.truncated_prompts)
-        parts += [f"{self.truncated_responses} with a response truncated"] * bool(
-            self.truncated_responses
-        )
+        if self.truncated_prompts:
+            parts.append(f"{self.truncated_prompts} prompts truncated")
+        if self.truncated_responses:
+            parts.append(f"{self.truncated_responses} with a response truncated")
         notes = Counter(note for pair in self.pairs for note in pair.notes)
         parts += [f"{count} {note}" for note, count in notes.items()]
         parts += [
@@ -98,20 +91,16 @@ def tokenize_pairs(
             free, but half of `max_length` at the least.
         prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
         vocabulary: How many ids the model has an embedding for; all, if not given.
-        on_bad_rows: What to do with pairs that cannot be used (refused by the chat template, a
-            token without an embedding, a response with nothing left after the cut, responses that
-            became equal, an end token inside a response): `skip` leaves them out and counts them,
-            `raise` stops. By default they are skipped with a warning (`SkippedRows`).
+        on_bad_rows: As in `load_preferences`, for pairs that cannot be used: refused by the chat
+            template, a token without an embedding, a response with nothing left after the cut,
+            responses that became equal, an end token inside a response.
         max_problems: How many such pairs are named.
-
-    Returns:
-        The pairs that can be used.
 
     Raises:
         BadRows: With `on_bad_rows="raise"`, if a pair cannot be used.
         ValueError: If `max_length` leaves no room, or no pair is left.
     """
-    check_bad_rows_options(on_bad_rows, max_problems)
+    rule = BadRowsRule(on_bad_rows, max_problems)
     _check_lengths(max_length, max_prompt_length)
     encoder = Encoder(tokenizer, vocabulary)
     reader = SampledReader(encoder)
@@ -121,28 +110,22 @@ def tokenize_pairs(
         try:
             _check_ids(pair, encoder)
             short = _fit(pair, max_length, max_prompt_length, encoder)
-        except RowProblem as problem:
-            problems.append(problem)
+        except UnusableRow as why:
+            problems.append(why.at(pair.row))
             continue
         cut["prompts"] += short.prompt != pair.prompt
         cut["responses"] += (short.chosen, short.rejected) != (pair.chosen, pair.rejected)
         kept.append(short)
-    problems.sort(key=lambda problem: problem.row)
-    named = problems[:max_problems]
     source = preferences.report.source
-    if problems and (on_bad_rows or ON_BAD_ROWS) == "raise":
-        raise BadRows(source, len(preferences), len(problems), named)
+    dropped, named = rule.skip(source, len(preferences), problems)
     if not kept:
         raise ValueError(
             f"{source}: no pair is left after tokenising with max_length={max_length} "
-            f"({problems[0] if problems else 'there was none'}). "
-            "Raise max_length, or fix the rows."
+            f"({named[0] if named else 'there was none'}). Raise max_length, or fix the rows."
         )
-    dropped = dict(Counter(problem.reason for problem in problems))
     cuts = cut["prompts"], cut["responses"]
-    tokens = TokenizedPairs(tuple(kept), *cuts, dropped, tuple(named), dict(reader.found))
-    if on_bad_rows is None:
-        warn_of_skipped(dropped, f"{source}: {tokens}")
+    tokens = TokenizedPairs(tuple(kept), *cuts, dropped, named, dict(reader.found))
+    rule.warn(dropped, f"{source}: {tokens}")
     return tokens
 
 
@@ -161,14 +144,15 @@ def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
 
 def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
     if pair.prompt in ((), encoder.bos):
-        raise RowProblem(pair.row, "prompt", "no token in the prompt")
-    for side, ids in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        raise UnusableRow("prompt", "no token in the prompt")
+    for side in SIDES:
+        ids = getattr(pair, side)
         if not ids or ids[0] in encoder.end_ids:
-            raise RowProblem(pair.row, side, "no token in the response")
+            raise UnusableRow(side, "no token in the response")
         if any(token in encoder.end_ids for token in ids[:-1]):
-            raise RowProblem(pair.row, side, "an end token inside the response")
+            raise UnusableRow(side, "an end token inside the response")
     if pair.chosen == pair.rejected:
-        raise RowProblem(pair.row, "rejected", "same tokens as chosen")
+        raise UnusableRow("rejected", "same tokens as chosen")
 
 
 def _fit(
@@ -184,10 +168,10 @@ def _fit(
     prompt = _cut_prompt(pair.prompt, budget, bos)
     room = max(0, max_length - len(prompt))
     if not room:
-        raise RowProblem(pair.row, "chosen", "response empty after truncation")
+        raise UnusableRow("chosen", "response empty after truncation")
     short = replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room])
     if short.chosen == short.rejected:
-        raise RowProblem(pair.row, "rejected", "responses equal after truncation")
+        raise UnusableRow("rejected", "responses equal after truncation")
     return short
 
 

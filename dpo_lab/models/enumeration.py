@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from dpo_lab.data.text_to_ids import Ids
+from dpo_lab.data.end_tokens import Ids
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.loading import LanguageModel
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
 from dpo_lab.data.text_to_ids import Encoder
-from dpo_lab.models.adapters import load_adapter, load_merged, new_adapter
+from dpo_lab.models.adapters import load_merged, new_adapter
 from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model
 from dpo_lab.models.checksums import NAME as CHECKSUMS, check_files
-from dpo_lab.models.choices import Answers, Device, Precision
+from dpo_lab.models.choices import Answers, Device
+from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
 
@@ -118,23 +116,16 @@ def load_model(
             f"purpose, remove {CHECKSUMS} there."
         ) from None
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-
-    def load(base: str, revision: str | None) -> nn.Module:
-        # A built-in model lies elsewhere on another machine, or for another user.
-        moved = Path(base).is_absolute() and not Path(base).exists()
-        if moved and Path(base).name in BUILTIN_MODELS:
-            base, _ = builtin_model(Path(base).name)
-        return _load_plain(base, revision=revision, trust_remote_code=trust_remote_code)
-
     try:
         with no_bars():
             folder = Path(path) if Path(path).is_dir() else hub_folder(path, revision)
             adapter = (folder / "adapter_config.json").exists()
-            model = load_merged(str(folder), load) if adapter else load(path, revision)
             if adapter:
+                base = partial(_load_base, trust_remote_code=trust_remote_code)
+                model = load_merged(str(folder), base)
                 tokenizer = _tokenizer_of_adapter(folder, **options)
             else:
-                tokenizer = _load_tokenizer(path, **options)
+                model, tokenizer = _load_plain(path, **options), _load_tokenizer(path, **options)
     except Exception as error:  # what is wrong in a model's files fails in any way
         raise load_error(str(name), error) from error
     disable_dropout(model)
@@ -151,13 +142,21 @@ def known_ids(model: nn.Module) -> int | None:
     return None if weight is None else weight.shape[0]
 
 
+def _load_base(name: str, revision: str | None, trust_remote_code: bool) -> nn.Module:
+    """The model under an adapter; a built-in one lies elsewhere on another machine."""
+    moved = Path(name).is_absolute() and not Path(name).exists()
+    if moved and Path(name).name in BUILTIN_MODELS:
+        name, _ = builtin_model(Path(name).name)
+    return _load_plain(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
 def _load_plain(path: str, **options) -> nn.Module:
     model, found = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # to be told which: they are refused here
+        ignore_mismatched_sizes=True,  # so that they are listed, and refused here
         **options,
     )
     # transformers would go on with random ones.
@@ -255,113 +254,3 @@ def add_lora(
     return LanguageModel(
         model, language_model.tokenizer, language_model.name, language_model.origin
     )
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device meant by a name; `auto` is the fastest there is.
-
-    Raises:
-        ValueError: If the machine has no such device.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available.get(device.split(":")[0], False):
-        there = ", ".join(name for name, there in available.items() if there)
-        raise ValueError(
-            f"device={device!r}: this machine has {there}. Use 'auto' or one of these."
-        )
-    return torch.device(device)
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The arithmetic meant by a name.
-
-    `auto` is bfloat16 autocast on CUDA that has it, else float32. Weights, the head, log-softmax,
-    sums and losses are float32 either way. On a CPU, bfloat16 is hundreds of times slower than
-    float32 unless it has instructions for it, so `auto` never picks it there.
-
-    Raises:
-        ValueError: If there is no such precision.
-    """
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"precision={precision!r}: the lab knows no such arithmetic. "
-            f"Use one of {', '.join(get_args(Precision))}."
-        )
-    if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return "bfloat16" if fast else "float32"
-    return precision
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """Hash of a model's weights and of the configuration that gives them meaning.
-
-    Two models with equal fingerprints compute the same function; a model changed in memory has
-    another one than the name it was loaded by. Adapters count with their scale, and with whether
-    they are on.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    config = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
-        config.pop(volatile, None)
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, module in model.named_modules():
-        if hasattr(module, "merged_adapters"):  # a layer of PEFT's
-            on = not module.disable_adapters and module.active_adapters
-            scales = sorted(getattr(module, "scaling", {}).items())
-            digest.update(repr((name, on, module.merged_adapters, scales)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def save_model(language_model: LanguageModel, folder: Path) -> None:
-    """Write model (or adapter) and tokenizer as `from_pretrained` loads them, in safetensors."""
-    with no_bars():
-        language_model.model.save_pretrained(folder)
-    language_model.tokenizer.save_pretrained(folder)
-
-
-def load_weights(language_model: LanguageModel, folder: Path) -> None:
-    """Put the weights that `save_model` wrote into a model of the same shape.
-
-    Raises:
-        ValueError: If they are not of such a model.
-    """
-    try:
-        with no_bars():
-            load = load_adapter if language_model.lora else _load_full_weights
-            unmatched = load(language_model.model, Path(folder))
-        if unmatched:
-            raise ValueError(f"{len(unmatched)} of them are on one side only: {min(unmatched)}...")
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder}: its weights do not fit {language_model.name!r} "
-            f"({shortened(error)}). The checkpoint belongs to another model."
-        ) from error
-
-
-def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
-    """The configuration is the model's at hand: nothing but weights is read from the folder."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"no model.safetensors in {folder}")
-    saved, found = type(model).from_pretrained(
-        None,
-        config=copy.deepcopy(model.config),
-        state_dict={name: weight for file in files for name, weight in load_file(file).items()},
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    unmatched = found["missing_keys"] | found["unexpected_keys"]
-    if not unmatched:
-        model.load_state_dict(saved.state_dict())
-    return unmatched

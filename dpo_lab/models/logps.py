@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.preferences import Preferences, as_preferences
 from dpo_lab.data.problems import OnBadRows
-from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.models.choices import Precision
 from dpo_lab.models.dropout import evaluating

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lab.data.preferences import RewardFn, Text, prompt_text
-from dpo_lab.data.text_to_ids import Ids
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.end_tokens import Ids
+from dpo_lab.data.pairs import Text, prompt_text
 from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.bradley_terry import sample_preferences
@@ -240,44 +241,6 @@ class ResponseSpace:
                 rows.append({"prompt": prompt, "chosen": texts[0], "rejected": texts[1]})
         order = torch.randperm(len(rows), generator=generator)[:count]
         return [rows[index] for index in order.tolist()]
-
-
-@dataclass(frozen=True)
-class PairMass:
-    """The probability of a pair's own answers, of those of other pairs, and of all others.
-
-    Means over pairs, each at its own prompt; together one.
-
-    Attributes:
-        own: Of the pair's two answers.
-        others: Of answers that some other pair shows, to whatever prompt.
-        none: Of answers that no pair shows.
-    """
-
-    own: float
-    others: float
-    none: float
-
-
-@dataclass(frozen=True, eq=False)
-class ListedPairs:
-    """Pairs among the listed responses.
-
-    Attributes:
-        places: `(pairs, 3)`: the prompt of each, its chosen and its rejected response.
-        shown: `(responses,)`, true where some pair shows the response.
-    """
-
-    places: Tensor
-    shown: Tensor
-
-    def mass(self, logps: Tensor) -> PairMass:
-        """Who has the probability, given `(prompts, responses)` log-probabilities, nats."""
-        shares = logps.exp()
-        prompt, chosen, rejected = self.places.T
-        own = (shares[prompt, chosen] + shares[prompt, rejected]).mean().item()
-        shown = (shares * self.shown).sum(dim=-1)[prompt].mean().item()
-        return PairMass(own, shown - own, shares.sum(dim=-1)[prompt].mean().item() - shown)
 
 
 def _listed(

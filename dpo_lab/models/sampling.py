@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.choices import Answers, new_tokens
 from dpo_lab.models.dropout import evaluating

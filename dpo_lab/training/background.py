@@ -8,7 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Protocol
 
-from dpo_lab.data.preferences import Preferences, RewardFn
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.config import TrainConfig

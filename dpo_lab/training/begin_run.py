@@ -110,7 +110,7 @@ def data_facts(job: Job) -> dict[str, Any]:
         "data": [str(report) for report in job.load_reports],
         "load_reports": [report.as_dict() for report in job.load_reports],
         "tokens": str(job.train.tokens),
-        "token_problems": [problem.as_dict() for problem in problems],
+        "token_problems": [asdict(problem) for problem in problems],
     }
 
 

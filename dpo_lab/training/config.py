@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
+from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
-from dpo_lab.data.rows import PromptFormat
 from dpo_lab.data.template_files import template_text
 from dpo_lab.models.choices import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps

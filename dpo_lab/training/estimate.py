@@ -19,7 +19,8 @@ from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.models.loading import LanguageModel, load_error, resolve_device
+from dpo_lab.models.devices import resolve_device
+from dpo_lab.models.loading import LanguageModel, load_error
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
 from dpo_lab.training.text_record import with_template

@@ -9,9 +9,10 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
+from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pair_sequences import PairSequences
-from dpo_lab.data.preferences import RewardFn, Text, prompt_text
+from dpo_lab.data.pairs import Text, prompt_text
 from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import Completion, sample

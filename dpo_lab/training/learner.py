@@ -22,9 +22,9 @@ from dpo_lab.data.quoting import shortened
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
-from dpo_lab.models.loading import load_weights, save_model
 from dpo_lab.models.router import Routers
 from dpo_lab.models.scoring import pair_logps
+from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.objective.weighting import wpo_weights

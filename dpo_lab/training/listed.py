@@ -9,9 +9,10 @@ from functools import cache
 
 import torch
 
-from dpo_lab.data.text_to_ids import Ids
+from dpo_lab.data.end_tokens import Ids
 from dpo_lab.models.enumeration import enumerable
-from dpo_lab.models.response_space import MAX_WORDS, ListedPairs, ResponseSpace
+from dpo_lab.models.pair_mass import ListedPairs
+from dpo_lab.models.response_space import MAX_WORDS, ResponseSpace
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.models.sampling import Completion
 from dpo_lab.training.setup import Job

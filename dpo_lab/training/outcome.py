@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dpo_lab.data.preferences import prompt_text
+from dpo_lab.data.pairs import prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.sampling import sample
 from dpo_lab.objective.kl import Estimate

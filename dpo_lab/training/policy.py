@@ -10,7 +10,8 @@ from pathlib import Path
 from dpo_lab.data.assets import cache_path
 from dpo_lab.models.dropout import evaluation_mode
 from dpo_lab.models.handed_over import AnyModel, as_language_model
-from dpo_lab.models.loading import LanguageModel, save_model, weights_fingerprint
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.weights import save_model, weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from dpo_lab.data.batching import PairSampler, token_budget_batches
-from dpo_lab.data.tokenized_pairs import TokenizedPair
+from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_lab.data.preferences import Preferences, RewardFn
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.training.begin_run import open_or_create

@@ -9,31 +9,25 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.batching import PairSampler
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
+from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pair_sequences import PairSequences
-from dpo_lab.data.preferences import (
-    LoadReport,
-    Preferences,
-    RewardFn,
-    Text,
-    load_train_and_held_out,
-    preferences_from_rows,
-    split_by_prompt,
-)
+from dpo_lab.data.pairs import Text
+from dpo_lab.data.preferences import Preferences, preferences_from_rows
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
+from dpo_lab.models.devices import resolve_precision
 from dpo_lab.models.dropout import disable_dropout, evaluation_mode
 from dpo_lab.models.handed_over import AnyModel
-from dpo_lab.models.loading import (
-    LanguageModel,
-    add_lora,
-    resolve_precision,
-    weights_fingerprint,
-)
-from dpo_lab.models.reference import CacheStats, Reference, ReferenceCache, reference_logps
-from dpo_lab.models.response_space import ListedPairs
+from dpo_lab.models.loading import LanguageModel, add_lora
+from dpo_lab.models.pair_mass import ListedPairs
+from dpo_lab.models.reference import CacheStats, Reference, reference_logps
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer, pair_logps
+from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.pairs import PairsWithReference

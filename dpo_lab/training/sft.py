@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from dpo_lab.data.batching import PairSampler, collate
-from dpo_lab.data.preferences import Text
+from dpo_lab.data.pairs import Text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.training.schedule import schedule_factor

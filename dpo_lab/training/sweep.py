@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from dpo_lab.models.builtin import builtin_model
-from dpo_lab.models.loading import load_model, resolve_device
+from dpo_lab.models.devices import resolve_device
+from dpo_lab.models.loading import load_model
 from dpo_lab.training.begin_run import check_settings
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl

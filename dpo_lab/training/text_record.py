@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.tokenized_pairs import TokenizedPair
+from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.config import TrainConfig
 

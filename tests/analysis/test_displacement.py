@@ -15,8 +15,9 @@ from dpo_lab.analysis.displacement import (
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.reviews import score
 from dpo_lab.models.loading import add_lora, load_model
+from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.response_space import ListedPairs, ResponseSpace
+from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import LogpScorer, score_sequences
 

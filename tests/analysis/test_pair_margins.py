@@ -18,8 +18,9 @@ from dpo_lab.analysis.pair_margins import (
     score_pairs,
 )
 from dpo_lab.data.flips import flip_labels
+from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
-from dpo_lab.data.tokenized_pairs import TokenizedPair, TokenizedPairs
+from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.metrics import pair_metrics

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.questions import Question
+from dpo_lab.annotation.session import Session
 
 
 def question(session: Session, prompt="the plot was") -> Question:

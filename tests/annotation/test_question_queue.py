@@ -8,9 +8,11 @@ import pytest
 
 from dpo_lab.annotation import click_log, question_queue as module
 from dpo_lab.annotation.question_queue import REST, QuestionQueue
-from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.questions import Question
+from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
-from dpo_lab.models.loading import load_model, weights_fingerprint
+from dpo_lab.models.loading import load_model
+from dpo_lab.models.weights import weights_fingerprint
 
 PROMPTS = ["the acting felt", "the plot was", "the music was"]
 

@@ -16,7 +16,8 @@ from datasets import load_dataset
 from hypothesis import given, settings, strategies as st
 
 from dpo_lab import load_preferences
-from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.questions import Question
+from dpo_lab.annotation.session import Session
 
 KILLS = 25
 

@@ -7,7 +7,8 @@ import torch
 from command_line import run_cli
 
 from dpo_lab.models import sampling
-from dpo_lab.models.loading import load_model, save_model
+from dpo_lab.models.loading import load_model
+from dpo_lab.models.weights import save_model
 from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train

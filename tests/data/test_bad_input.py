@@ -15,12 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from dpo_lab.cli.commands import main
 from dpo_lab.cli.logps import Logps
 from dpo_lab.data.batching import PairSampler
-from dpo_lab.data.preferences import (
-    load_preferences,
-    load_train_and_held_out,
-    preferences_from_rows,
-    split_by_prompt,
-)
+from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
+from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.problems import BadRows, SkippedRows
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.training.config import TrainConfig

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dpo_lab.data.preferences import load_preferences, preferences_from_rows
-from dpo_lab.data.problems import Repeats
+from dpo_lab.data.repeats import Repeats
 
 
 def user(text):

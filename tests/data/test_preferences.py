@@ -17,14 +17,9 @@ from hypothesis import given, settings, strategies as st
 
 from dpo_lab.data import reviews
 from dpo_lab.data.builtin import BUILTIN
-from dpo_lab.data.preferences import (
-    load_preferences,
-    load_train_and_held_out,
-    preferences_from_rows,
-    prompt_text,
-    response_text,
-    split_by_prompt,
-)
+from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
+from dpo_lab.data.pairs import prompt_text, response_text
+from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.problems import BadRows, RowProblem
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from dpo_lab.analysis.token_report import pair_tokens
 from dpo_lab.data.flips import flip_labels
-from dpo_lab.data.preferences import load_preferences, pair_row, preferences_from_rows
+from dpo_lab.data.pairs import pair_row
+from dpo_lab.data.preferences import load_preferences, preferences_from_rows
 from dpo_lab.data.problems import BadRows
 from dpo_lab.data.sampled import Sampled
 from dpo_lab.data.sampled_reader import AS_SAMPLED, CHANGED, CUT, OTHER_TOKENIZER, UNKNOWN

@@ -8,7 +8,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from dpo_lab.cli.commands import main
-from dpo_lab.data.preferences import load_preferences, load_train_and_held_out
+from dpo_lab.data.held_out import load_train_and_held_out
+from dpo_lab.data.preferences import load_preferences
 from dpo_lab.data.problems import BadRows
 from dpo_lab.data.splits import find_held_out
 

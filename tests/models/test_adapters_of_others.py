@@ -8,8 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny import make_language_model, plain_logp, shake, some_sequences
 
-from dpo_lab.models.loading import load_model, save_model
+from dpo_lab.models.loading import load_model
 from dpo_lab.models.scoring import LogpScorer, score_sequences
+from dpo_lab.models.weights import save_model
 
 SIZE = 320  # ids of a tiny model
 

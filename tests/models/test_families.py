@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel, add_lora
-from dpo_lab.models.reference import ReferenceCache
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import LogpScorer, score_sequences
 from dpo_lab.training.config import TrainConfig

@@ -8,9 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.templates import CannotEncode
-from dpo_lab.models.loading import LanguageModel, load_model, save_model
+from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import LogpScorer, score_sequences
+from dpo_lab.models.weights import save_model
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import prepare
 

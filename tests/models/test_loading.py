@@ -8,18 +8,11 @@ from safetensors.torch import load_file, save_file
 from tiny import make_language_model, plain_logp, shake, some_sequences
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
-from dpo_lab.models.loading import (
-    LanguageModel,
-    add_lora,
-    disable_dropout,
-    load_model,
-    load_weights,
-    resolve_device,
-    resolve_precision,
-    save_model,
-    weights_fingerprint,
-)
+from dpo_lab.models.devices import resolve_device, resolve_precision
+from dpo_lab.models.dropout import disable_dropout
+from dpo_lab.models.loading import LanguageModel, add_lora, load_model
 from dpo_lab.models.scoring import LogpScorer, score_sequences
+from dpo_lab.models.weights import load_weights, save_model, weights_fingerprint
 
 SEQUENCES = some_sequences(4)
 

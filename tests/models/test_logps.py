@@ -10,8 +10,9 @@ from tiny import make_language_model, shake
 
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.models.handed_over import as_language_model
-from dpo_lab.models.loading import load_model, save_model
+from dpo_lab.models.loading import load_model
 from dpo_lab.models.logps import logps
+from dpo_lab.models.weights import save_model
 
 ROWS = [
     {"prompt": "where is it", "chosen": " here", "rejected": " nowhere to be found"},

@@ -9,9 +9,10 @@ import torch
 from tiny import make_language_model, shake, some_sequences
 
 from dpo_lab.models import reference_cache
-from dpo_lab.models.loading import weights_fingerprint
-from dpo_lab.models.reference import ReferenceCache, reference_logps
+from dpo_lab.models.reference import reference_logps
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import LogpScorer, score_sequences
+from dpo_lab.models.weights import weights_fingerprint
 
 SEQUENCES = some_sequences(12)
 BUDGET = 40

@@ -17,7 +17,8 @@ from transformers import BloomConfig, BloomForCausalLM, LlamaForCausalLM
 from dpo_lab.data.batching import collate
 from dpo_lab.data.packing import pack
 from dpo_lab.kernels.tree_attention import TreeMasks, block_mask, tree_attention
-from dpo_lab.models.loading import LanguageModel, add_lora, disable_dropout
+from dpo_lab.models.dropout import disable_dropout
+from dpo_lab.models.loading import LanguageModel, add_lora
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import LogpScorer, score_sequences

@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from dpo_lab.analysis.displacement import token_displacement
 from dpo_lab.models.kl import measure_kl
-from dpo_lab.models.loading import add_lora, load_model, save_model, weights_fingerprint
-from dpo_lab.models.reference import Reference, ReferenceCache
+from dpo_lab.models.loading import add_lora, load_model
+from dpo_lab.models.reference import Reference
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.sampling import sample
 from dpo_lab.models.scoring import LogpScorer, score_sequences
+from dpo_lab.models.weights import save_model, weights_fingerprint
 from dpo_lab.training import policy as module
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train

@@ -41,7 +41,7 @@ def test_what_is_not_estimated_is_refused():
 
 def test_model_and_tokenizer_are_those_of_the_revision(tmp_path, monkeypatch):
     """Two commits of one repository, of which one writes some prompts in fewer tokens."""
-    from dpo_lab.models.loading import save_model
+    from dpo_lab.models.weights import save_model
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--someone--own"

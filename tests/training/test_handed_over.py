@@ -7,7 +7,7 @@ from datasets import Dataset
 from tiny import GROUPED, SIZE, make_tokenizer, shake
 
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.reference import ReferenceCache
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.setup import prepare

@@ -9,7 +9,7 @@ from babble import let_it_babble
 
 from dpo_lab import TrainConfig, prepare
 from dpo_lab.analysis.frontier_curve import FrontierCurve, distance
-from dpo_lab.data.preferences import load_train_and_held_out
+from dpo_lab.data.held_out import load_train_and_held_out
 from dpo_lab.data.reviews import score
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.response_space import ResponseSpace

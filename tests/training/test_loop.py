@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from dpo_lab.analysis.pair_margins import pair_logps
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.reference import ReferenceCache
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.learner import Learner, NonFiniteLoss

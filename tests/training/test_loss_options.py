@@ -10,7 +10,7 @@ from tiny import plain_log_probs
 
 from dpo_lab.analysis.pair_margins import pair_logps
 from dpo_lab.models.loading import load_model
-from dpo_lab.models.reference import ReferenceCache
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import LOSSES, SUMS, find_loss
 from dpo_lab.training.config import TrainConfig

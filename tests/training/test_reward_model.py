@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpo_lab import TrainConfig, prepare
-from dpo_lab.data.preferences import load_train_and_held_out
+from dpo_lab.data.held_out import load_train_and_held_out
 from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.enumeration import enumerate_responses

@@ -12,7 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.reference import ReferenceCache
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.learner import Learner
 
 ROWS = [{"prompt": "where is it", "chosen": " here", "rejected": " nowhere to be found"}]

@@ -12,8 +12,9 @@ from command_line import run_cli
 from safetensors.torch import load_file
 from transformers import dynamic_module_utils
 
-from dpo_lab.models.loading import add_lora, load_model, load_weights, save_model
+from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reward import load_reward_model
+from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig

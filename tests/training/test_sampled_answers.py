@@ -11,11 +11,12 @@ from tiny import make_language_model, plain_logp
 
 from dpo_lab.annotation import scored_pairs as labelling
 from dpo_lab.annotation.question_queue import QuestionQueue
+from dpo_lab.annotation.questions import Question
 from dpo_lab.annotation.scored_pairs import completion_pairs
-from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data.preferences import load_preferences
-from dpo_lab.models.loading import disable_dropout
+from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.sampling import sample
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner

@@ -11,10 +11,12 @@ from typing import Any
 import ipywidgets as widgets
 
 from dpo_lab.annotation.question_queue import QuestionQueue, check_repeat
-from dpo_lab.annotation.session import UNDO, Answer, Choice, Question, Session
-from dpo_lab.data.preferences import RewardFn, answer_to, prompt_text
-from dpo_lab.data.problems import RowProblem
-from dpo_lab.data.rows import COLUMNS, Text, row_to_pair
+from dpo_lab.annotation.questions import Answer, Choice, Question
+from dpo_lab.annotation.session import UNDO, Session
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.pairs import Text, answer_to, prompt_text
+from dpo_lab.data.problems import UnusableRow
+from dpo_lab.data.rows import COLUMNS, row_to_pair
 from dpo_lab.data.sampled import Sampled, shown
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.loading import LanguageModel
@@ -294,9 +296,9 @@ def _checked(prompts: Sequence[Text]) -> list[Text]:
         row["rejected"] = answer_to(prompt, "b")
         try:
             row_to_pair(number, row, columns)
-        except RowProblem as problem:
+        except UnusableRow as why:
             raise ValueError(
-                f"prompts, {problem}. A prompt is a text, or a list of messages: fix it."
+                f"prompts, {why.at(number)}. A prompt is a text, or a list of messages: fix it."
             ) from None
         if prompt not in kept:
             kept.append(prompt)

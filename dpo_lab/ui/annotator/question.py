@@ -9,7 +9,7 @@ from typing import Any
 import anywidget
 from traitlets import Dict
 
-from dpo_lab.data.rows import Text
+from dpo_lab.data.pairs import Text
 
 BLANK = {
     "click": 0, "heard": 0, "asked": False, "open": False,

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from dpo_lab.annotation.question_queue import QuestionQueue
-from dpo_lab.data.preferences import RewardFn
+from dpo_lab.data.builtin import RewardFn
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig

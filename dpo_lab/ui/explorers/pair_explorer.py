@@ -12,8 +12,7 @@ from torch import Tensor
 
 from dpo_lab.analysis.pair_margins import ORDERS, Order, PairMargins
 from dpo_lab.analysis.token_credit import Credit, token_credit
-from dpo_lab.data.preferences import prompt_text, response_text
-from dpo_lab.data.rows import Pair
+from dpo_lab.data.pairs import Pair, prompt_text, response_text
 from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpo_lab.data.preferences import TRAINED_ON
+from dpo_lab.data.held_out import TRAINED_ON
 from dpo_lab.ui.html.tables import render
 
 HELD_OUT = "held-out prompt"

@@ -12,7 +12,8 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from dpo_lab.data.preferences import Preferences, RewardFn
+from dpo_lab.data.builtin import RewardFn
+from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig

@@ -11,7 +11,8 @@ from asking import PROMPTS, QUICK, brevity
 
 from dpo_lab import load_preferences
 from dpo_lab.annotation.question_queue import QuestionQueue
-from dpo_lab.annotation.session import Question, Session
+from dpo_lab.annotation.questions import Question
+from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data.reviews import PROMPTS as REVIEWS, score
 from dpo_lab.models.loading import load_model

@@ -1,0 +1,102 @@
+"""One preference: a prompt and two responses, of which people preferred one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from dpo_lab.data.messages import Message
+from dpo_lab.data.sampled import Sampled
+
+Text = str | list[Message]
+"""A prompt or a response: plain text, or messages."""
+PromptFormat = Literal["auto", "chat", "plain"]
+"""How a prompt that is text is given to a model: `Encoder.as_prompt`."""
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference: to `prompt`, people preferred `chosen` over `rejected`.
+
+    Attributes:
+        prompt: Text, or the messages before the response.
+        chosen: Text, or one assistant message in a list.
+        rejected: The same.
+        row: Row number in the source, from 1 (in `.jsonl` files, the line).
+        chosen_sampled: How a model sampled chosen, where the row says so (column
+            `chosen_sampled`, or so with the name that chosen has): its ids are scored.
+        rejected_sampled: The same of rejected.
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    row: int
+    chosen_sampled: Sampled | None = None
+    rejected_sampled: Sampled | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a model sampled either response."""
+        return bool(self.chosen_sampled or self.rejected_sampled)
+
+    @property
+    def prompt_key(self) -> str:
+        """The prompt as one string: equal for equal prompts."""
+        return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt)
+
+    def swapped(self) -> Pair:
+        """The pair with its label turned around."""
+        return replace(
+            self,
+            chosen=self.rejected,
+            rejected=self.chosen,
+            chosen_sampled=self.rejected_sampled,
+            rejected_sampled=self.chosen_sampled,
+        )
+
+
+def same_prompt(prompt: Text) -> str:
+    """A key that two prompts share if a person would call them the same.
+
+    White space makes no difference, nor does the order of a message's fields; and one message of
+    the user is its text. Roles, and earlier messages, do.
+    """
+    if isinstance(prompt, str):
+        return " ".join(prompt.split())
+    turns = [(message["role"], " ".join(message["content"].split())) for message in prompt]
+    return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
+
+
+def prompt_text(prompt: Text) -> str:
+    """A prompt as a person would read it: the text, or the last message's."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def response_text(response: Text) -> str:
+    """A response as a person would read it."""
+    return prompt_text(response)
+
+
+def answer_to(prompt: Text, text: str) -> Text:
+    """A response's text in the shape of its prompt: the text, or a list of one message."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def pair_row(
+    prompt: Text,
+    chosen: str,
+    rejected: str,
+    chosen_sampled: Sampled | None = None,
+    rejected_sampled: Sampled | None = None,
+) -> dict[str, Any]:
+    """A pair as a row of JSON: what TRL reads, and the ids of responses that a model sampled."""
+    row = {
+        "prompt": prompt,
+        "chosen": answer_to(prompt, chosen),
+        "rejected": answer_to(prompt, rejected),
+    }
+    sampled = {"chosen_sampled": chosen_sampled, "rejected_sampled": rejected_sampled}
+    return row | {column: one.as_dict() for column, one in sampled.items() if one}
