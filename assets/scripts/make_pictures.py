@@ -61,7 +61,7 @@ def widgets(home: Path) -> None:
         with browser_page(address, 1340, 2600) as page:
             run_all(page, "03_workbench.ipynb")
             page.page.wait_for_function(
-                "() => document.querySelectorAll('.dpo-rows .widget-checkbox').length === 4",
+                "() => document.querySelectorAll('.dpo-runs tbody tr').length === 4",
                 timeout=120_000,
             )
             page.wait_for_status("done")

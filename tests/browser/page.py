@@ -18,6 +18,13 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+# The limit that anywidget sets to a module, passed at once; as on a page that is busy meanwhile.
+TOO_LATE = """AbortSignal.timeout = () => {
+  const controller = new AbortController();
+  queueMicrotask(() => controller.abort());
+  return controller.signal;
+}"""
+FAILED = "Failed to initialize model"
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 

@@ -7,7 +7,7 @@ import signal
 
 import nbformat
 import pytest
-from page import Page
+from page import FAILED, TOO_LATE, Page
 
 from dpo_lab import load_preferences
 
@@ -85,6 +85,18 @@ def test_ten_pairs_by_keyboard_outlive_the_kernel(page: Page, lab_folder, pictur
     assert _progress(page).startswith("10 answered") and _question(page) == asked
     assert len(load_preferences(lab_folder / "mine")) == 7
     assert page.problems == []
+
+
+def test_a_module_that_is_too_late_for_anywidget_asks_all_the_same(page: Page, lab_folder) -> None:
+    page.page.add_init_script(TOO_LATE)
+    _notebook(lab_folder, "late.ipynb", OPEN.replace("mine", "late"))
+    page.open("late.ipynb")
+    _run_all(page)
+    page.page.locator(ROOT).focus()
+    for key in "120":
+        _press(page, key)
+    assert _progress(page).startswith("3 answered, 1 of them ties")
+    assert any(FAILED in problem for problem in page.problems)  # it was too late indeed
 
 
 ATTACK = "<img src=x onerror='window.attacked = true'>"

@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 import throttled
-from page import Page, browser_page
+from page import FAILED, TOO_LATE, Page, browser_page
 
 pytestmark = pytest.mark.slow
 
 OPTIONS = throttled.Throttled(openings=2, reloads=2)
 
-# The limit that anywidget sets to a module, passed at once; as on a page that is busy meanwhile.
-TOO_LATE = """AbortSignal.timeout = () => {
-  const controller = new AbortController();
-  queueMicrotask(() => controller.abort());
-  return controller.signal;
-}"""
-FAILED = "Failed to initialize model"
 # plotly is there, and nobody sees it before the test says so.
 HIDDEN = """{
   let hidden;
@@ -65,6 +58,7 @@ def test_a_module_that_is_too_late_for_anywidget_costs_nothing(lab: str, lab_fol
         page.page.click("button.dpo-stop")
         page.wait_for_status("stopped")
         assert throttled.missing(page, 30) == ""
+        page.page.wait_for_selector(".dpo-runs tbody tr[aria-selected='true']")
         assert any(FAILED in problem for problem in page.problems)  # it was too late indeed
         assert [problem for problem in page.problems if FAILED not in problem] == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from page import Page
+from page import FAILED, TOO_LATE, Page
 
 pytestmark = pytest.mark.slow
 
@@ -26,21 +26,43 @@ explorer = PairExplorer(job, score_pairs(job, pairs), shown=200)
 explorer
 """
 CHECK = "print(explorer.selected, explorer.sort)"
-ROWS = ".dpo-pairs tbody tr"
+TABLE = ".dpo-explorer .dpo-table"
+ROWS = f"{TABLE} tbody tr"
 HEADING = ".dpo-explorer .credit h4"
 
 
-def test_pairs_are_picked_by_mouse_and_keyboard_and_no_text_runs(page: Page, lab_folder) -> None:
+def _open(page: Page, lab_folder) -> None:
     cells = [nbformat.v4.new_code_cell(source) for source in (SOURCE, CHECK)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, lab_folder / "pairs.ipynb")
-    tab = page.page
     page.open("pairs.ipynb")
     page.run_command("notebook:run-all-cells")
-    tab.wait_for_selector(ROWS, timeout=90_000)
+    page.page.wait_for_selector(ROWS, timeout=90_000)
     page.idle()
-    assert tab.locator(ROWS).count() == 200
+    assert page.page.locator(ROWS).count() == 200
+
+
+def test_a_table_whose_module_is_too_late_for_anywidget_is_sorted_all_the_same(
+    page: Page, lab_folder
+) -> None:
+    page.page.add_init_script(TOO_LATE)
+    _open(page, lab_folder)
+    page.page.locator(".dpo-explorer select").select_option(index=2)
+    page.page.locator(f"{ROWS}[aria-selected='true']").first.wait_for()
+    page.idle()
+    first = page.execute("print('\\n'.join(explorer.table.rows[0]))").strip().splitlines()
+    page.page.locator(ROWS).first.filter(has_text=first[4]).wait_for()
+    assert page.page.locator(f"{ROWS} >> nth=0 >> td").all_inner_texts()[1:8] == first[1:8]
+    assert any(FAILED in problem for problem in page.problems)  # it was too late indeed
+
+
+def test_pairs_are_picked_by_mouse_and_keyboard_and_no_text_runs(
+    page: Page, lab_folder, pictures
+) -> None:
+    tab = page.page
+    _open(page, lab_folder)
+    pictures(page, "pairs")
     # The mouse: the third row, and the credit below follows.
     before = tab.locator(HEADING).first.inner_text()
     tab.locator(ROWS).nth(2).click()
@@ -54,7 +76,7 @@ def test_pairs_are_picked_by_mouse_and_keyboard_and_no_text_runs(page: Page, lab
     _picked(tab, 3)
     tab.keyboard.press("End")
     _picked(tab, 199)
-    inside = "row => { const r = row.getBoundingClientRect(), f = row.closest('.dpo-pairs')"
+    inside = "row => { const r = row.getBoundingClientRect(), f = row.closest('.dpo-table')"
     inside += ".getBoundingClientRect(); return r.top >= f.top && r.bottom <= f.bottom + 1 }"
     assert tab.locator(ROWS).nth(199).evaluate(inside)
     # The kernel's words: a pick that waits behind another would overtake the new order.
@@ -65,7 +87,7 @@ def test_pairs_are_picked_by_mouse_and_keyboard_and_no_text_runs(page: Page, lab
     )
     # Every text as text: the hostile pair is in the table, and nothing of it ran.
     page.idle()
-    assert "onerror" in tab.locator(".dpo-pairs").inner_text()
+    assert "onerror" in tab.locator(TABLE).inner_text()
     tab.locator(ROWS, has_text="onerror").first.click()
     tab.wait_for_function(
         "() => document.querySelector('.dpo-explorer .credit').innerText.includes('unk')"

@@ -26,7 +26,7 @@ def test_a_person_tunes_trains_pauses_stops_and_reloads(page: Page, pictures) ->
     _run_all(page, "03_workbench.ipynb")
     page.wait_for_status("done", timeout=120_000)
     tab.wait_for_function(
-        "() => document.querySelectorAll('.dpo-row').length >= 5", timeout=180_000
+        "() => document.querySelectorAll('.dpo-runs tbody tr').length >= 4", timeout=180_000
     )
     page.idle()
     pictures(page, "workbench")
@@ -74,6 +74,55 @@ def _step(status: str) -> int:
     return int(status.split("step ")[1].split("/")[0])
 
 
+THREE_RUNS = """
+from dpo_lab.ui.workbench.workbench import Workbench
+bench = Workbench(folder=None, steps=60)
+for beta in (0.1, 0.5, 2.0):
+    bench.train(beta=beta).wait(60)
+bench
+"""
+ROWS = ".dpo-runs tbody tr"
+
+
+def test_runs_are_ticked_by_mouse_and_keyboard(page: Page, lab_folder, pictures) -> None:
+    tab = page.page
+    _write(lab_folder / "three.ipynb", THREE_RUNS)
+    _run_all(page, "three.ipynb")
+    page.wait_for_status("done")
+    tab.locator(f"{ROWS} >> nth=2").wait_for()
+    names = [name.strip() for name in tab.locator(f"{ROWS} td:first-child").all_inner_texts()]
+    assert names == ["run 3", "run 2", "run 1"]
+    pictures(page, "three_runs")
+    tab.locator(f"{ROWS} input").nth(1).click()
+    _wait_for_ticks(tab, [True, False, True])
+    assert page.execute("print(bench.runs.ticked)").strip() == "['run 1', 'run 3']"
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Space")
+    _wait_for_ticks(tab, [True, False, False])
+    assert page.execute("print(bench.runs.ticked)").strip() == "['run 3']"
+    # A run that ends meanwhile stands on top; the keyboard stays at the row that it was at.
+    page.execute("bench.train(steps=2).wait(60)")
+    _wait_for_ticks(tab, [True, True, False, False])
+    assert tab.evaluate("() => document.activeElement.innerText").startswith("run 1")
+    tab.keyboard.press("Space")
+    _wait_for_ticks(tab, [True, True, False, True])
+    assert page.problems == []
+
+
+def _wait_for_ticks(tab, wanted: list[bool]) -> None:
+    tab.wait_for_function(
+        "([rows, wanted]) => [...document.querySelectorAll(rows)].map(row =>"
+        " row.ariaSelected === 'true' && row.querySelector('input').checked).join() === wanted",
+        arg=[ROWS, ",".join(str(one).lower() for one in wanted)],
+    )
+
+
+def _write(path, source: str) -> None:
+    cells = [nbformat.v4.new_code_cell(source)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
 def test_no_text_of_a_data_set_runs_on_the_page(page: Page, lab_folder) -> None:
     attack = "<img src=x onerror='window.attacked = true'>"
     source = f"""
@@ -84,10 +133,7 @@ bench = Workbench(model="micro", data=rows, folder=None, steps=2, batch_pairs=4,
 bench.train()
 bench
 """
-    cells = [nbformat.v4.new_code_cell(source)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
-    nbformat.write(notebook, lab_folder / "attack.ipynb")
+    _write(lab_folder / "attack.ipynb", source)
     _run_all(page, "attack.ipynb")
     page.wait_for_status("done")
     page.page.locator(".dpo-samples td").filter(has_text=attack).first.wait_for()

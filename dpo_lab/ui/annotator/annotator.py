@@ -22,7 +22,7 @@ from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.outcome import MeanCI
-from dpo_lab.ui.annotator.question import BLANK, QuestionView, prompt_words
+from dpo_lab.ui.annotator.question import BLANK, QuestionSheet, prompt_words
 from dpo_lab.ui.annotator.train_panel import TrainPanel
 from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.widgets.freeing import free
@@ -95,8 +95,8 @@ class Annotator:
         self.train_panel = TrainPanel(
             self.interview, model, score, max_new_tokens, ended=self._show
         )
-        self.question_view = QuestionView(self._clicked)
-        self.parts = (self.train_panel.style, self.question_view, self.train_panel.view)
+        self.question_sheet = QuestionSheet(self._clicked)
+        self.parts = (self.train_panel.style, self.question_sheet.view, self.train_panel.view)
         self.view = widgets.VBox(self.parts).add_class("dpo-workbench").add_class("dpo-annotator")
         _open[self.session.path.resolve()] = self
         self._show()
@@ -223,9 +223,9 @@ class Annotator:
             self._problem = self._problem if problem is None else problem
             question, click = self.interview.now()
             asked = question is not None and not self._closed
-            self.question_view.state = BLANK | {
+            self.question_sheet.state = BLANK | {
                 "click": click,
-                "heard": self.question_view.heard,
+                "heard": self.question_sheet.heard,
                 "asked": asked,
                 "open": not self._closed,
                 "prompt": prompt_words(question.prompt) if asked else "",

@@ -38,7 +38,8 @@ function keepKeysFromLab(root) {
   root.addEventListener("focusout", restore);
 }
 
-function render({ model, el }) {
+async function render({ model, el }) {
+  const sheet = await model.widget_manager.get_model(model.get("sheet").replace("IPY_MODEL_", ""));
   const root = element(el, "div", "dpo-question", {
     role: "group", tabindex: "0", "aria-label": "Which answer is better? Keys: 1 for A, 2 for B, 0 for a tie, s to skip, u to undo",
   });
@@ -49,13 +50,13 @@ function render({ model, el }) {
   const row = element(root, "div", "dpo-choices");
   let deaf;
   const send = (choice) => {
-    const { click, open } = model.get("state");
+    const { click, open } = sheet.get("state");
     if (!open) return;
     clearTimeout(deaf);
     const tell = () => { problem.textContent = DEAF; };
     deaf = setTimeout(tell, PATIENCE);
     try {
-      model.send({ choice, click });
+      sheet.send({ choice, click });
     } catch {
       tell();
     }
@@ -87,7 +88,7 @@ function render({ model, el }) {
   });
 
   const draw = () => {
-    const state = model.get("state");
+    const state = sheet.get("state");
     clearTimeout(deaf);
     prompt.textContent = state.asked ? state.prompt : state.waiting;
     prompt.classList.toggle("dpo-waiting", !state.asked);
@@ -106,11 +107,11 @@ function render({ model, el }) {
     root.dataset.click = state.click;
     root.dataset.asked = state.asked;
   };
-  model.on("change:state", draw);
+  sheet.on("change:state", draw);
   draw();
   return () => {
     clearTimeout(deaf);
-    model.off("change:state", draw);
+    sheet.off("change:state", draw);
   };
 }
 

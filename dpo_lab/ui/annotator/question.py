@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anywidget
+import ipywidgets as widgets
 from traitlets import Dict
 
 from dpo_lab.data.pairs import Text
+from dpo_lab.ui.widgets.sheet_view import SheetView
 
 BLANK = {
     "click": 0, "heard": 0, "asked": False, "open": False,
@@ -18,8 +19,15 @@ BLANK = {
 }  # fmt: skip
 
 
-class QuestionView(anywidget.AnyWidget):
-    """Shows a state and reports what is clicked; it decides nothing.
+class QuestionView(SheetView):
+    """Shows a question."""
+
+    _esm = Path(__file__).with_name("question.js")
+    _css = Path(__file__).with_name("question.css")
+
+
+class QuestionSheet(widgets.Widget):
+    """Holds what the page shows and reports what is clicked; it decides nothing.
 
     Args:
         clicked: Called with `(choice, click)`: A, B, tie, skip or undo, and the `click` of the
@@ -29,15 +37,15 @@ class QuestionView(anywidget.AnyWidget):
         state: What the page shows, all of it text; one message a change.
         heard: Messages from the page so far. It is part of the state, so that the page gets an
             answer to a click that changed nothing, too.
+        view: It on the page.
     """
 
-    _esm = Path(__file__).with_name("question.js")
-    _css = Path(__file__).with_name("question.css")
     state = Dict(BLANK).tag(sync=True)
 
     def __init__(self, clicked: Callable[[Any, Any], None]):
         super().__init__()
         self._clicked, self.heard = clicked, 0
+        self.view = QuestionView(sheet=self)
         self.on_msg(self._message)
 
     def _message(self, widget, content: Any, buffers) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import anywidget
 import ipywidgets as widgets
-import traitlets
 from torch import Tensor
 
 from dpo_lab.analysis.pair_margins import ORDERS, Order, PairMargins
@@ -19,6 +16,7 @@ from dpo_lab.training.setup import Job
 from dpo_lab.ui.html.credit import credit_map
 from dpo_lab.ui.html.output import Fragment, bundle, style
 from dpo_lab.ui.html.tables import escaped, table
+from dpo_lab.ui.widgets.table import Table
 
 COLUMNS = {
     "#": 4, "Prompt": 18, "Chosen": 18, "Rejected": 18, "Δ log π, reference": 9,
@@ -35,23 +33,6 @@ ON_PAPER = 8
 """Rows of the table that stand in a page without a kernel."""
 _LONGEST = 160
 """Letters of a text in the table; the credit below has it whole."""
-
-
-class PairTable(anywidget.AnyWidget):
-    """Rows of plain text, one of them picked.
-
-    Attributes:
-        columns: Titles.
-        widths: Of the columns, in hundredths.
-        rows: The texts of each row, as many as `COLUMNS`.
-        selected: Which row is picked, from 0.
-    """
-
-    _esm = Path(__file__).with_name("pair_table.js")
-    columns = traitlets.List(list(COLUMNS)).tag(sync=True)
-    widths = traitlets.List(list(COLUMNS.values())).tag(sync=True)
-    rows = traitlets.List().tag(sync=True)
-    selected = traitlets.Int(0).tag(sync=True)
 
 
 class PairExplorer:
@@ -86,14 +67,15 @@ class PairExplorer:
         self._back = widgets.Button(description="Previous", tooltip="The pair above")
         self._next = widgets.Button(description="Next", tooltip="The pair below")
         self._where, self._credit = widgets.HTML(), widgets.HTML()
-        self.table = PairTable()
+        label = "Pairs; arrow keys move, the credit of the picked pair is below"
+        self.table = Table(label, COLUMNS, NUMBERS)
         look = widgets.HTML(f"<style>{style()}</style>").add_class("dpo-style")
         look.layout.display = "none"
         bar = widgets.HBox([self._order, self._back, self._next, self._where]).add_class("dpo-bar")
         self._has_probabilities = job.config.aims_at_optimum
         self._note = f"<p class='note'>{' '.join([NOTE, *map(escaped, caveats(job.config))])}</p>"
         note = widgets.HTML(f"<div class='dpo-inspect'>{self._note}</div>")
-        parts = [look, bar, self.table, note, self._credit]
+        parts = [look, bar, self.table.view, note, self._credit]
         self.view = widgets.VBox(parts).add_class("dpo-explorer")
         self._order.observe(lambda change: self._tried(self._sort), "value")
         self.table.observe(lambda change: self._tried(self._pick), "selected")

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG
+from dpo_lab.ui.widgets.freeing import free
 from dpo_lab.ui.widgets.plot_view import PlotView, Sheet, as_sent
 
 PERIOD = 0.2
@@ -56,7 +57,8 @@ class LiveFigure:
         self.on_trouble: Callable[[], None] = lambda: None
         pieces = {name: as_sent(piece) for name, piece in _pieces(spec).items()}
         self._sheet = Sheet(self._stamped(pieces | {"config": PLOTLY_CONFIG}), self._hear)
-        self.view = PlotView(self._sheet)
+        # The count is none by default, which a page does not keep.
+        self.view = PlotView(sheet=self._sheet, _dom_classes=["dpo-figure"], _view_count=0)
         self.view.observe(self._opened, "_view_count")
 
     @property
@@ -101,7 +103,7 @@ class LiveFigure:
         with self._guard:
             if self._watch:
                 self._watch.cancel()
-            self.view.close()
+            free(self.view)
 
     def _repr_mimebundle_(self, **options):
         return self.view._repr_mimebundle_(**options)

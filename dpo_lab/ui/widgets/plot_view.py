@@ -1,8 +1,6 @@
 """A figure's place on the page, and the sheet from which it is drawn there.
 
-A module of a widget's page has two seconds to load, or no message reaches the widget any more:
-too little for plotly. The sheet is therefore a model that every page knows without a module, and
-the view is a few kilobytes that fetch plotly afterwards, with all the time that it takes.
+The view is a few kilobytes that fetch plotly afterwards, with all the time that it takes.
 """
 
 from __future__ import annotations
@@ -14,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import ipywidgets as widgets
 import numpy as np
 from plotly.offline import get_plotlyjs
-from traitlets import Instance
+
+from dpo_lab.ui.widgets.sheet_view import SheetView
 
 PART = 400_000
 """Bytes of plotly that are sent at a time: a server drops what exceeds 3 MB in three seconds."""
@@ -64,31 +62,16 @@ class Sheet(widgets.Widget):
         self.send({"start": start, "size": len(source)}, [source[start : start + PART]])
 
 
-class PlotView(anywidget.AnyWidget):
-    """Draws a sheet on the page, in plain lines until plotly is there.
-
-    Args:
-        sheet: What is drawn.
-    """
+class PlotView(SheetView):
+    """Draws a sheet on the page, in plain lines until plotly is there."""
 
     _esm = Path(__file__).with_name("plot_view.js")
     _css = Path(__file__).with_name("plot_view.css")
-    sheet = Instance(Sheet).tag(sync=True, **widgets.widget_serialization)
-
-    def __init__(self, sheet: Sheet):
-        # All of it at once: what follows may not reach a page that was slow to load the module.
-        # The count is none by default, which a page does not keep.
-        super().__init__(sheet=sheet, _dom_classes=["dpo-figure"], _view_count=0)
 
     @property
     def pages(self) -> int:
         """How many times it is shown, as far as pages that went away said so."""
         return self._view_count if self.comm is not None else 0
-
-    def close(self) -> None:
-        """Let go of the sheet, too."""
-        self.sheet.close()
-        super().close()
 
 
 @lru_cache(maxsize=1)

@@ -433,7 +433,7 @@ def _take_the_place_of_the_one_before(new: Workbench) -> None:
             )
     before.figure.close()
     before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
-    free(*before.parts, *before.runs.held)
+    free(*before.parts)
 
 
 def _kept_in(folder: str | Path | None) -> Path | None:

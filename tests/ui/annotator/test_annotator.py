@@ -21,19 +21,19 @@ ATTACK = "<img src=x onerror=alert(1)>"
 
 
 def _page(one: Annotator) -> dict:
-    return one.question_view.state
+    return one.question_sheet.state
 
 
 def _send(one: Annotator, choice, click="now") -> None:
     """A message as the page sends it."""
     click = _page(one)["click"] if click == "now" else click
-    says(one.question_view, {"choice": choice, "click": click})
+    says(one.question_sheet, {"choice": choice, "click": click})
 
 
 def _until(one: Annotator, name: str) -> None:
     """Until the page has something of that name."""
     there = threading.Event()
-    one.question_view.observe(lambda change: change["new"][name] and there.set(), "state")
+    one.question_sheet.observe(lambda change: change["new"][name] and there.set(), "state")
     assert _page(one)[name] or there.wait(10)
 
 
@@ -96,7 +96,7 @@ NO_CLICKS = [None, [], "A", {}, {"choice": "A"}, {"choice": "A", "click": "0"}]
 def test_a_message_that_no_page_sends_does_nothing(open_one, content) -> None:
     one = open_one()
     _shown(one)
-    says(one.question_view, content)
+    says(one.question_sheet, content)
     assert not one.answers
 
 
@@ -240,11 +240,11 @@ def test_opening_the_session_again_frees_the_widgets_of_the_one_before(open_one)
     before = open_one()
     before.answer("A")
     _shown(before)
-    assert before.question_view.comm is not None and before.train_panel.samples.comm is not None
+    sheet, panel = before.question_sheet, before.train_panel
+    assert sheet.comm is not None and panel.samples.comm is not None
     open_one()
-    panel = before.train_panel
-    held = [before.question_view, panel.style, panel.view, panel.samples, panel.train_button]
-    assert [one.comm for one in held] == [None] * 5
+    held = [sheet, sheet.view, panel.style, panel.view, panel.samples, panel.train_button]
+    assert [one.comm for one in held] == [None] * 6
     (words,) = before.view.children
     assert words.value == "<p class='note'>closed: the session was opened again</p>"
     assert words.comm is not None and _page(before)["said"] == ""

@@ -31,7 +31,7 @@ def test_sixty_answers_of_a_known_taste_are_followed(open_one) -> None:
     one.answer_as(SimulatedAnnotator(brevity), 60)
     agreement = one.agreement
     same = round(agreement.mean * agreement.n)
-    progress = one.question_view.state["progress"]
+    progress = one.question_sheet.state["progress"]
     assert f"the same answer as before to {same} of {agreement.n}" in progress
     assert load_preferences(one.session.file).pairs and len(one.pairs) > 30
     run = one.train().wait(120)

@@ -178,5 +178,5 @@ def test_hostile_texts_stay_texts(run) -> None:
     assert all("<img" not in page for page in pages) and "&lt;img" in pages[0]
     assert max(len(text) for row in explorer.table.rows for text in row) <= 160
     # The page's own script makes text nodes of them, and nothing else.
-    script = explorer.table._esm
+    script = explorer.table.view._esm
     assert "textContent" in script and "innerHTML" not in script

@@ -245,8 +245,8 @@ def test_after_closing_nothing_starts_any_more(bench: Workbench) -> None:
     bench.train().wait(120)
     bench.close()
     bench.controls["beta"].value.value = 3.0
-    for tick in bench.runs._ticks.values():
-        tick.value = False
+    for name in bench.runs.ticked:
+        bench.runs.table._handle_custom_msg({"row": name, "ticked": False}, [])
     assert bench.bar.train.disabled and bench.run is None and not _threads()
     with pytest.raises(RuntimeError, match="closed"):
         bench.train()
@@ -408,7 +408,7 @@ def test_an_unreadable_run_is_named_and_the_others_are_shown(bench, tmp_path) ->
     (broken / "config.json").write_text("{")
     later = Workbench(folder=tmp_path / "runs", **QUICK)
     assert len(later.shelf.runs) == 1
-    assert "broken" in later.runs._rows.children[-1].value
+    assert "broken" in later.runs._note.value
     later.close()
 
 

@@ -81,17 +81,19 @@ def test_opening_it_again_and_again_frees_what_was_before(opened) -> None:
     assert counts[0] > 500 and max(grown) < 25
 
 
-def test_rows_that_are_folded_away_and_the_head_are_freed_too(opened, monkeypatch) -> None:
+def test_older_runs_are_folded_away_and_the_table_is_freed(opened, monkeypatch) -> None:
     monkeypatch.setattr("dpo_lab.ui.workbench.runs_table.SHOWN", 1)
     bench = opened()
-    table = bench.runs
+    table = bench.runs.table
     for seed in (1, 2):
         bench.train(steps=2, seed=seed).wait(60)
-    assert len(table._rows.children) == 3 and len(table._lines) == 2  # head, a row, the note
-    held = [table._head, *table._lines.values(), *table._ticks.values()]
+    newest = list(bench.shelf.runs)[-1]
+    assert [row[0] for row in table.rows] == [newest] and bench.runs.ticked[-1] == newest
+    assert "1 older runs are folded away" in bench.runs._note.value
+    held = [table, table.view, table.view.layout]
     assert all(one.comm is not None for one in held)
     opened()
-    assert [one.comm for one in held] == [None] * 5
+    assert [one.comm for one in held] == [None] * 3
 
 
 def test_what_was_said_of_the_run_that_was_found_leaves_with_it(opened) -> None:
