@@ -59,10 +59,7 @@ def collect_pairs(
     skipped, named = rule.skip(source, count, problems)
     pairs = tuple(explicit or implicit)
     if not pairs:
-        found = f"none of its {count} rows can be used ({named[0]})" if count else "it is empty"
-        raise ValueError(
-            f"{source}: {found}. A data set needs at least one pair; fix its rows or add some."
-        )
+        raise _no_pair(source, count, named)
     duplicates, alike = find_repeats(pairs, use.digests)
     report = LoadReport(
         source,
@@ -92,6 +89,13 @@ def _pair_or_problem(
     except RecursionError:
         made = RowProblem(number, None, "nested too deep")
     return made
+
+
+def _no_pair(source: str, count: int, problems: Sequence[RowProblem]) -> ValueError:
+    found = f"none of its {count} rows can be used ({problems[0]})" if count else "it is empty"
+    return ValueError(
+        f"{source}: {found}. A data set needs at least one pair; fix its rows or add some."
+    )
 
 
 def _without_prompt(

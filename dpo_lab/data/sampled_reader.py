@@ -18,7 +18,7 @@ CHANGED = "other text than was sampled, so read as text"
 
 @dataclass
 class SampledReader:
-    """Tells which responses are scored as they were sampled, and counts.
+    """Decides which responses are scored as they were sampled, and counts.
 
     Args:
         encoder: Of the model that is trained.

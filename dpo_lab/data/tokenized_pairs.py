@@ -80,8 +80,7 @@ def tokenize_pairs(
     """Token ids of every pair, as `Encoder` parts prompt and response.
 
     A pair that is too long loses the beginning of its prompt first (the end holds the question),
-    down to half of `max_length`; then the end of a response, with its end token, since a response
-    that was cut has not ended. Both are counted.
+    down to half of `max_length`; then the end of a response, and so its end. Both are counted.
 
     Args:
         preferences: The pairs.
@@ -123,8 +122,9 @@ def tokenize_pairs(
             f"{source}: no pair is left after tokenising with max_length={max_length} "
             f"({named[0] if named else 'there was none'}). Raise max_length, or fix the rows."
         )
-    cuts = cut["prompts"], cut["responses"]
-    tokens = TokenizedPairs(tuple(kept), *cuts, dropped, named, dict(reader.found))
+    tokens = TokenizedPairs(
+        tuple(kept), cut["prompts"], cut["responses"], dropped, named, dict(reader.found)
+    )
     rule.warn(dropped, f"{source}: {tokens}")
     return tokens
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PairMass:
-    """The probability of a pair's own answers, of those of other pairs, and of all others.
+    """The probability of a pair's own responses, of those of other pairs, and of all others.
 
     Means over pairs, each at its own prompt; together one.
 
     Attributes:
-        own: Of the pair's two answers.
-        others: Of answers that some other pair shows, to whatever prompt.
-        none: Of answers that no pair shows.
+        own: Of the pair's two responses.
+        others: Of responses that some other pair shows, to whatever prompt.
+        none: Of responses that no pair shows.
     """
 
     own: float
@@ -37,7 +37,7 @@ class ListedPairs:
     shown: Tensor
 
     def mass(self, logps: Tensor) -> PairMass:
-        """Who has the probability, given `(prompts, responses)` log-probabilities, nats."""
+        """Where the probability is, given `(prompts, responses)` log-probabilities, nats."""
         shares = logps.exp()
         prompt, chosen, rejected = self.places.T
         own = (shares[prompt, chosen] + shares[prompt, rejected]).mean().item()

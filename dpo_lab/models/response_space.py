@@ -24,12 +24,12 @@ _PROBED = 100
 _UNENDED = 1e-3
 """Most probability of going on after any likely response of the most words: of a reference."""
 LEFT_OUT = 0.01
-"""Share of a policy's answers that go on after the most words, before a warning tells."""
+"""Share of a policy's responses that go on after the most words, above which it is warned of."""
 
 
 @dataclass(frozen=True)
 class RewardFit:
-    """How a policy's implicit reward goes with the true one, over what the reference says.
+    """How a policy's implicit reward goes with the true one, over the reference's responses.
 
     Attributes:
         slope: Implicit reward per unit of true reward; 1 where DPO has reached its optimum, less
@@ -58,10 +58,10 @@ class RewardFit:
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """A policy over the listed responses; a longer answer counts as its first words.
+    """A policy over the listed responses; a longer one counts as its first words.
 
     Attributes:
-        kl: KL to the reference, nats, exact: of whole answers it is at least this.
+        kl: KL to the reference, nats, exact: of whole responses it is at least this.
         reward: Mean reward, exact.
         logps: `(prompts, responses)`, nats.
     """
@@ -132,8 +132,8 @@ class ResponseSpace:
     def logps(self, policy: LanguageModel) -> Tensor:
         """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64.
 
-        As if every response ended after the most words: a longer answer counts as its first words.
-        A warning tells if that is more than one answer in a hundred.
+        As if every response ended after the most words: a longer one counts as its first words.
+        Logs a warning if that is more than one response in a hundred.
         """
         found = _listed(policy, self.prompts, self._max_words)
         beyond = self._beyond(policy, found)
@@ -154,7 +154,7 @@ class ResponseSpace:
         return Listed(max(kl, 0.0), reward, logps)
 
     def _beyond(self, policy: LanguageModel, found: list[Enumeration]) -> float:
-        """The least share of answers that go on after the most words, mean over the prompts."""
+        """The least share of responses that go on after the most words, mean over the prompts."""
         total = 0.0
         for ids, responses in zip(policy.encoder.prompts(self.prompts), found, strict=True):
             goes_on, share = _goes_on(policy, ids, responses)
@@ -183,7 +183,7 @@ class ResponseSpace:
 
     @property
     def said_and_rare(self) -> Tensor:
-        """Weights that draw what the reference says, and as often from its fourth root.
+        """Weights that draw from the reference, and as often from its fourth root.
 
         Pairs drawn with them show rare responses too, which a policy may come to say.
         """
