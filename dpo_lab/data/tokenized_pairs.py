@@ -80,19 +80,19 @@ def tokenize_pairs(
     """Token ids of every pair, as `Encoder` parts prompt and response.
 
     A pair that is too long loses the beginning of its prompt first (the end holds the question),
-    down to half of `max_length`; then the end of a response, and so its end. Both are counted.
+    down to half of `max_length`; then the end of a response, its end token too. Both are counted.
 
     Args:
         preferences: The pairs.
         tokenizer: The model's tokenizer.
         max_length: Most tokens of prompt and response together.
-        max_prompt_length: Most tokens of a prompt; by default, what the longer response leaves
-            free, but half of `max_length` at the least.
+        max_prompt_length: Most tokens of a prompt; by default, what the longer response leaves, at
+            least half of `max_length`.
         prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
         vocabulary: How many ids the model has an embedding for; all, if not given.
         on_bad_rows: As in `load_preferences`, for pairs that cannot be used: refused by the chat
-            template, a token without an embedding, a response with nothing left after the cut,
-            responses that became equal, an end token inside a response.
+            template, a token without an embedding, a response that the cut left empty or equal to
+            the other, an end token inside a response.
         max_problems: How many such pairs are named.
 
     Raises:
@@ -122,9 +122,8 @@ def tokenize_pairs(
             f"{source}: no pair is left after tokenising with max_length={max_length} "
             f"({named[0] if named else 'there was none'}). Raise max_length, or fix the rows."
         )
-    tokens = TokenizedPairs(
-        tuple(kept), cut["prompts"], cut["responses"], dropped, named, dict(reader.found)
-    )
+    cuts = cut["prompts"], cut["responses"]
+    tokens = TokenizedPairs(tuple(kept), *cuts, dropped, named, dict(reader.found))
     rule.warn(dropped, f"{source}: {tokens}")
     return tokens
 
