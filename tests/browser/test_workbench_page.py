@@ -84,7 +84,7 @@ bench
 ROWS = ".dpo-runs tbody tr"
 
 
-def test_runs_are_ticked_by_mouse_and_keyboard(page: Page, lab_folder, pictures) -> None:
+def test_runs_are_ticked_by_mouse_and_keyboard(page: Page, lab_folder) -> None:
     tab = page.page
     _write(lab_folder / "three.ipynb", THREE_RUNS)
     _run_all(page, "three.ipynb")
@@ -92,7 +92,6 @@ def test_runs_are_ticked_by_mouse_and_keyboard(page: Page, lab_folder, pictures)
     tab.locator(f"{ROWS} >> nth=2").wait_for()
     names = [name.strip() for name in tab.locator(f"{ROWS} td:first-child").all_inner_texts()]
     assert names == ["run 3", "run 2", "run 1"]
-    pictures(page, "three_runs")
     tab.locator(f"{ROWS} input").nth(1).click()
     _wait_for_ticks(tab, [True, False, True])
     assert page.execute("print(bench.runs.ticked)").strip() == "['run 1', 'run 3']"

@@ -17,20 +17,22 @@ async function render({ model, el }) {
   let names = []; // first texts of the rows
   const at = () => sheet.get("selected");
 
-  const mark = () => names.forEach((name, index) => {
-    const row = body.rows[index];
-    const on = tick ? sheet.get("ticked").includes(name) : index === at();
-    Object.assign(row, { ariaSelected: on, tabIndex: index === at() ? 0 : -1 });
-    if (tick) row.querySelector("input").checked = on;
-  });
   const follow = () => {
-    mark();
+    [...body.rows].forEach((row, index) => {
+      row.tabIndex = index === at() ? 0 : -1;
+      if (!tick) row.ariaSelected = index === at();
+    });
     const row = body.rows[at()];
     if (!row) return;
     // Not scrollIntoView, which moves the notebook, too.
     const [top, bottom] = [row.offsetTop - head.offsetHeight, row.offsetTop + row.offsetHeight - el.clientHeight];
     el.scrollTop = Math.max(bottom, Math.min(top, el.scrollTop));
   };
+  // Apart from the above: a click picks a row before its tick is sent.
+  const check = () => [...body.rows].forEach((row, index) => {
+    const on = sheet.get("ticked").includes(names[index]);
+    row.ariaSelected = row.querySelector("input").checked = on;
+  });
   const pick = (index) => {
     sheet.set("selected", Math.max(0, Math.min(names.length - 1, index)));
     sheet.save_changes();
@@ -54,6 +56,7 @@ async function render({ model, el }) {
     table.hidden = !rows.length;
     // A tick that follows is meant for the row that the keyboard was at, wherever that is now.
     if (tick) sheet.set("selected", Math.max(0, names.indexOf(before)));
+    if (tick) check();
     follow();
     if (focused) body.rows[at()]?.focus({ preventScroll: true });
   };
@@ -69,7 +72,7 @@ async function render({ model, el }) {
   table.addEventListener("mouseover", ({ target }) => {
     if (target.scrollWidth > target.clientWidth) target.title = target.textContent;
   });
-  const heard = { "change:rows": fill, "change:selected": follow, "change:ticked": mark };
+  const heard = { "change:rows": fill, "change:selected": follow, "change:ticked": check };
   sheet.on(heard);
   fill();
   return () => sheet.off(heard);
