@@ -9,13 +9,18 @@ from ipywidgets import Widget
 
 def says(widget: Widget, content: Any) -> None:
     """A message of the widget's own kind."""
-    _send(widget, {"method": "custom", "content": content})
+    clicked(widget.comm, content)
+
+
+def clicked(comm: Any, content: Any) -> None:
+    """The same to a widget that may be closed by now."""
+    _send(comm, {"method": "custom", "content": content})
 
 
 def sets(widget: Widget, **state: Any) -> None:
     """New values of traits, such as how many views of it there are."""
-    _send(widget, {"method": "update", "state": state})
+    _send(widget.comm, {"method": "update", "state": state})
 
 
-def _send(widget: Widget, data: dict[str, Any]) -> None:
-    widget.comm.handle_msg({"content": {"data": data}, "buffers": []})
+def _send(comm: Any, data: dict[str, Any]) -> None:
+    comm.handle_msg({"content": {"data": data}, "buffers": []})

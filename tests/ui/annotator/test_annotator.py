@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from asking import PROMPTS, QUICK, brevity
-from page_messages import says
+from page_messages import clicked, says
 
 from dpo_lab import load_preferences
 from dpo_lab.annotation import session
@@ -123,13 +123,13 @@ def test_what_goes_wrong_stands_on_the_page_and_is_raised_in_code(open_one, monk
 def test_a_session_is_left_and_gone_on_with_and_closes_the_one_before(open_one) -> None:
     one = open_one()
     one.answer_as(SimulatedAnnotator(brevity), 8)
-    asked = one.question
+    asked, page = one.question, one.question_view.comm
     two = open_one()
     assert (
         _page(one)["waiting"] == "closed: the session was opened again" and not _page(one)["open"]
     )
     assert len(two.answers) == 8 and two.question == asked
-    _send(one, "A")
+    clicked(page, {"choice": "A", "click": _page(one)["click"]})  # it was on its way
     with pytest.raises(RuntimeError, match="Open the session again"):
         one.train()
     assert len(two.answers) == 8
