@@ -1,6 +1,6 @@
-"""What is optimised: pure tensor maths. Imports torch alone.
+"""Preference losses, Bradley-Terry, KL and the RLHF optimum as pure tensor maths; needs torch only.
 
-Importing it enters every loss into `LOSSES`.
+Importing this package registers every loss in `LOSSES`.
 """
 
 from dpo_lab.objective.dpo import dpo_loss, hinge_loss, ipo_loss  # isort: split

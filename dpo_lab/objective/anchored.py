@@ -1,4 +1,4 @@
-"""Losses with a target for each response, and not only for the margin between the two.
+"""Preference losses that pull each response's reward, not only the margin: NCA, BCO, APO, AOT, ...
 
 Arguments, returns and errors as in `dpo.py`; `r` is a response's reward, `beta * log-ratio`.
 """
@@ -21,13 +21,13 @@ from dpo_lab.objective.registry import NOT_A_REWARD, TESTED, register
     formula="-log sigmoid(beta * (margin - lambda * max(0, -chosen log-ratio)))",
     citation="Pal et al. 2024 (Smaug)",
     arxiv="2402.13228",
-    rewards=NOT_A_REWARD + ", since chosen responses are kept from falling",
+    rewards=NOT_A_REWARD + ", because of the penalty on falling chosen responses",
 )
 def dpop_loss(pairs: PairLogps, beta: float, dpop_lambda: float = 50.0) -> Tensor:
     """DPO with a penalty on chosen responses that lose probability: a remedy for displacement.
 
-    Lambda is the penalty's weight; at 0 it is DPO. Where the penalty is at work, beta x log-ratio
-    is not a Bradley-Terry reward, and pi* not the optimum.
+    Lambda is the penalty's weight; 0 gives DPO. While the penalty is active, beta x log-ratio is
+    not a Bradley-Terry reward, and pi* is not the optimum.
 
     Source:
         Pal et al. 2024, whose experiments use lambda 50.
@@ -45,13 +45,13 @@ def dpop_loss(pairs: PairLogps, beta: float, dpop_lambda: float = 50.0) -> Tenso
     formula="-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2, r = beta * log-ratio",
     citation="Chen et al. 2024",
     arxiv="2402.05369",
-    rewards="ln(2 x share of times chosen), at most ln 2; as far as probabilities sum to one",
+    rewards="ln(2 x share of times chosen), at most ln 2, if normalised probabilities allow it",
     trl="nca_pair",
 )
 def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """The chosen reward is pulled up once and down half as often; the rejected one down.
+    """Pulls the chosen reward up, and half as strongly down; pulls the rejected reward down.
 
-    So the chosen reward ends at `ln 2` and does not fall. 2 ln 2 at the reference.
+    So the chosen reward ends at `ln 2` and does not fall. The loss is 2 ln 2 at the reference.
 
     Source:
         Chen et al. 2024 (NCA), for two responses and a hard label.
@@ -67,23 +67,23 @@ def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
     formula="-log sigmoid(r_w) - log sigmoid(-r_l), r = beta * log-ratio",
     citation="Jung et al. 2024",
     arxiv="2404.04656",
-    rewards="log-odds that a response is a chosen one; as far as probabilities sum to one",
+    rewards="log-odds that a response is a chosen one, if normalised probabilities allow it",
     trl="bco_pair",
     status=TESTED + "; without the paper's shift delta, as in TRL",
 )
 def bco_loss(pairs: PairLogps, beta: float) -> Tensor:
     """A binary classifier: is this response a chosen one?
 
-    It bounds the DPO loss from above, and asks that the chosen response rise. 2 ln 2 at the
+    An upper bound of the DPO loss that also pushes the chosen response up. 2 ln 2 at the
     reference.
 
     Source:
         Jung et al. 2024 (BCO).
 
     Note:
-        Without the paper's shift delta of the rewards, their running mean, as in TRL: a response's
-        reward is its log-odds of being a chosen one only as far as probabilities that sum to one
-        allow.
+        As in TRL, the paper's shift delta (the running mean of the rewards) is left out. So a
+        reward is the log-odds of being a chosen response only if the policy, whose probabilities
+        must sum to one, can reach it.
     """
     check_beta(beta)
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
@@ -100,9 +100,9 @@ def bco_loss(pairs: PairLogps, beta: float) -> Tensor:
     trl="sppo_hard",
 )
 def sppo_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """A target for each log-ratio, `1 / (2 beta)` up for the chosen and down for the rejected.
+    """A target for each log-ratio: `1 / (2 beta)` for the chosen, the negative for the rejected.
 
-    In nats squared; beta is the inverse of the paper's eta.
+    The loss is in nats squared; beta is the inverse of the paper's eta.
 
     Source:
         Wu et al. 2024 (SPPO), Eq. 4.7 with win probabilities of 1 and 0.
@@ -164,15 +164,15 @@ def apo_down_loss(pairs: PairLogps, beta: float) -> Tensor:
     rewards=NOT_A_REWARD,
     couples_pairs=True,
     trl="aot",
-    status=TESTED + "; beside micro-batches a second forward pass",
+    status=TESTED + "; with micro-batches it needs a second forward pass",
 )
 def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """Distributional alignment by optimal transport, paired: sorted margins of the policy.
+    """Distributional alignment by optimal transport, paired: compares sorted margins.
 
-    The policy's `log pi(y_w|x) - log pi(y_l|x)` and the reference's are sorted over the batch, each
-    by itself, and the DPO loss is taken of their differences: the whole distribution is to lie
-    above the reference's, whichever pair is where. One value a place in the order, not a pair; the
-    mean is what counts, and `pairs` are the whole batch.
+    Over the batch, `log pi(y_w|x) - log pi(y_l|x)` is sorted for the policy, and separately for
+    the reference; the loss is the DPO loss of the differences of the two sorted lists. It asks for
+    a distribution above the reference's, whatever the order of pairs. Each value belongs to a rank,
+    not to a pair, so use the mean; `pairs` must be the whole batch.
 
     Source:
         Melnyk et al. 2024 (AOT).
@@ -193,14 +193,14 @@ def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
     rewards=NOT_A_REWARD,
     couples_pairs=True,
     trl="aot_unpaired",
-    status=TESTED + "; beside micro-batches a second forward pass",
+    status=TESTED + "; with micro-batches it needs a second forward pass",
 )
 def aot_unpaired_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """Distributional alignment by optimal transport, unpaired: chosen above rejected log-ratios.
 
-    Both sides' log-ratios are sorted over the batch, each by itself; the DPO loss is taken of their
-    differences. It needs no pairs: chosen and rejected may answer different prompts. One value a
-    place in the order, as for `aot`.
+    The chosen and the rejected log-ratios are sorted separately over the batch; the loss is the DPO
+    loss of their differences. It needs no pairs: chosen and rejected may answer different prompts.
+    Each value belongs to a rank, as for `aot`.
 
     Source:
         Melnyk et al. 2024 (AOT).

@@ -1,4 +1,4 @@
-"""The Bradley-Terry model: from rewards to preferences, and the likelihood of preferences."""
+"""Bradley-Terry: preference probabilities from rewards, likelihood, sampling, calibration."""
 
 from __future__ import annotations
 
@@ -66,32 +66,32 @@ def sample_preferences(
 
 
 def expected_accuracy(margins: Tensor, true_margins: Tensor) -> Tensor:
-    """The accuracy to expect if the labels of these pairs were drawn again from Bradley-Terry.
+    """Expected accuracy of a reward when these pairs' labels are drawn from Bradley-Terry.
 
     Labels are noisy, so even the true reward is not always right: with `margins=true_margins` this
-    is the best that any reward reaches, the mean of `sigmoid(|margin|)`.
+    is the best accuracy that any reward can reach, the mean of `sigmoid(|margin|)`.
 
     Args:
-        margins: `(pairs,)`, of the reward that is judged.
-        true_margins: `(pairs,)`, of the reward that labels are drawn with.
+        margins: `(pairs,)`, of the reward under test.
+        true_margins: `(pairs,)`, of the reward from which labels are drawn.
 
     Returns:
         Scalar in [0, 1].
     """
     first_wins = torch.sigmoid(true_margins.double())
-    says_first = (margins > 0).double() + 0.5 * (margins == 0).double()
-    return (says_first * first_wins + (1 - says_first) * (1 - first_wins)).mean()
+    predicts_first = (margins > 0).double() + 0.5 * (margins == 0).double()
+    return (predicts_first * first_wins + (1 - predicts_first) * (1 - first_wins)).mean()
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Stated confidence against how often it was right, bin by bin; empty bins are left out.
+    """Predicted confidence against observed accuracy, bin by bin; empty bins are left out.
 
     Attributes:
-        confidence: `(bins,)`, mean stated probability of the response with the larger reward.
-        accuracy: `(bins,)`, share of pairs in which it was indeed the chosen one.
-        pairs: `(bins,)`, how many pairs.
-        error: Expected calibration error: mean distance of the two, weighed by pairs.
+        confidence: `(bins,)`, mean predicted probability of the response with the larger reward.
+        accuracy: `(bins,)`, share of pairs in which that response was the chosen one.
+        pairs: `(bins,)`, number of pairs.
+        error: Expected calibration error: mean |confidence - accuracy|, weighted by pairs.
     """
 
     confidence: Tensor
@@ -101,11 +101,11 @@ class Calibration:
 
 
 def calibration(margins: Tensor, bins: int = 10) -> Calibration:
-    """Whether `sigmoid(margin)` is the probability that it claims to be.
+    """How well `sigmoid(margin)` predicts the share of pairs that a reward ranks correctly.
 
     Args:
         margins: `(pairs,)`, `r(x, y_w) - r(x, y_l)`.
-        bins: Equal parts of the confidences from 1/2 to 1.
+        bins: Number of equal bins of confidence from 1/2 to 1.
 
     Source:
         Guo et al. 2017, "On calibration of modern neural networks", section 2.
@@ -118,6 +118,6 @@ def calibration(margins: Tensor, bins: int = 10) -> Calibration:
     pairs = zeros.index_add(0, index, torch.ones_like(confidence))
     full = pairs > 0
     sums = [zeros.index_add(0, index, values)[full] for values in (confidence, right)]
-    stated, found = (total / pairs[full] for total in sums)
-    error = ((stated - found).abs() * pairs[full]).sum() / len(margins)
-    return Calibration(stated, found, pairs[full].long(), error.item())
+    predicted, observed = (total / pairs[full] for total in sums)
+    error = ((predicted - observed).abs() * pairs[full]).sum() / len(margins)
+    return Calibration(predicted, observed, pairs[full].long(), error.item())

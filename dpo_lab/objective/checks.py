@@ -1,4 +1,4 @@
-"""Refusals of a loss's settings, in words."""
+"""Range checks of a loss's settings; each raises a ValueError that says what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_smoothing(label_smoothing: float) -> None:
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"label_smoothing={label_smoothing!r}: must be in [0, 0.5). At 0.5 the labels would "
-            "carry no information; give the share of labels you take to be flipped."
+            "carry no information; give the share of labels that you believe are flipped."
         )
 
 

@@ -1,11 +1,11 @@
-"""DPO, Eq. 7, and its relatives: losses that are functions of the margin alone.
+"""The DPO loss (Eq. 7) and other losses of the margin alone: IPO, hinge, robust, EXO, DiscoPOP.
 
-Every loss of this package is a function of `pairs` and `beta`, and gives one value a pair:
+Every loss of this package takes `pairs` and `beta`, and returns one value per pair:
 
 - `pairs`: a `PairLogps`, summed log-probabilities of the policy and of its reference for the
   chosen response y_w and the rejected response y_l of each prompt x, each `(pairs,)`, in nats;
 - `beta` > 0: larger beta keeps the policy closer to the reference, smaller beta lets it move
-  further; a loss for which that is not so says what beta does;
+  further; a loss in which beta means something else says so;
 - it returns `(pairs,)`, in nats unless it says otherwise;
 - it raises `ValueError` for a value out of range, and where it needs lengths that `pairs` lacks.
 
@@ -41,8 +41,8 @@ from dpo_lab.objective.registry import DPO_REWARD, NOT_A_REWARD, TESTED, registe
 def dpo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """DPO; with label smoothing, conservative DPO.
 
-    The policy shall prefer the chosen response more than the reference does; ln 2 where they are
-    equal. With smoothing its minimum lies at the finite margin `log((1 - e) / e) / beta`.
+    It makes the policy prefer the chosen response more than the reference does; it is ln 2 where
+    they are equal. With smoothing e its minimum is at the finite margin `log((1 - e) / e) / beta`.
 
     Source:
         Rafailov et al. 2023, Eq. 7. Smoothing: Mitchell 2023, "A note on DPO with noisy preferences
@@ -63,7 +63,7 @@ def dpo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
     formula="-log sigmoid(beta * mean margin)",
     citation="Lambert et al. 2024 (Tulu 3)",
     arxiv="2411.15124",
-    rewards="beta x summed log-ratio, though the loss sees means over tokens",
+    rewards="beta x summed log-ratio, although the loss uses means over tokens",
     of_margin=True,
     uses_lengths=True,
     trl="sigmoid_norm",
@@ -71,8 +71,8 @@ def dpo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
 def dpo_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
     """DPO of log-ratios averaged over each response's tokens.
 
-    A long response no longer has a large log-ratio because it is long. The averages are small, so
-    beta, on the scale of nats per token, is chosen ten to a hundred times larger than for DPO.
+    So length alone does not make a log-ratio large. Averages are small: choose beta, which scales
+    nats per token here, ten to a hundred times larger than for DPO.
 
     Source:
         Lambert et al. 2024, section 5.
@@ -88,7 +88,7 @@ def dpo_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
     formula="max(0, 1 - beta * margin)",
     citation="Liu et al. 2023 (RSO), hinge-norm",
     arxiv="2309.06657",
-    rewards="beta x log-ratio, to read margins by (the target is 1); not a Bradley-Terry reward",
+    rewards="beta x log-ratio, for reading margins (the target is 1); not a Bradley-Terry reward",
     of_margin=True,
     trl="hinge",
 )
@@ -110,20 +110,20 @@ def hinge_loss(pairs: PairLogps, beta: float) -> Tensor:
     formula="(margin - 1 / (2 * beta))^2",
     citation="Azar et al. 2023, Eq. 17",
     arxiv="2310.12036",
-    rewards="beta x log-ratio, to read margins by (the target is 1/2); not a Bradley-Terry reward",
+    rewards="beta x log-ratio, for reading margins (the target is 1/2); not a Bradley-Terry reward",
     of_margin=True,
 )
 def ipo_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """One given margin and no more, so that pairs that are always labelled alike do not run away.
+    """Pulls every margin to one target, so pairs that always get the same label do not diverge.
 
-    In nats squared; beta is the paper's tau.
+    The loss is in nats squared; beta is the paper's tau.
 
     Source:
         Azar et al. 2023, Eq. 17.
 
     Note:
         Log-ratios are summed over tokens, as in the paper's Eq. 17 and Mitchell's code. TRL's `ipo`
-        averages them over tokens, which here is `ipo_norm`: a tau of one is not a tau of the other.
+        averages them over tokens (`ipo_norm` here): the two need different values of tau.
     """
     check_beta(beta)
     return (pairs.margins - 1 / (2 * beta)).square()
@@ -144,7 +144,7 @@ def ipo_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
     """IPO of log-ratios averaged over each response's tokens; TRL calls it `ipo`.
 
     Source:
-        Azar et al. 2023, Eq. 17; the average is TRL's, agreed with the paper's authors, it says.
+        Azar et al. 2023, Eq. 17. Averaging is TRL's; its code says that the authors confirmed it.
     """
     check_beta(beta)
     return (pairs.per_token().margins - 1 / (2 * beta)).square()
@@ -165,8 +165,8 @@ def ipo_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
 def robust_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """The loss whose mean over random flips of the labels is the DPO loss.
 
-    Where conservative DPO asks for less confidence, this one takes the noise back: it is unbiased,
-    at the price of a larger spread, and may be negative.
+    Conservative DPO asks for less confidence; this one corrects for the noise instead. It is
+    unbiased, has a larger variance, and may be negative.
 
     Source:
         Chowdhury et al. 2024.
@@ -184,20 +184,20 @@ def robust_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> 
     formula="KL(sigmoid(+-beta * margin) || (1 - e, e))",
     citation="Ji et al. 2024, Eq. 16",
     arxiv="2402.00856",
-    rewards=NOT_A_REWARD + ": it ends at (2p - 1) log((1 - e) / e), p the label's probability",
+    rewards=NOT_A_REWARD + ": its margin ends at (2p - 1) log((1 - e) / e), p the label's chance",
     of_margin=True,
     trl="exo_pair",
 )
 def exo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 1e-3) -> Tensor:
-    """The reverse KL from the policy's choice between the two responses to the label's.
+    """The reverse KL between the policy's choice among the two responses and the smoothed label.
 
-    Conservative DPO is the other direction, up to a constant. Reverse KL seeks one mode: it would
-    rather miss some of the label's distribution than cover what that hardly has.
+    Conservative DPO is the forward KL, up to a constant. Reverse KL is mode-seeking: it avoids
+    outcomes that the label makes unlikely rather than covering all of its distribution.
 
-    Over labels that come with probability p its least mean lies at the reward margin
-    `(2p - 1) log((1 - e) / e)`, where a Bradley-Terry reward has `log(p / (1 - p))`: beta x
-    log-ratio is not such a reward, and pi* not its optimum. `e` must be above 0: without it a label
-    would have an infinite weight.
+    For labels drawn with probability p, the mean loss is least at the reward margin
+    `(2p - 1) log((1 - e) / e)`; a Bradley-Terry reward has `log(p / (1 - p))`. So beta x log-ratio
+    is not such a reward, and pi* is not the optimum. `e` must be above 0, or a label would have an
+    infinite weight.
 
     Source:
         Ji et al. 2024, Eq. 16.
@@ -227,17 +227,17 @@ def exo_loss(pairs: PairLogps, beta: float, label_smoothing: float = 1e-3) -> Te
     status=TESTED + "; not convex",
 )
 def discopop_loss(pairs: PairLogps, beta: float, discopop_tau: float = 0.05) -> Tensor:
-    """Between the logistic and the exponential loss, found by a language model.
+    """A blend of the logistic and the exponential loss, discovered by a language model.
 
     With `m = beta * margin` and `s = sigmoid(m / tau)`: `-(1 - s) log sigmoid(m) + s e^-m`. It is
-    not convex: it rises a little around `m = 0` before it falls on.
+    not convex: around `m = 0` it rises a little before it falls again.
 
     Source:
         Lu et al. 2024, Eq. 5.
 
     Note:
-        The two factors of `s e^-m` are joined in the exponent: apart, they are 0 times infinity for
-        a margin far below 0.
+        `s e^-m` is computed as one exponential: as a product it is 0 times infinity for a margin
+        far below 0.
     """
     check_beta(beta)
     check_positive("discopop_tau", discopop_tau, "The paper's value is 0.05.")
@@ -247,7 +247,7 @@ def discopop_loss(pairs: PairLogps, beta: float, discopop_tau: float = 0.05) -> 
 
 
 def smoothed_nll(logits: Tensor, label_smoothing: float) -> Tensor:
-    """The last line of `dpo_loss`, for losses of other logits, `(pairs,)`."""
+    """`-log sigmoid(logits)` with label smoothing, as in `dpo_loss`, `(pairs,)`."""
     check_smoothing(label_smoothing)
     kept, flipped = F.logsigmoid(logits), F.logsigmoid(-logits)
     return -(1 - label_smoothing) * kept - label_smoothing * flipped

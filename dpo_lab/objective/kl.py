@@ -1,4 +1,4 @@
-"""How far the policy has moved: estimators of KL(policy || reference), with standard errors.
+"""Estimators of KL(policy || reference): per-token and k3, with standard errors.
 
 A KL of the policy is an expectation over the *policy's own* samples, at temperature 1 and with no
 top-p or top-k. On the data set's responses the same arithmetic gives a log-ratio, not a KL.
@@ -16,21 +16,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples, with its errors.
+    """A mean over samples, with its standard errors.
 
-    Samples of one prompt are no independent draws when prompts vary. So there are two questions,
-    and an error for each: how far the mean may be off for *prompts like these* (other prompts could
-    have been drawn, and other samples), and for *these prompts* (other samples alone).
+    Samples of one prompt are correlated when prompts vary. So there are two standard errors: one
+    for *prompts like these* (both prompts and samples could have been drawn differently), and one
+    for *these prompts* (only the samples could).
 
     Attributes:
         mean: The estimate, nats for a KL.
-        stderr: Standard error for prompts like these, robust to samples of one prompt being alike:
+        stderr: Standard error for prompts like these, clustered by prompt:
             `sqrt(G / (G - 1) * sum_g (sum_{i in g} (x_i - mean))^2) / n` over G prompts; with one
-            sample each it is `std / sqrt(n)`. NaN of a single prompt.
+            sample each it is `std / sqrt(n)`. NaN for a single prompt. With few prompts it is
+            itself uncertain: use Student's t with G - 1 degrees of freedom.
         n: Number of samples.
-            Of few prompts it is uncertain itself: Student's t with G - 1 degrees of freedom.
         stderr_samples: Standard error for these prompts, `sqrt(sum_g n_g s_g^2) / n` with `s_g` the
-            standard deviation within a prompt. NaN unless each has two samples.
+            standard deviation within a prompt. NaN unless each has at least two samples.
         prompts: G, the number of prompts.
 
     Source:
@@ -50,7 +50,7 @@ class Estimate:
 
         Args:
             values: `(n,)`, n at least 1.
-            prompts: What each sample is an answer to; by default all are independent.
+            prompts: Prompt of each sample, or any key for it; by default samples are independent.
 
         Raises:
             ValueError: If there is no sample.
@@ -60,15 +60,16 @@ class Estimate:
         if n == 0:
             raise ValueError("no samples: a mean needs at least one. Raise the number of samples.")
         mean = values.mean()
-        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts or range(n)))}
-        group = torch.tensor([places[prompt] for prompt in prompts or range(n)])
-        zeros, count = torch.zeros(len(places), dtype=torch.float64), len(places)
+        group_of = {key: index for index, key in enumerate(dict.fromkeys(prompts or range(n)))}
+        group = torch.tensor([group_of[key] for key in prompts or range(n)])
+        zeros, count = torch.zeros(len(group_of), dtype=torch.float64), len(group_of)
         sums = zeros.index_add(0, group, values - mean)
         over_prompts = count / (count - 1) * sums.square().sum() if count > 1 else math.nan
         sizes = zeros.index_add(0, group, torch.ones_like(values))
-        own = values - mean - (sums / sizes)[group]
-        spread = zeros.index_add(0, group, own.square()) / (sizes - 1)  # 0 / 0 of a lone sample
-        errors = [math.sqrt(total) / n for total in (over_prompts, (sizes * spread).sum())]
+        residuals = values - mean - (sums / sizes)[group]
+        # 0 / 0 = NaN for a prompt with a single sample.
+        variances = zeros.index_add(0, group, residuals.square()) / (sizes - 1)
+        errors = [math.sqrt(total) / n for total in (over_prompts, (sizes * variances).sum())]
         return cls(mean.item(), errors[0], n, errors[1], count)
 
 
@@ -78,7 +79,7 @@ def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     Summed over the steps of a response sampled from the policy, it estimates the KL of whole
     responses: by the chain rule, `KL(pi || ref) = E_{y ~ pi}[sum_t KL(pi(.|y_<t) || ref(.|y_<t))]`.
     Only the prefixes are sampled and each step's expectation is exact, so the estimate is unbiased,
-    never negative, and spreads less than the log-ratio.
+    never negative, and has less variance than the log-ratio.
 
     Args:
         policy_logits: `(tokens, vocabulary)`.
@@ -98,9 +99,9 @@ def token_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
 def k3(log_ratios: Tensor) -> Tensor:
     """Schulman's k3, `pi_ref / pi - 1 - log(pi_ref / pi)`: never negative, and its mean is the KL.
 
-    It adds to the plain log-ratio a term whose mean is zero and which takes away what is negative.
-    Where policy and reference are far apart its spread is the largest of all, since `pi_ref / pi`
-    may be huge on a rare sample.
+    It is the plain log-ratio plus a control variate of mean zero that makes every value >= 0.
+    Where policy and reference are far apart it has the largest variance of the three estimators,
+    since `pi_ref / pi` may be huge on a rare sample.
 
     Args:
         log_ratios: `log pi(y|x) - log pi_ref(y|x)` of samples of the policy, any shape, nats.

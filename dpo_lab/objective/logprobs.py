@@ -1,6 +1,6 @@
-"""Log-probabilities of responses as one would write them on a blackboard.
+"""Log-probabilities of responses from logits, by the plain definition.
 
-At training time `head.py` gives the same numbers without holding the logits.
+At training time `kernels/head.py` gives the same numbers without holding the logits.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def token_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Ten
 
 
 def sequence_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
-    """Log-probability of every response, `log pi(y|x)`: the sum of its tokens', never the mean.
+    """Log-probability of every response, `log pi(y|x)`: summed over tokens, never averaged.
 
     Args:
         logits: `(sequences, length, vocabulary)`.
@@ -66,10 +66,10 @@ def sequence_logps(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> 
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """What log-probabilities of a tensor are summed in: float32, or float64 if it is."""
+    """Dtype for log-softmax and sums over a tensor: float32, or float64 for a float64 tensor."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """The tensor in its `sum_dtype`."""
+    """The tensor, converted to its `sum_dtype`."""
     return tensor.to(sum_dtype(tensor))

@@ -1,8 +1,8 @@
 """The optimum of RLHF in closed form: Z(x), pi*, the objective, and the reward-KL frontier.
 
-Where every response can be listed, all of it is exact, and best of all policies over these: of
-`micro`, those of at most three words. Arrays are `(..., responses)`: the last axis runs over all
-responses to a prompt, those before it over prompts, which weigh the same.
+All of it is exact over a listed set of responses, and optimal among policies over that set: for
+`micro`, all responses of at most three words. Arrays are `(..., responses)`: the last axis runs
+over all responses to a prompt, the axes before it over prompts, which have equal weight.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def optimal_logps(reference_logps: Tensor, rewards: Tensor, beta: float) -> Tens
 
 
 def expected_reward(policy_logps: Tensor, rewards: Tensor) -> Tensor:
-    """`E_{y ~ pi}[r(x, y)]`, `(...)`, of all responses `(..., responses)`."""
+    """`E_{y ~ pi}[r(x, y)]`, `(...)`, from all responses, `(..., responses)`."""
     return (policy_logps.exp() * rewards).sum(dim=-1)
 
 
@@ -60,14 +60,14 @@ def exact_kl(policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
     """`KL(pi || pi_ref) = sum_y pi(y|x) log(pi(y|x) / pi_ref(y|x))`.
 
     Args:
-        policy_logps: `(..., responses)`, of all responses, nats; minus infinity where it says none.
+        policy_logps: `(..., responses)`, of all responses, nats; minus infinity for probability 0.
         reference_logps: `(..., responses)`.
 
     Returns:
         `(...)`, nats.
     """
-    share = policy_logps.exp()
-    terms = torch.where(share > 0, share * (policy_logps - reference_logps), 0.0)
+    probability = policy_logps.exp()
+    terms = torch.where(probability > 0, probability * (policy_logps - reference_logps), 0.0)
     return terms.sum(dim=-1)
 
 
@@ -98,9 +98,9 @@ class FrontierPoint:
     """The best policy at one beta, over all prompts.
 
     Attributes:
-        beta: Weight of the KL; 0 for the policy that takes the best response always.
+        beta: Weight of the KL; 0 for the policy that always gives a best response.
         kl: Mean KL(pi* || pi_ref), nats.
-        reward: Mean expected reward: the most that any policy over the responses has at this KL.
+        reward: Mean expected reward: the highest of any policy over the responses at this KL.
     """
 
     beta: float
@@ -115,8 +115,8 @@ class PolicyPoint:
     Attributes:
         kl: Mean KL(pi || pi_ref), nats.
         reward: Mean expected reward.
-        best_reward: The most that any policy over the responses has at this KL.
-        gained: Share of the reward that can be gained over the reference at this KL.
+        best_reward: The highest mean reward of any policy over the responses at this KL.
+        gained: Reward gained over the reference, as a share of the possible gain at this KL.
     """
 
     kl: float
@@ -129,7 +129,7 @@ class PolicyPoint:
 class Frontier:
     """The exact reward-KL frontier of a reference and a reward.
 
-    One beta serves all prompts: that is what is best for a given mean KL.
+    The best policy for a given mean KL uses one beta for all prompts.
 
     Args:
         reference_logps: `(prompts, responses)`, of all responses, nats, float64.
@@ -140,7 +140,7 @@ class Frontier:
     rewards: Tensor
 
     def at(self, beta: float) -> FrontierPoint:
-        """The best policy at a beta; at 0 its limit, at infinity the reference."""
+        """The best policy at a beta; 0 gives the limit for small beta, infinity the reference."""
         if beta == 0:
             logps = self.reference_logps.masked_fill(self.rewards < self._best, -torch.inf)
             policy = logps.log_softmax(dim=-1)
@@ -154,7 +154,7 @@ class Frontier:
     def at_kl(self, kl: float) -> FrontierPoint:
         """The best policy within a mean KL, nats.
 
-        Beyond the KL of the limit at beta 0 more KL buys nothing: that limit is given.
+        Above the KL of the limit at beta 0 more KL gains nothing, so that limit is returned.
 
         Raises:
             ValueError: If the KL is negative.
@@ -166,7 +166,7 @@ class Frontier:
         limit = self.at(0.0)
         if kl >= limit.kl:
             return limit
-        # KL falls as beta rises; halved on the logarithm.
+        # KL falls as beta rises: bisect log(beta).
         low, high = math.log(1e-6), math.log(1e9)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -177,7 +177,7 @@ class Frontier:
         """Where a policy stands, given `(prompts, responses)` log-probabilities, nats."""
         kl = exact_kl(policy_logps, self.reference_logps).mean().item()
         reward = expected_reward(policy_logps, self.rewards).mean().item()
-        kl = max(kl, 0.0)  # it may be less by rounding
+        kl = max(kl, 0.0)  # rounding can make it negative
         best = self.at_kl(kl).reward
         return PolicyPoint(kl, reward, best, self._gained(reward, best))
 

@@ -1,4 +1,4 @@
-"""What every preference loss is a function of: log-probabilities of pairs of responses."""
+"""Log-probabilities of chosen and rejected responses, the input of every loss; f-divergences."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 FDivergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 F_DIVERGENCES = get_args(FDivergence)
-"""What may tie the policy to its reference (f-DPO), by TRL's names; DPO's is `reverse_kl`."""
+"""Divergences that f-DPO may regularise with, by TRL's names; DPO's is `reverse_kl`."""
 
 LOGPS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
 """The four log-probabilities of `PairLogps`, by name."""
 
 LARGEST_EXPONENT = 40.0
-"""Of a power of the ratio: the square of e^40 still is a float32."""
+"""Largest exponent of a power of the ratio: the square of e^40 is still finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class PairLogps:
         reference_chosen: `log pi_ref(y_w|x)`.
         reference_rejected: `log pi_ref(y_l|x)`.
         chosen_lengths: Scored tokens of the chosen responses; for losses that divide by them.
-        rejected_lengths: The same of the rejected.
-        mean_chosen_length: Mean of `chosen_lengths` over the optimiser's batch, where these pairs
-            are a part of one; by default over these pairs.
+        rejected_lengths: The same for the rejected responses.
+        mean_chosen_length: Mean of `chosen_lengths` over the optimiser's batch, if these pairs are
+            only a part of it; by default over these pairs.
 
     Raises:
         ValueError: If the shapes differ.
@@ -48,8 +48,8 @@ class PairLogps:
     mean_chosen_length: float | None = None
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        shapes = {name: tuple(values.shape) for name, values in given.items()}
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        shapes = {name: tuple(values.shape) for name, values in tensors.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(
                 f"shapes {shapes}: broadcasting would mix the pairs. Pass one value a pair in each."
@@ -63,7 +63,7 @@ class PairLogps:
 
     @classmethod
     def joined(cls, parts: Sequence[PairLogps]) -> PairLogps:
-        """Parts of one optimiser's batch as one, in their order."""
+        """The parts of an optimiser's batch concatenated, in their order."""
         names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
         whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         return cls(**whole, mean_chosen_length=parts[0].mean_chosen_length)
@@ -131,10 +131,10 @@ class PairLogps:
 
         Args:
             divergence: One of `F_DIVERGENCES`.
-            alpha: Of the alpha divergence; at 1 it is the reverse KL, at 0 the forward KL.
+            alpha: Of the alpha divergence; 1 gives the reverse KL, 0 the forward KL.
 
         Returns:
-            Pairs whose log-ratios are the scores, the reference's part being 0.
+            Pairs whose policy values are the scores and whose reference values are 0.
 
         Raises:
             ValueError: If the divergence is unknown or alpha is not finite.
@@ -143,9 +143,9 @@ class PairLogps:
             Wang et al. 2023 (f-DPO, arXiv 2309.16240).
 
         Note:
-            Alpha is TRL 1.16's, at 1 the reverse KL; older code and the paper count it from the
-            other end, `1 - alpha`. Scores are the same for ratios whose power exceeds e^40, so a
-            response that has fallen that far is no longer pushed.
+            Alpha is as in TRL 1.16; older code and the paper use `1 - alpha`. Scores are clipped
+            where the power of the ratio exceeds e^40, so a response that has fallen that far gets
+            no gradient.
         """
         if divergence not in F_DIVERGENCES:
             raise ValueError(

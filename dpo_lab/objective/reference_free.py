@@ -1,7 +1,7 @@
-"""Losses of the policy's own likelihoods, with no reference in them.
+"""Preference losses without a reference model: SFT, SimPO, CPO, ORPO.
 
 Arguments, returns and errors as in `dpo.py`; all of them need lengths. No reference holds the
-policy here, so beta is what each loss says it is.
+policy back, so beta has a different meaning in each loss.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def sft_loss(pairs: PairLogps, beta: float) -> Tensor:
     """Negative log-likelihood of the chosen responses, in nats per token of the batch.
 
     `-log pi(y_w|x) / (mean chosen length)`, so that the mean over pairs is the mean over all chosen
-    tokens of the optimiser's batch. Added to another loss it keeps chosen responses from falling.
-    Beta has no part in it.
+    tokens of the optimiser's batch. Added to another loss, it keeps chosen responses from falling.
+    Beta is ignored.
 
     Source:
         Supervised fine-tuning; beside DPO: Pang et al. 2024.
@@ -61,9 +61,9 @@ def sft_loss(pairs: PairLogps, beta: float) -> Tensor:
 def simpo_loss(
     pairs: PairLogps, beta: float, simpo_gamma: float = 0.5, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The reward is beta x the mean log-probability of a token, and must win by gamma.
+    """The reward is beta x the mean log-probability per token; its margin should exceed gamma.
 
-    Beta is the reward's scale, 2 to 10 in the paper; it holds the policy to nothing.
+    Beta is the scale of the reward, 2 to 10 in the paper; it does not hold the policy back.
 
     Source:
         Meng et al. 2024, Eq. 6.
@@ -91,9 +91,9 @@ def simpo_loss(
 def cpo_loss(
     pairs: PairLogps, beta: float, cpo_alpha: float = 1.0, label_smoothing: float = 0.0
 ) -> Tensor:
-    """DPO with a uniform reference, and the chosen responses' likelihood, weighed by `cpo_alpha`.
+    """DPO with a uniform reference, plus the chosen responses' SFT loss weighted by `cpo_alpha`.
 
-    Beta is the scale of the difference.
+    Beta scales the difference of log-probabilities.
 
     Source:
         Xu et al. 2024, Eq. 3; the likelihood per token, as in its code.
@@ -117,16 +117,16 @@ def cpo_loss(
     status=UNTIED + "; larger beta moves further",
 )
 def orpo_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """The chosen responses' likelihood, and beta x the odds ratio of chosen to rejected.
+    """The chosen responses' SFT loss, plus beta x a loss of the odds ratio of chosen to rejected.
 
     With the mean log-probability of a token `a = log pi(y|x) / |y|`, `log odds = a - log(1 - e^a)`.
-    Beta is the paper's lambda, weight of the odds ratio: here larger moves further.
+    Beta is the paper's lambda, the weight of the odds ratio: larger beta moves further.
 
     Source:
         Hong et al. 2024, Eq. 4, 6 and 7.
 
     Note:
-        TRL's likelihood term runs over the prompt's tokens too; this one over the response's.
+        TRL's SFT term also covers the prompt's tokens; this one covers the response only.
     """
     check_beta(beta)
     mean = pairs.per_token()
@@ -135,7 +135,7 @@ def orpo_loss(pairs: PairLogps, beta: float) -> Tensor:
 
 
 def _log_odds(logp: Tensor) -> Tensor:
-    """`log(p / (1 - p))` of `p = e^logp`, exact near p = 0 and near p = 1."""
+    """`log(p / (1 - p))` of `p = e^logp`, accurate near p = 0 and near p = 1."""
     logp = logp.clamp(max=-torch.finfo(logp.dtype).eps)
     near_one = torch.log(-torch.expm1(logp))
     near_zero = torch.log1p(-logp.exp())

@@ -1,7 +1,7 @@
-"""The registry of losses: what a decorator enters, weighted sums of entries, their gradients.
+"""The registry of losses: `LOSSES`, the decorator `register`, weighted sums, gradients.
 
-A loss is added by decorating its function with `register`. The training loop, the command line,
-the workbench and the documentation read names, options and texts from `LOSSES`, which is complete
+To add a loss, decorate its function with `register`. The training loop, the command line, the
+workbench and the documentation read names, options and texts from `LOSSES`, which is complete
 once `dpo_lab.objective` is imported.
 """
 
@@ -22,45 +22,45 @@ from dpo_lab.objective.pair_logps import PairLogps
 F_DIVERGENCE_DEFAULTS = {"f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5}
 """Options of the losses that take an f-divergence, with their defaults."""
 TESTED = "tested"
-"""By a value and a gradient derived by hand, an identity, and finite differences in float64."""
+"""With a value and a gradient derived by hand, an identity, and finite differences in float64."""
 UNTIED = TESTED + "; no reference holds the policy"
 
 DPO_REWARD = "implicit reward of the policy, up to a function of the prompt"
-NOT_A_REWARD = "beta x log-ratio, to read margins by; not a Bradley-Terry reward"
+NOT_A_REWARD = "beta x log-ratio, for reading margins; not a Bradley-Terry reward"
 NO_REFERENCE = "beta x log-ratio to where the policy began, not what the loss rewards"
 
 SUMS = ("sigmoid + 0.2 sft", "0.8 sigmoid + 0.2 bco_pair + sft")
-"""Weighted sums that people use: DPO with the chosen's likelihood (Pang et al. 2024), and MPO."""
+"""Weighted sums in common use: DPO plus SFT on the chosen (Pang et al. 2024), and MPO."""
 
 _TERM = re.compile(r"\s*([0-9]*\.?[0-9]+)?\s*\*?\s*([a-z_]+)\s*")
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One entry of `LOSSES`, or a weighted sum of some.
+    """One entry of `LOSSES`, or a weighted sum of entries.
 
     Attributes:
         function: `(pairs, beta, **options)` to `(pairs,)`.
-        title: Name as people say it.
-        formula: In the words of the glossary.
+        title: Common name of the loss.
+        formula: In the terms of the glossary.
         citation: Paper and equation.
-        arxiv: The paper's number; empty where it has none.
+        arxiv: The paper's arXiv number, or empty.
         rewards: What the logged `rewards/...` mean under this loss.
-        own_options: Keyword options it takes beside beta, with their defaults, from its signature;
-            those of the f-divergences come in `options`.
-        of_margin: Whether it is a function of the margin alone, so that the log-ratios may be
-            replaced by the scores of an f-divergence: what depends on the prompt cancels. (With
-            `sigmoid_norm` and `ipo_norm` it cancels for responses of one length alone; TRL allows
-            them too.) Of a sum, its `options` tell.
-        couples_pairs: Whether a value depends on the other pairs of the optimiser's batch by more
-            than the batch's mean length.
-        reference_free: Whether the reference has no part in it.
+        own_options: Keyword options besides beta, with their defaults, from the signature; without
+            the f-divergence options, which `options` adds.
+        of_margin: Whether it is a function of the margin alone, so that f-divergence scores may
+            replace the log-ratios: terms that depend only on the prompt cancel. (In `sigmoid_norm`
+            and `ipo_norm` they cancel only for responses of equal length; TRL allows those too.)
+            False for a sum: see its `options`.
+        couples_pairs: Whether a value depends on other pairs of the optimiser's batch, other than
+            through the batch's mean length.
+        reference_free: Whether it ignores the reference.
         uses_lengths: Whether it divides by numbers of tokens.
-        bradley_terry: Whether its reward is a Bradley-Terry reward: with pairs enough whose labels
-            are drawn from Bradley-Terry, its optimum is pi* at beta.
-        trl: How TRL 1.16 calls it; empty where it has no such loss.
-        status: How far it is checked, and what to know before use.
-        members: The losses that a sum adds up; none of a single loss.
+        bradley_terry: Whether its reward is a Bradley-Terry reward: given enough pairs with labels
+            drawn from Bradley-Terry, its optimum is pi* at beta.
+        trl: Name in TRL 1.16, or empty.
+        status: How it was tested, and what to know before use.
+        members: The losses that a sum adds up; empty for a single loss.
     """
 
     function: Callable[..., Tensor]
@@ -81,7 +81,7 @@ class Loss:
 
     @property
     def has_initial_value(self) -> bool:
-        """Whether its value where the policy equals the reference is one number."""
+        """Whether its value is a constant where the policy equals the reference."""
         return not any(loss.reference_free for loss in self.members or (self,))
 
     @property
@@ -110,35 +110,35 @@ class Loss:
 
 
 LOSSES: dict[str, Loss] = {}
-"""Every loss by its name: TRL's, where TRL has it. TRL's `ipo` is `ipo_norm` here."""
+"""Every loss by name: TRL's name where TRL has the loss, but TRL's `ipo` is `ipo_norm` here."""
 
 LossFunction = TypeVar("LossFunction", bound=Callable[..., Tensor])
 
 
 def register(name: str, **texts: Any) -> Callable[[LossFunction], LossFunction]:
-    """Enter a loss function into `LOSSES`; its arguments with defaults are its options.
+    """Add a loss function to `LOSSES`; its arguments with defaults are its options.
 
     Args:
-        name: What `--loss` takes.
-        **texts: The attributes of `Loss` beside its function and options.
+        name: The name that `--loss` takes.
+        **texts: The attributes of `Loss` other than its function and options.
 
     Raises:
-        ValueError: If there is a loss of this name.
+        ValueError: If the name is already registered.
     """
 
-    def enter(function: LossFunction) -> LossFunction:
+    def add(function: LossFunction) -> LossFunction:
         if name in LOSSES:
-            raise ValueError(f"loss {name!r}: is there already. Give this one another name.")
+            raise ValueError(f"loss {name!r}: is already registered. Use another name.")
         parameters = inspect.signature(function).parameters.values()
         options = {p.name: p.default for p in parameters if p.default is not p.empty}
         LOSSES[name] = Loss(function, own_options=options, **texts)
         return function
 
-    return enter
+    return add
 
 
 def all_options() -> dict[str, Any]:
-    """Every option that some loss takes, with the default of the first that does."""
+    """Every option of any loss, with its default in the first loss that takes it."""
     return {k: v for loss in reversed(LOSSES.values()) for k, v in loss.options.items()}
 
 
@@ -146,11 +146,11 @@ def all_options() -> dict[str, Any]:
 def find_loss(name: str) -> Loss:
     """A loss by its name, or a weighted sum such as `sigmoid + 0.2 sft`.
 
-    Every member of a sum takes those of the options that it knows, and has its own default where
-    one is not given.
+    Each member of a sum gets the options that it knows, and uses its own default for one that is
+    not given.
 
     Args:
-        name: A name of `LOSSES`, or several joined by `+`, each with a weight before it or none.
+        name: A name in `LOSSES`, or several joined by `+`, each with an optional weight before it.
 
     Raises:
         ValueError: If a name is unknown, or a weight is not a positive number.
@@ -171,14 +171,14 @@ def find_loss(name: str) -> Loss:
 
 def _weighted_sum(weighted: list[tuple[float, Loss]]) -> Loss:
     members = [loss for _, loss in weighted]
-    # A divergence in some terms only would tie the policy to its reference in two ways.
+    # With an f-divergence in only some terms, two divergences would regularise the policy.
     divergences = all(loss.of_margin or loss.reference_free for loss in members)
-    taken = {k: v for loss in reversed(members) for k, v in loss.options.items()}
+    known = {k: v for loss in reversed(members) for k, v in loss.options.items()}
     if not divergences:
-        taken = {k: v for k, v in taken.items() if k not in F_DIVERGENCE_DEFAULTS}
+        known = {k: v for k, v in known.items() if k not in F_DIVERGENCE_DEFAULTS}
 
     def total(pairs: PairLogps, beta: float, **options: Any) -> Tensor:
-        if unknown := options.keys() - taken:
+        if unknown := options.keys() - known:
             raise TypeError(f"{', '.join(sorted(unknown))}: no option of this sum of losses.")
         terms = [
             weight * loss(pairs, beta, **{k: v for k, v in options.items() if k in loss.options})
@@ -200,7 +200,7 @@ def _weighted_sum(weighted: list[tuple[float, Loss]]) -> Loss:
         citation=joined("citation", "; "),
         arxiv="",
         rewards=joined("rewards", "; and: "),
-        own_options=taken,  # to look at: each member keeps its own default of what is not given
+        own_options=known,  # for display: each member keeps its own defaults
         couples_pairs=any(loss.couples_pairs for loss in members),
         reference_free=all(loss.reference_free for loss in members),
         uses_lengths=any(loss.uses_lengths for loss in members),
@@ -213,9 +213,9 @@ def _weighted_sum(weighted: list[tuple[float, Loss]]) -> Loss:
 def loss_and_grads(
     loss: Loss, pairs: PairLogps, beta: float, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each pair, and its gradient by the policy's two log-probabilities.
+    """Loss of each pair, and its gradient with respect to the policy's two log-probabilities.
 
-    All that a model needs of the loss: `logps.backward(grads)` carries it to the weights.
+    `logps.backward(grads)` then propagates it to the model's weights.
 
     Args:
         loss: An entry of `LOSSES`.
@@ -224,7 +224,7 @@ def loss_and_grads(
         **options: As in the loss.
 
     Returns:
-        `(pairs,)` and `(2, pairs)`: by chosen and by rejected; both without gradient.
+        `(pairs,)`, and `(2, pairs)` for chosen and rejected; both detached.
     """
     with torch.enable_grad():
         policy = torch.stack([pairs.policy_chosen, pairs.policy_rejected]).detach()
@@ -235,10 +235,10 @@ def loss_and_grads(
 
 
 def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: Any) -> Tensor:
-    """How hard each pair pushes: `w` in `dL/dtheta = -beta * w * d(log pi(y_w|x))/dtheta + ...`.
+    """Gradient weight of each pair: `w` in `dL/dtheta = -beta * w * d(log pi(y_w|x))/dtheta + ...`.
 
     For the DPO loss this is `sigmoid(-beta * margin)`: one half at the start, near one for a pair
-    that the implicit reward ranks wrongly, near zero for one that it ranks well.
+    that the implicit reward ranks wrongly, near zero for a pair that it ranks correctly.
 
     Args:
         loss: An entry of `LOSSES`.
@@ -247,7 +247,7 @@ def gradient_weight(loss: Loss, pairs: PairLogps, beta: float, **options: Any) -
         **options: As in the loss.
 
     Returns:
-        `(pairs,)`, without gradient.
+        `(pairs,)`, detached.
 
     Source:
         Rafailov et al. 2023, section 4 ("What does the DPO update do?").

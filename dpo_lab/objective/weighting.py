@@ -1,4 +1,4 @@
-"""LD-DPO's weight of long responses, and WPO's weight of pairs."""
+"""Token weights of LD-DPO (length desensitised) and pair weights of WPO."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def length_weighted_logps(logps: Tensor, shared_logps: Tensor, ld_alpha: float) -> Tensor:
-    """LD-DPO: tokens up to the shared length of a pair count in full, those beyond by alpha.
+    """LD-DPO: tokens up to the shared length of a pair count in full, tokens after it times alpha.
 
-    The shared length of a pair is that of its shorter response. With alpha 1 it is DPO, with 0 the
-    excess does not count. Linear: `shared + alpha * (whole - shared)`.
+    The shared length of a pair is the length of its shorter response. Alpha 1 gives DPO; with alpha
+    0 the excess does not count. Linear: `shared + alpha * (whole - shared)`.
 
     Args:
         logps: `log pi(y|x)`, any shape, nats.
@@ -27,18 +27,18 @@ def length_weighted_logps(logps: Tensor, shared_logps: Tensor, ld_alpha: float) 
 
 
 def wpo_weights(aligned_chosen: Tensor, aligned_rejected: Tensor) -> Tensor:
-    """WPO's weight of each pair: how likely the policy itself would be to say both responses.
+    """WPO's weight of each pair: how likely its two responses are under the policy.
 
     `exp(mean over y_w of a_t) * exp(mean over y_l of a_t)` with `a_t = log p(y_t) - log sum_v
-    p(v)^2`: about 1 for responses like the policy's own samples, near 0 for what it would never
-    say, above 1 where its likeliest tokens stand. As in TRL, nothing bounds it.
+    p(v)^2`: about 1 for responses like the policy's own samples, near 0 for very unlikely ones,
+    above 1 for responses made of its most likely tokens. As in TRL, there is no upper bound.
 
     Args:
         aligned_chosen: `(pairs,)`, mean of `a_t` over the chosen responses' tokens.
-        aligned_rejected: `(pairs,)`, the same of the rejected.
+        aligned_rejected: `(pairs,)`, the same for the rejected.
 
     Returns:
-        `(pairs,)`, to be taken as a constant.
+        `(pairs,)`, detached: a constant for the gradient.
 
     Source:
         Zhou et al. 2024 (WPO, arXiv 2406.11827), Eq. 2 with sampled alignment.

@@ -36,7 +36,7 @@ def test_a_registered_loss_is_found_with_the_options_of_its_signature(made_up):
 
 
 def test_a_name_is_given_once(made_up):
-    with pytest.raises(ValueError, match="'made_up': is there already"):
+    with pytest.raises(ValueError, match="'made_up': is already registered"):
         register("made_up", **TEXTS)(made_up)
 
 
