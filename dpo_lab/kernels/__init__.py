@@ -1,1 +1,1 @@
-"""The same numbers in less time or memory: head, gradients, layers, attention, threads."""
+"""Faster or leaner versions of the same computations: output head, gradients, layers, attention."""

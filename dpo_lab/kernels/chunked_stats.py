@@ -1,6 +1,6 @@
-"""Statistics of the next-token distribution, a chunk of logits at a time.
+"""Next-token KL, entropy and square sums, computed a chunk of logits at a time.
 
-No `(tokens, vocabulary)` array outlives its chunk: what is asked for is one number a token.
+Each result is one number per token, so no `(tokens, vocabulary)` array outlives its chunk.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dpo_lab.kernels.head import CHUNK_ELEMENTS
 
 @dataclass(frozen=True)
 class TokenComparison:
-    """Policy against reference at each step of a response, each `(tokens,)`, nats.
+    """Policy compared with reference at each step of a response, each `(tokens,)`, nats.
 
     Attributes:
         kl: Exact KL(policy || reference) of the next token.
-        log_ratio: `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)` of the token that came.
+        log_ratio: `log pi(y_t|y_<t) - log pi_ref(y_t|y_<t)` of the sampled token.
         entropy: The policy's entropy over the next token.
     """
 
@@ -38,8 +38,8 @@ def compare_tokens(
 ) -> TokenComparison:
     """KL, log-ratio and entropy of each step, chunk by chunk.
 
-    No `(tokens, vocabulary)` array outlives its chunk. The mean of a response's summed log-ratio,
-    over samples of the policy, estimates the same KL; a single one may be negative.
+    Over samples of the policy, the mean summed log-ratio of a response estimates the same KL; the
+    log-ratio of a single response may be negative.
 
     Args:
         policy_logits_of: Given a slice of tokens, the policy's float32 logits there.
@@ -53,9 +53,9 @@ def compare_tokens(
         rows = slice(start, min(start + size, len(targets)))
         policy = policy_logits_of(rows).log_softmax(dim=-1)
         difference = policy - reference_logits_of(rows).log_softmax(dim=-1)
-        share = policy.exp()
-        kl[rows] = (share * difference).sum(dim=-1)
-        entropy[rows] = -(share * policy).sum(dim=-1)
+        probability = policy.exp()
+        kl[rows] = (probability * difference).sum(dim=-1)
+        entropy[rows] = -(probability * policy).sum(dim=-1)
         log_ratio[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
     return TokenComparison(kl, log_ratio, entropy)
 
@@ -66,14 +66,14 @@ def log_square_sums(
 ) -> Tensor:
     """`log sum_v p(v)^2` of the next token at each step, chunk by chunk.
 
-    The log-probability that two draws of the model agree: what a token's log-probability is
-    compared with to see how much it looks like one of the model's own.
+    This is the log-probability that two samples of the model agree. Subtracted from a token's
+    log-probability, it shows how typical the token is of the model's own samples.
 
     Args:
         logits_of: Given a slice of tokens, the float32 logits there.
-        tokens: How many there are.
+        tokens: Number of tokens.
         vocabulary: Size of a row of logits; sets the chunk.
-        like: A tensor of the wanted device and type.
+        like: A tensor with the device and dtype of the result.
 
     Returns:
         `(tokens,)`, nats.

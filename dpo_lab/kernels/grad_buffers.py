@@ -1,4 +1,4 @@
-"""Weight gradients accumulated straight into `.grad`, without a temporary."""
+"""Weight gradients accumulated directly into `.grad`, without a temporary array."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-_MEMORY = "_dpo_lab_gradient"
+_BUFFER = "_dpo_lab_gradient"
 
 
 @contextmanager
 def adding_in_place(gradients: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """Within it, `adds_in_place` is true of some weights.
+    """Inside this context, `adds_in_place` is true for these weights.
 
     Args:
-        gradients: For each weight, a trained leaf, the memory that its gradient is to take.
+        gradients: For each weight (a leaf that requires grad), the buffer to use as its gradient.
     """
     for weight, gradient in gradients.items():
-        setattr(weight, _MEMORY, gradient)
+        setattr(weight, _BUFFER, gradient)
     try:
         yield
     finally:
         for weight in gradients:
-            delattr(weight, _MEMORY)
+            delattr(weight, _BUFFER)
 
 
 def adds_in_place(weight: Tensor) -> bool:
-    """Whether a layer shall add its weight's gradient to `.grad` and give autograd none."""
-    return hasattr(weight, _MEMORY)
+    """Whether a layer should add its weight's gradient to `.grad` and return none to autograd."""
+    return hasattr(weight, _BUFFER)
 
 
 def summed_into(weight: Tensor) -> tuple[Tensor, bool]:
-    """The gradient buffer, and whether it is uninitialised: then it is to be set, not added to.
+    """The gradient buffer, and whether it is uninitialised: if so, overwrite it, do not add to it.
 
     Args:
-        weight: One of which `adds_in_place` is true.
+        weight: A weight for which `adds_in_place` is true.
     """
     new = weight.grad is None
     if new:
-        weight.grad = getattr(weight, _MEMORY)
+        weight.grad = getattr(weight, _BUFFER)
     return weight.grad, new
 
 
@@ -47,7 +47,7 @@ def add_product(weight: Tensor, left: Tensor, right: Tensor) -> None:
     """`weight.grad += left.T @ right`, without an array for the product.
 
     Args:
-        weight: `(n, m)`, one of which `adds_in_place` is true.
+        weight: `(n, m)`, for which `adds_in_place` is true.
         left: `(rows, n)`.
         right: `(rows, m)`.
     """
@@ -59,7 +59,7 @@ def add_rows(weight: Tensor, ids: Tensor, rows: Tensor) -> None:
     """`weight.grad[ids] += rows`.
 
     Args:
-        weight: `(n, m)`, one of which `adds_in_place` is true.
+        weight: `(n, m)`, for which `adds_in_place` is true.
         ids: `(rows,)`.
         rows: `(rows, m)`.
     """

@@ -1,7 +1,7 @@
-"""Log-probabilities through a head that never holds the logits, in the forward or the backward.
+"""Token log-probabilities from hidden states, without ever holding all logits in memory.
 
-The numbers of `logprobs.py` at training time: from the hidden states that predict a response
-token, a tile or a chunk of logits at a time.
+Gives the numbers of `objective/logprobs.py` at training time: from the hidden states that predict
+response tokens, computing a tile or a chunk of logits at a time, forward and backward.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dpo_lab.kernels.grad_buffers import summed_into
 from dpo_lab.objective.logprobs import sum_dtype, upcast
 
 CHUNK_ELEMENTS = 1 << 24
-"""Most logits held at once by a head called in chunks: 16.8 million, 64 MiB in float32."""
+"""Most logits that a head called in chunks holds at once: 16.8 million, 64 MiB in float32."""
 
 TILE = 512, 8192
-"""Tokens, and entries of the vocabulary, of the logits that a linear head holds at once: 16 MiB."""
+"""Tokens and vocabulary entries of the tile of logits that a linear head holds at once: 16 MiB."""
 
 
 def linear_token_logps(
@@ -36,10 +36,10 @@ def linear_token_logps(
 ) -> Tensor:
     """`log_softmax(head(hidden))[targets]` of a linear head, without holding all the logits.
 
-    A tile of logits, some tokens by a part of the vocabulary, is computed in float32, used and
+    A tile of logits (some tokens by part of the vocabulary) is computed in float32, used and
     dropped; the backward pass computes it again. With `z = scale * (hidden @ weight.T + bias)`,
-    capped by `softcap * tanh(z / softcap)` where a model does so, and `p = softmax(z)`, the
-    gradient to `z` is `g * (onehot(target) - p)`.
+    capped to `softcap * tanh(z / softcap)` if the model has a soft cap, and `p = softmax(z)`, the
+    gradient with respect to `z` is `g * (onehot(target) - p)`.
 
     Args:
         hidden: `(tokens, width)`, the states that predict `targets`.
@@ -48,23 +48,23 @@ def linear_token_logps(
         bias: `(vocabulary,)`, if the head has one.
         scale: Factor on the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
         softcap: Bound of Gemma 2's `final_logit_softcapping`, if any.
-        tile: Most tokens, and most entries of the vocabulary, in a tile.
-        in_place: Add the weight's gradient to `weight.grad` as it is computed and give autograd
-            none; for a trained leaf within `adding_in_place`.
+        tile: Most tokens and most vocabulary entries in a tile.
+        in_place: Add the weight's gradient to `weight.grad` as it is computed and return none to
+            autograd; for a leaf that requires grad, within `adding_in_place`.
 
     Returns:
         `(tokens,)`, nats, float32 (float64 for float64 input).
 
     Raises:
-        ValueError: If there is not one target a hidden state, or the tile or chunk is empty.
+        ValueError: If there is not one target per hidden state, or the tile or chunk is empty.
 
     Note:
-        A weight or bias that needs no gradient gets none: under LoRA the frozen head costs one
-        product in the backward pass instead of two.
+        A weight or bias that requires no gradient gets none: under LoRA the frozen head costs one
+        matrix product in the backward pass instead of two.
     """
     _check_lengths(hidden, targets)
     if min(tile) < 1:
-        raise ValueError(f"tile={tile}: must hold a logit at least. Leave it out for the default.")
+        raise ValueError(f"tile={tile}: needs at least one logit. Leave it out for the default.")
     return _LinearTokenLogps.apply(hidden, weight, bias, targets, scale, softcap, tile, in_place)
 
 
@@ -76,17 +76,17 @@ def module_token_logps(
     vocabulary: int,
     chunk_tokens: int | None = None,
 ) -> Tensor:
-    """The same for any head, called chunk by chunk and recomputed in the backward pass.
+    """The same for any head module, called chunk by chunk and recomputed in the backward pass.
 
-    For heads that are more than one weight: an adapter on the head (LoRA), a trainable copy of it,
-    a head followed by anything. The module itself is called, so nothing in it is skipped.
+    For heads that are more than one weight: with a LoRA adapter, a trainable copy, or further
+    operations. The module itself is called, so nothing in it is skipped.
 
     Args:
         hidden: `(tokens, width)`.
         head: Maps `(n, width)` to `(n, vocabulary)` logits.
         targets: `(tokens,)`.
         vocabulary: Size of the head's output, which sets the chunk.
-        chunk_tokens: Tokens in a chunk; by default as many as hold `CHUNK_ELEMENTS` logits.
+        chunk_tokens: Tokens in a chunk; by default as many as make `CHUNK_ELEMENTS` logits.
 
     Returns:
         `(tokens,)`, nats, float32.
@@ -110,7 +110,7 @@ def module_token_logps(
 
 
 class _LinearTokenLogps(torch.autograd.Function):
-    """`log_softmax(linear(hidden))[target]`, a tile of logits at a time, again in the backward."""
+    """`log_softmax(linear(hidden))[target]`, a tile at a time; the backward recomputes them."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, softcap, size, in_place):
@@ -123,16 +123,17 @@ class _LinearTokenLogps(torch.autograd.Function):
                 picked = largest = sums = None
                 for tile in _slices(len(head), size[1]):
                     logits, _ = _logits(states, head, bias, scale, softcap, tile)
-                    place, inside = _within(targets[rows], tile)
-                    own = logits.gather(1, place).squeeze(1)
-                    # The log-sum-exp in the logits' own memory: nothing else of their size is held.
+                    column, inside = _within(targets[rows], tile)
+                    target = logits.gather(1, column).squeeze(1)
+                    # The log-sum-exp reuses the logits' memory: nothing else of that size is held.
                     peak = logits.amax(dim=1).clamp_(min=torch.finfo(logits.dtype).min)
                     if largest is not None:
-                        own, peak = torch.where(inside, own, picked), torch.maximum(peak, largest)
+                        target = torch.where(inside, target, picked)
+                        peak = torch.maximum(peak, largest)
                     part = logits.sub_(peak[:, None]).exp_().sum(dim=1)
                     if largest is not None:
                         part += sums.mul_((largest - peak).exp_())
-                    picked, largest, sums = own, peak, part
+                    picked, largest, sums = target, peak, part
                 totals[rows] = sums.log_() + largest
                 out[rows] = picked - totals[rows]
         ctx.save_for_backward(hidden, weight, bias, targets, totals)
@@ -163,8 +164,8 @@ class _LinearTokenLogps(torch.autograd.Function):
                     logits, slope = _logits(states, head, bias, scale, softcap, tile)
                     # d logp / d logits = onehot(target) - softmax(logits), in the logits' memory.
                     grad_logits = logits.sub_(totals[rows, None]).exp_().mul_(-slopes)
-                    place, inside = _within(targets[rows], tile)
-                    grad_logits.scatter_add_(1, place, slopes * inside[:, None])
+                    column, inside = _within(targets[rows], tile)
+                    grad_logits.scatter_add_(1, column, slopes * inside[:, None])
                     if slope is not None:
                         grad_logits.mul_(slope)
                     if scale != 1.0:
@@ -209,7 +210,7 @@ def head_logits(
 
 
 def _logits(states, head, bias, scale, softcap, tile):
-    """Float32 logits of a tile, and the derivative of the soft cap where there is one."""
+    """Float32 logits of a tile, and the derivative of the soft cap if there is one."""
     logits = states @ head[tile].T
     if bias is not None:
         logits += bias[tile]
@@ -222,10 +223,10 @@ def _logits(states, head, bias, scale, softcap, tile):
 
 
 def _within(targets: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
-    """Places of targets in a tile of the vocabulary, `(tokens, 1)`, and whether they lie in it."""
-    place = targets - tile.start
+    """Columns of targets in a tile of the vocabulary, `(tokens, 1)`, and whether they lie in it."""
+    column = targets - tile.start
     last = tile.stop - tile.start - 1
-    return place.clamp(0, last)[:, None], (place >= 0) & (place <= last)
+    return column.clamp(0, last)[:, None], (column >= 0) & (column <= last)
 
 
 def _check_lengths(hidden: Tensor, targets: Tensor) -> None:
@@ -236,12 +237,12 @@ def _check_lengths(hidden: Tensor, targets: Tensor) -> None:
         )
 
 
-def _chunk_size(vocabulary: int, asked: int | None) -> int:
-    if asked is not None and asked < 1:
+def _chunk_size(vocabulary: int, tokens: int | None) -> int:
+    if tokens is not None and tokens < 1:
         raise ValueError(
-            f"chunk_tokens={asked}: a chunk holds at least one token. Leave it out for the default."
+            f"chunk_tokens={tokens}: must be at least one token. Leave it out for the default."
         )
-    return asked or max(1, CHUNK_ELEMENTS // vocabulary)
+    return tokens or max(1, CHUNK_ELEMENTS // vocabulary)
 
 
 def _slices(total: int, size: int) -> list[slice]:

@@ -1,9 +1,9 @@
-"""Layers that train in less memory: what is cheap is computed again, gradients add in place.
+"""Layers that train in less memory: cheap results are recomputed, weight gradients add in place.
 
-Autograd keeps every result in between for its backward pass, and makes every weight's gradient a
-new array before it adds it. For the layers that most models are made of, this file writes the
-backward pass by hand; other layers work as ever. Weights are kept as they are, not saved: what
-checkpointing gives back of a saved leaf is a copy, which has no `.grad`.
+Autograd keeps every intermediate result for the backward pass, and allocates every weight gradient
+before it is added to `.grad`. Here the backward pass of the most common layers is written by hand;
+other layers are unchanged. Weights are kept on `ctx` itself, not with `save_for_backward`, because
+gradient checkpointing would return a copy of a saved leaf, which has no `.grad`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _PROBE_TOLERANCE = 1e-5
 
 
 class LeanLayers:
-    """The layers of a model that can be lean: found once, used in every step.
+    """The layers of a model that have a lean form: found once, used in every step.
 
     They are plain `nn.Linear` and `nn.Embedding` layers whose weight is trained; RMS norms; and
-    gated feed-forward layers as in Llama (`down(silu(gate(x)) * up(x))`), both recognised by what
-    they compute.
+    gated feed-forward layers as in Llama (`down(silu(gate(x)) * up(x))`). The last two are
+    recognised by what they compute.
 
     Args:
-        model: A model in the precision in which it is trained.
+        model: A model in its training precision.
     """
 
     def __init__(self, model: nn.Module):
         self._forwards: dict[nn.Module, Callable] = {}
         self._gradients: dict[Tensor, Tensor] = {}
         for module in model.modules():
-            if "forward" in vars(module):  # somebody has replaced it already
+            if "forward" in vars(module):  # already replaced by other code
                 continue
             if _is_trained(module, nn.Linear):
                 self._take(module, _linear, module.weight)
@@ -57,17 +57,16 @@ class LeanLayers:
 
     def _take(self, module: nn.Module, forward: Callable, *weights: Tensor) -> None:
         self._forwards[module] = partial(forward, module)
-        # Taken once, beside each other: what comes and goes in between leaves no holes.
+        # Allocated once and together, so that temporary arrays do not fragment the memory.
         for weight in weights:
-            if weight not in self._gradients:  # an embedding may be the head too
+            if weight not in self._gradients:  # an embedding may share its weight with the head
                 self._gradients[weight] = torch.empty_like(weight)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Within it they are lean; a forward pass and its backward pass belong inside.
+        """Use the lean forms inside this context, for a forward pass and its backward pass.
 
-        `torch.autograd.grad` finds no gradient for the weights of linear layers and embeddings
-        there.
+        Inside it, `torch.autograd.grad` gives no gradient for linear and embedding weights.
         """
         with ExitStack() as stack:
             stack.enter_context(adding_in_place(self._gradients))
@@ -86,7 +85,7 @@ def _is_plain_embedding(module: nn.Embedding) -> bool:
 
 
 def _takes_states_alone(module: nn.Module) -> bool:
-    """Whether it is called with states and nothing else: Mamba 2's norms take a gate too."""
+    """Whether its forward takes hidden states only: Mamba 2's norms take a gate too."""
     return len(signature(module.forward).parameters) == 1
 
 
@@ -100,24 +99,24 @@ def _adds_in_place(module: nn.Module) -> bool:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    own = dict(module.named_parameters(recurse=False))
-    return own.keys() == {"weight"} and hasattr(module, "variance_epsilon")
+    parameters = dict(module.named_parameters(recurse=False))
+    return parameters.keys() == {"weight"} and hasattr(module, "variance_epsilon")
 
 
 @torch.no_grad()
 def _same(module: nn.Module, forward, width: int) -> bool:
-    """Whether a layer and its lean form agree on some states."""
+    """Whether a layer and its lean form agree on test states."""
     weight = next(module.parameters())
     states = torch.linspace(-3, 3, _PROBE_TOKENS * width, dtype=weight.dtype, device=weight.device)
     states = states.sin().view(1, _PROBE_TOKENS, width)
     try:
-        own, lean = module(states), forward(module, states)
+        plain, lean = module(states), forward(module, states)
     except (TypeError, ValueError, RuntimeError):
         return False
-    if own.is_meta:  # an estimate: there is nothing to compare
+    if plain.is_meta:  # a memory estimate without weights: there is nothing to compare
         return True
-    scale = _PROBE_TOLERANCE * own.abs().max()
-    return own.shape == lean.shape and bool((own - lean).abs().max() <= scale)
+    tolerance = _PROBE_TOLERANCE * plain.abs().max()
+    return plain.shape == lean.shape and bool((plain - lean).abs().max() <= tolerance)
 
 
 def _linear(module: nn.Linear, states: Tensor) -> Tensor:
@@ -141,7 +140,7 @@ def _rms_norm(module: nn.Module, states: Tensor) -> Tensor:
 
 
 class _LinearInPlace(Function):
-    """`F.linear(states, weight, bias)`, whose weight's gradient goes to `weight.grad`."""
+    """`F.linear(states, weight, bias)`; adds the weight's gradient to `weight.grad` itself."""
 
     @staticmethod
     def forward(ctx, states, weight, bias):
@@ -160,7 +159,7 @@ class _LinearInPlace(Function):
 
 
 class _EmbeddingInPlace(Function):
-    """`F.embedding(ids, weight)`, whose gradient goes to the rows of `weight.grad` alone."""
+    """`F.embedding(ids, weight)`; adds its gradient to the used rows of `weight.grad` only."""
 
     @staticmethod
     def forward(ctx, ids, weight, padding_idx):
@@ -180,7 +179,7 @@ class _EmbeddingInPlace(Function):
 
 
 class _SiluTimes(Function):
-    """`silu(gated) * raised`, keeping these two alone."""
+    """`silu(gated) * raised`; saves only these two arrays."""
 
     @staticmethod
     def forward(ctx, gated, raised):
@@ -199,7 +198,7 @@ def _silu_times_backward(grad: Tensor, gated: Tensor, raised: Tensor) -> tuple[T
 
 
 class _GatedInPlace(Function):
-    """`down(silu(gate(x)) * up(x))`, keeping the results of `gate` and `up` alone."""
+    """`down(silu(gate(x)) * up(x))`; saves only `x` and the results of `gate` and `up`."""
 
     @staticmethod
     def forward(ctx, states, gate, up, down):
@@ -224,7 +223,7 @@ class _GatedInPlace(Function):
 
 
 class _RMSNorm(Function):
-    """`x / sqrt(mean(x^2) + eps) * weight`, keeping `x` and one number a token."""
+    """`x / sqrt(mean(x^2) + eps) * weight`; saves `x` and one number per token."""
 
     @staticmethod
     def forward(ctx, states, weight, eps):

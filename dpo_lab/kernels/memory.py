@@ -1,4 +1,4 @@
-"""The process's memory: how much it took at most, and freed blocks kept for the next step."""
+"""Peak memory of the process or device; glibc settings that keep freed memory for the next step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_ARENA_MAX = -4, -1, -2, -8
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks instead of returning them to the system.
 
-    Returned, they come back as fresh pages that the kernel clears one by one, in every step.
-    One arena serves the backward pass's thread too. Elsewhere than on glibc nothing happens.
+    Otherwise each step gets the memory back as new pages, which the kernel must clear one by one.
+    One arena is shared with the backward pass's thread. Without glibc this does nothing.
     """
     libc = _libc()
     if libc:
@@ -26,14 +26,14 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Return what is kept and unused to the system."""
+    """Return kept memory that is unused to the system."""
     libc = _libc()
     if libc:
         libc.malloc_trim(0)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory held so far, GB: of the device on CUDA, else of the process."""
+    """Peak memory so far, GB: allocated on the device for CUDA, else resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""How many threads a model is worth, and whether threads that wait sleep."""
+"""Number of torch threads for a model, and whether waiting OpenMP threads sleep or spin."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 SMALL = 2_000_000
-"""Weights of a model whose step is no faster on several threads than on one."""
+"""A model with fewer weights than this trains no faster on several threads than on one."""
 
 
 _LOCK = threading.Lock()
 _held: list[int] = []
-"""The process's own number of threads, once for each caller that has set another."""
+"""The process's own number of threads, one entry for each caller that holds another number."""
 
 
 def own_threads() -> int:
-    """Threads that the process has where nothing here has set another number."""
+    """The process's own number of torch threads, ignoring numbers set by runs."""
     with _LOCK:
         return _held[0] if _held else torch.get_num_threads()
 
 
 def hold_threads() -> int:
-    """Called before another number is set; `release_threads` ends it.
+    """Remember the process's own number before setting another; `release_threads` undoes it.
 
-    Torch keeps the number for a thread, and gives the last one that was set to every thread that
-    begins. So a run that begins beside another one finds the other's number.
+    Torch keeps one number per thread, and a new thread starts with the number that was set last.
+    So a run that starts beside another run would take over that run's number.
 
     Returns:
-        What this thread has.
+        The number that this thread has.
     """
     with _LOCK:
         before = torch.get_num_threads()
@@ -46,10 +46,10 @@ def hold_threads() -> int:
 
 
 def release_threads(before: int) -> None:
-    """Set what this thread had; after the last caller, the process's own number.
+    """Restore this thread's number; after the last holder, the process's own number.
 
     Args:
-        before: From `hold_threads`.
+        before: The result of `hold_threads`.
     """
     with _LOCK:
         own = _held.pop()
@@ -57,13 +57,13 @@ def release_threads(before: int) -> None:
 
 
 def threads_worth(model: nn.Module) -> int:
-    """Threads that a model is trained with: one if it is small, else as many as the process has."""
+    """Threads to train a model with: one if it is small, else the process's own number."""
     return 1 if is_small(model) else own_threads()
 
 
 @contextmanager
 def threads_for(model: nn.Module) -> Iterator[None]:
-    """One thread for a small model: no slower, and the other cores are free to draw."""
+    """Use one thread for a small model: as fast, and other cores stay free for drawing figures."""
     before = hold_threads()
     try:
         torch.set_num_threads(threads_worth(model))
@@ -73,20 +73,20 @@ def threads_for(model: nn.Module) -> Iterator[None]:
 
 
 def is_small(model: nn.Module) -> bool:
-    """Whether calls, not arithmetic, take a model's time."""
+    """Whether call overhead, not arithmetic, dominates a model's time."""
     return sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
 
 def waits_passively() -> bool:
-    """Whether threads sleep while they wait, and do not spin; decided when torch is loaded."""
+    """Whether OpenMP threads sleep while they wait instead of spinning; fixed when torch loads."""
     return sys.platform != "linux" or os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
 
 
 @cache
 def say_that_threads_spin() -> None:
-    """Warn, once a process, that its threads spin while they wait."""
+    """Warn, once per process, that its threads spin while they wait."""
     logger.warning(
         "OMP_WAIT_POLICY was not PASSIVE when torch was loaded, so its threads spin while they "
-        "wait: on a busy machine a step can take several times as long. Begin the process with "
+        "wait: on a busy machine a step can take several times as long. Start the process with "
         "OMP_WAIT_POLICY=PASSIVE ('make lab' and 'dpo-lab' do), or call torch.set_num_threads(1)."
     )

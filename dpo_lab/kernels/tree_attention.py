@@ -1,7 +1,7 @@
 """Attention over packed rows: each token sees itself and its ancestors in its prefix tree.
 
-Registered with `transformers.AttentionInterface`; the trees travel as a keyword of the model's
-forward, so there is no global state, and a pass without them is plain SDPA.
+Registered with `transformers.AttentionInterface`. The trees are passed as a keyword argument of the
+model's forward, so there is no global state; without them it is plain SDPA.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dpo_lab.data.batching import Trees
 
 NAME = "dpo_lab_trees"
 NOT_IN_TREES = ("softcap", "position_bias", "s_aux", "dropout")
-"""Keywords of layers whose weights are more than the softmax of query times key."""
+"""Keyword arguments of layers whose attention is more than the softmax of query times key."""
 
 
 def sliding_window(config) -> float:
-    """Tokens that a layer looks back at the least; infinite if all look at everything."""
+    """Shortest attention window of any layer, in tokens; infinite if all layers attend fully."""
     window = getattr(config, "sliding_window", None)
     used = getattr(config, "use_sliding_window", True)
     chunk = getattr(config, "attention_chunk_size", None)
@@ -33,7 +33,7 @@ def sliding_window(config) -> float:
 
 
 class _Accepted:
-    """Whether a model took the attention, and whether it shall keep it."""
+    """Whether a model accepted the attention, and whether to leave it in place."""
 
     def __init__(self, taken: bool):
         self.taken, self.kept = taken, False
@@ -48,7 +48,7 @@ class _Accepted:
 
 @contextmanager
 def using_trees(model: nn.Module) -> Iterator[_Accepted]:
-    """Give a model the attention over trees, for as long as it is kept.
+    """Use tree attention in a model inside this context, or permanently after `keep()`.
 
     Without trees it computes what SDPA computes, so only models that use SDPA are changed.
 
@@ -56,7 +56,7 @@ def using_trees(model: nn.Module) -> Iterator[_Accepted]:
         model: A `transformers` model; its configuration is changed.
 
     Yields:
-        Whether the model took it; `keep()` leaves it there.
+        Whether the model accepted it; its `keep()` leaves it in place.
     """
     before = model.config._attn_implementation
     AttentionInterface.register(NAME, tree_attention)
@@ -80,22 +80,22 @@ def using_trees(model: nn.Module) -> Iterator[_Accepted]:
 
 
 def tree_keywords(trees: Trees, positions: Tensor, dtype: torch.dtype) -> dict:
-    """Keywords of a model's forward over a packed row.
+    """Keyword arguments of a model's forward over a packed row.
 
-    The mask is a stand-in: a four-dimensional one is handed on as it is, so the model makes none.
+    The mask is a dummy: transformers passes a four-dimensional mask through and builds no other.
     """
     masks = TreeMasks.of(trees, dtype)
-    stand_in = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=positions.device)
-    return {"position_ids": positions, "attention_mask": stand_in, "trees": masks}
+    dummy = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=positions.device)
+    return {"position_ids": positions, "attention_mask": dummy, "trees": masks}
 
 
 class CannotPack(ValueError):
-    """A model whose attention is more than trees can express; its sequences are padded."""
+    """The model's attention is more than trees can express, so its sequences must be padded."""
 
 
 @dataclass(frozen=True)
 class TreeMasks:
-    """The trees of a packed row as attention uses them, computed once for all layers.
+    """Attention masks of the prefix trees of a packed row, computed once for all layers.
 
     Attributes:
         bounds: Where each tree begins, and where the last one ends.
@@ -110,7 +110,7 @@ class TreeMasks:
 
     @classmethod
     def of(cls, trees: Trees, dtype: torch.dtype) -> TreeMasks:
-        """The masks on the device of the trees, for queries of a dtype."""
+        """The masks on the trees' device, for queries of a dtype."""
         if trees.subtree_end.device.type == "cuda":
             return cls(trees.bounds, block_mask=block_mask(trees))
         masks = [
@@ -122,7 +122,7 @@ class TreeMasks:
         return cls(trees.bounds, tuple(masks))
 
     def masks_for(self, groups: int) -> Sequence[Tensor]:
-        """The masks where so many heads share a key, `(groups x queries, keys)`."""
+        """The masks for `groups` query heads per key head, `(groups x queries, keys)`."""
         if groups == 1:
             return self.masks
         if groups not in self._repeated:
@@ -149,14 +149,14 @@ def tree_attention(
         query: `(1, heads, length, width)`.
         key: `(1, key heads, length, width)`.
         value: `(1, key heads, length, width)`.
-        attention_mask: Used where there are no trees.
-        trees: Which tokens attend to which; none for a plain pass.
+        attention_mask: Used only without trees.
+        trees: Which tokens attend to which; none for plain SDPA.
         scaling: Factor on the scores.
         softcap: A bound on the scores; not supported with trees.
-        options: What else the model passes on.
+        options: Other keyword arguments that the model passes.
 
     Returns:
-        `(1, length, heads, width)`, and no weights.
+        `(1, length, heads, width)`, and no attention weights.
 
     Raises:
         CannotPack: If the layer's scores are more than a product of query and key.
@@ -189,7 +189,7 @@ def _attend(
 ) -> Tensor:
     """Attention in one tree, `(1, length, heads, width)`.
 
-    Heads that share a key stand in one row of queries, so that no key is copied for them.
+    Query heads that share a key head are joined along the queries, so that no key is copied.
     """
     length = query.shape[2]
     if groups > 1:
@@ -203,7 +203,7 @@ def _attend(
 
 
 def block_mask(trees: Trees):
-    """The same for FlexAttention: blocks that no query may attend to are not computed."""
+    """The mask of all trees for FlexAttention, which skips blocks that no query may attend to."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     end, length = trees.subtree_end, len(trees.subtree_end)
