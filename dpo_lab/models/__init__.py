@@ -1,1 +1,1 @@
-"""Who speaks: loading, scoring, sampling, the reference and its cache."""
+"""Language models: loading, LoRA, scoring, sampling, reward models, the reference and its cache."""

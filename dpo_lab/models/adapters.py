@@ -1,4 +1,4 @@
-"""LoRA adapters on `transformers` models: added, loaded, merged so that nothing else changes."""
+"""LoRA adapters for `transformers` models: add, load and merge them without other changes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.RLock()
 
-# Importing peft takes more than a second: it is done where it is used.
+# peft is imported in the functions that use it, since its import takes more than a second.
 
 
 def new_adapter(
     model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None, seed: int
 ) -> nn.Module:
-    """The model with a new adapter, which changes nothing until it is trained.
+    """The model with a new adapter, which has no effect until it is trained.
 
     Args:
         model: A `transformers` model; it is changed in place.
         rank: Rank of the adapter.
-        alpha: Scale of the adapter.
-        targets: Names of the modules to adapt; every linear layer but the head if none, and but
-            those that take no adapter.
-        seed: Seed of the adapter's first weights.
+        alpha: LoRA's alpha: the adapter is scaled by alpha / rank.
+        targets: Names of the modules to adapt; by default every linear layer, except the head and
+            layers that cannot take an adapter.
+        seed: Seed of the adapter's initial weights.
 
     Raises:
-        ValueError: If a target names no module, or one that takes no adapter.
+        ValueError: If a target names no module, or a module that cannot take an adapter.
 
     Source:
         Hu et al. 2021 (arXiv 2106.09685).
@@ -47,8 +47,8 @@ def new_adapter(
     for target in targets or ():
         if not any(name.endswith(f".{target}") for name in names):
             raise ValueError(
-                f"lora_targets: the model has no module {target!r}, so it would be left as it is. "
-                "Name modules as the model does, or leave targets out to adapt all linear layers."
+                f"lora_targets: the model has no module {target!r}, so nothing would be adapted "
+                "there. Use the model's module names, or leave targets out for all linear layers."
             )
     config = LoraConfig(
         r=rank,
@@ -58,10 +58,10 @@ def new_adapter(
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    # With the commit, the saved adapter names the very weights it was trained on.
+    # With the commit, the saved adapter names exactly the weights that it was trained on.
     commit = getattr(model.config, "_commit_hash", None)
     with seeded(model.device, seed), warnings.catch_warnings():
-        # PEFT asks transformers by a name that its next major version drops.
+        # PEFT uses an attribute name that the next major version of transformers removes.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         try:
             adapted = get_peft_model(model, config, revision=commit)
@@ -76,20 +76,21 @@ def new_adapter(
 
 
 def _takes_no_adapter(model: nn.Module) -> list[str]:
-    """Linear layers that give more than a product, or whose weights a kernel reads past them."""
-    found = []
+    """Linear layers whose forward is more than a product, or that a kernel bypasses."""
+    names = []
     for name, module in model.named_modules():
-        own = isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.")
-        if own and type(module).forward is not nn.Linear.forward:  # a router, a grouped layer
-            found.append(name)
+        theirs = type(module).__module__.startswith("transformers.")
+        own_forward = theirs and type(module).forward is not nn.Linear.forward
+        if isinstance(module, nn.Linear) and own_forward:  # a router, a grouped layer
+            names.append(name)
         kind = f"{name} {type(module).__name__}".lower()
         if "mamba" in kind and hasattr(module, "out_proj"):
-            found.append(f"{name}.out_proj")
-    return found
+            names.append(f"{name}.out_proj")
+    return names
 
 
 def changes_nothing(model: nn.Module) -> bool:
-    """Whether an adapter is as new: one of the two factors of each of its products is zero."""
+    """Whether an adapter has no effect: in each product of two factors, one factor is zero."""
     zero = "lora_B.", "lora_embedding_A."
     return not any(
         weight.any() for name, weight in model.named_parameters() if any(z in name for z in zero)
@@ -97,11 +98,11 @@ def changes_nothing(model: nn.Module) -> bool:
 
 
 def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) -> nn.Module:
-    """The base that an adapter was trained on, with the adapter merged into it.
+    """The base model that an adapter was trained on, with the adapter merged into it.
 
     Args:
-        folder: Where the adapter lies.
-        load_base: Given name and revision, loads the base.
+        folder: The adapter's folder.
+        load_base: Loads the base, given its name and revision.
     """
     from peft import PeftConfig, PeftModel
 
@@ -116,10 +117,10 @@ def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) 
 
 
 def _resize(base: nn.Module, folder: str) -> None:
-    """Give a base as many ids as the embedding has that is saved with its adapter, if one is.
+    """Resize the base's embedding to that saved with the adapter, if the adapter has one.
 
     Raises:
-        ValueError: If rows of the new ids are not saved with it, so that they would be random.
+        ValueError: If the head's rows for new ids are not saved, so that they would be random.
     """
     ends = base.get_input_embeddings(), base.get_output_embeddings()
     names = {module: name for name, module in base.named_modules() if module in ends}
@@ -127,8 +128,8 @@ def _resize(base: nn.Module, folder: str) -> None:
         saved = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
 
     def rows(module: nn.Module) -> int | None:
-        whole = (f".{names[module]}.weight", f".{names[module]}.base_layer.weight")
-        return next((shape[0] for key, shape in saved.items() if key.endswith(whole)), None)
+        ending = (f".{names[module]}.weight", f".{names[module]}.base_layer.weight")
+        return next((shape[0] for key, shape in saved.items() if key.endswith(ending)), None)
 
     known, ids = ends[0].weight.shape[0], rows(ends[0])
     if ids in (None, known):
@@ -140,14 +141,14 @@ def _resize(base: nn.Module, folder: str) -> None:
             "ones are not saved with it"
         )
     logger.warning("%s: was trained on %d ids; its base of %d is resized.", folder, ids, known)
-    base.resize_token_embeddings(ids, mean_resizing=False)  # the new rows are the adapter's
+    base.resize_token_embeddings(ids, mean_resizing=False)  # the adapter replaces the new rows
 
 
 def load_adapter(model: nn.Module, folder: Path) -> set[str]:
-    """Put saved weights into the model's adapter.
+    """Load saved weights into the model's adapter.
 
     Returns:
-        Names of the adapter's weights that only one of the two has; none if they fit.
+        Names of weights that only the adapter or only the file has; empty if they match.
     """
     from peft import set_peft_model_state_dict
 
@@ -158,9 +159,9 @@ def load_adapter(model: nn.Module, folder: Path) -> set[str]:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers from a seed, on the CPU and a device; afterwards all goes on as before.
+    """Seed the random generators of the CPU and a device; their states are restored afterwards.
 
-    PyTorch has one generator a device for all threads, so those that come here take turns.
+    PyTorch shares one generator per device between threads, so only one thread may be inside.
     """
     with _ONE_AT_A_TIME:
         generators = [torch.default_generator]
@@ -179,10 +180,10 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def _fuse(model: nn.Module) -> None:
-    """Let each adapted linear layer add its two parts within the second product.
+    """Compute each adapted linear layer's sum with one `addmm`.
 
     PEFT scales the adapter's output and adds it in two passes over arrays as large as the layer's
-    output, and two more in the backward pass; `addmm` needs none of them.
+    output, and two more in the backward pass; `addmm` avoids all four.
     """
     from peft.tuners.lora import Linear
 
@@ -199,16 +200,16 @@ def _fused_forward(layer: nn.Module, x: Tensor, *arguments, **options) -> Tensor
     rows = x.flatten(0, -2)
     output = layer.base_layer(rows)
     inner, outer = rows @ layer.lora_A[name].weight.T, layer.lora_B[name].weight.T
-    # Autocast gives products in bfloat16, but casts nothing for an operation in place.
+    # Autocast makes products bfloat16, but does not cast the inputs of an in-place operation.
     kind = output.dtype
     output.addmm_(inner.to(kind), outer.to(kind), alpha=layer.scaling[name])
     return output.view(*x.shape[:-1], output.shape[-1])
 
 
 def _untie(model: nn.Module) -> None:
-    """Give the head weights of its own if an adapter is on it or on the embedding it shares.
+    """Untie head and embedding if either has an adapter.
 
-    Merging writes into the adapted module's weights; while they are shared, it would change both.
+    Merging writes into the adapted module's weights; while these are tied, it would change both.
     """
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     inner, outer = (getattr(module, "base_layer", module) for module in ends)

@@ -1,4 +1,4 @@
-"""Progress bars of other libraries, which the lab has no use for: it tells progress itself."""
+"""Hides the progress bars of transformers, since the lab reports progress itself."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from contextlib import contextmanager
 from transformers.utils import logging as transformers_logging
 
 _LOCK = threading.Lock()
-_KEEPING: list[bool] = []
-"""One entry a block that is inside `no_bars`: whether bars were shown before the first."""
+_BLOCKS: list[bool] = []
+"""One entry per block inside `no_bars`: whether bars were enabled before the first block."""
 
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars out of the terminal and the notebook.
+    """Hide transformers' progress bars in the terminal and the notebook.
 
-    Whether they are shown is one switch for all threads: it is put back when the last block ends,
-    so that a model loaded in one thread shows none because another has finished.
+    One switch serves all threads. It is restored when the last block ends, so that bars do not
+    appear in one thread because another thread has finished.
     """
     with _LOCK:
-        shown = _KEEPING[0] if _KEEPING else transformers_logging.is_progress_bar_enabled()
-        _KEEPING.append(shown)
+        shown = _BLOCKS[0] if _BLOCKS else transformers_logging.is_progress_bar_enabled()
+        _BLOCKS.append(shown)
         transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         with _LOCK:
-            _KEEPING.pop()
-            if shown and not _KEEPING:
+            _BLOCKS.pop()
+            if shown and not _BLOCKS:
                 transformers_logging.enable_progress_bar()

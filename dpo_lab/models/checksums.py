@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files, beside them: what was touched since is found out."""
+"""Checksums of a checkpoint's files, kept beside them to detect later changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NAME = "checksums.json"
 
 
 def write_checksums(folder: Path, **facts: Any) -> None:
-    """Note the checksum of every file in a folder, and facts that belong to them.
+    """Write the checksum of every file in a folder, and some facts, to `checksums.json` there.
 
     Args:
         folder: The folder.
-        **facts: Plain values.
+        **facts: JSON values to store with the checksums.
     """
     files = {str(p.relative_to(folder)): file_checksum(p) for p in _files(folder)}
     content = {"files": files, **facts}
@@ -25,16 +25,16 @@ def write_checksums(folder: Path, **facts: Any) -> None:
 
 
 def read_checksums(folder: Path) -> dict[str, Any] | None:
-    """What `write_checksums` noted; none where there is no such file.
+    """The content that `write_checksums` wrote; None without such a file.
 
     Raises:
-        ValueError: If the file itself was touched.
+        ValueError: If the file itself was changed.
     """
     path = folder / NAME
     try:
-        noted = json.loads(path.read_text())
-        if noted["checksum"] == _of_content(noted["content"]):
-            return noted["content"]
+        record = json.loads(path.read_text())
+        if record["checksum"] == _of_content(record["content"]):
+            return record["content"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
@@ -43,23 +43,23 @@ def read_checksums(folder: Path) -> dict[str, Any] | None:
 
 
 def check_files(folder: Path, wanted: Callable[[str], bool]) -> None:
-    """Refuse files that are not what was written.
+    """Raise if files were changed or removed since their checksums were written.
 
     Args:
         folder: The folder; one without checksums passes.
-        wanted: Whether a file of that name is to be looked at.
+        wanted: Whether to check the file with this name.
 
     Raises:
-        ValueError: If one is missing or was touched.
+        ValueError: If a file is missing or was changed.
     """
-    noted = read_checksums(folder)
-    for name, checksum in noted["files"].items() if noted else ():
+    record = read_checksums(folder)
+    for name, checksum in record["files"].items() if record else ():
         if wanted(name):
             path = folder / name
             if not path.exists():
                 raise ValueError(f"{path}: is missing")
             if file_checksum(path) != checksum:
-                raise ValueError(f"{path}: is not what was written (its checksum is another)")
+                raise ValueError(f"{path}: is not what was written (its checksum differs)")
 
 
 def file_checksum(path: Path) -> str:

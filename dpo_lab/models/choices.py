@@ -1,4 +1,4 @@
-"""What is chosen of a model by name or word, read where torch is not needed yet."""
+"""Names of devices and precisions, and default answer lengths; importable without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Answers = Literal["padded", "of one length", "without cache"]
 
 NEW_TOKENS = {"micro": 48}
 OTHER_NEW_TOKENS = 192
-"""Most tokens of an answer by default. Most answers must end within it: of 72 of `smollm2` 7 ended
-within 48 tokens, 47 within 192 and 49 within 256; 20 had not after 512
-(`benchmarks/answer_lengths.py`)."""
+"""Default limit on the tokens of an answer, chosen so that most answers end within it: of 72
+answers of `smollm2`, 7 ended within 48 tokens, 47 within 192, 49 within 256; 20 were longer than
+512 (`benchmarks/answer_lengths.py`)."""
 
 
 def new_tokens(model: str) -> int:
-    """Most tokens of an answer by default, of a model by its name."""
+    """Default limit on the tokens of an answer, for a model by name."""
     return NEW_TOKENS.get(model, OTHER_NEW_TOKENS)

@@ -1,7 +1,7 @@
-"""No random numbers in a forward pass, so that policy and reference differ by their weights alone.
+"""Disables dropout, so that policy and reference differ by their weights only.
 
-A policy is trained in evaluation mode, where nothing is dropped; gradient checkpointing, which
-`transformers` ties to training mode, gets that mode for the layers that it goes through alone.
+A policy is trained in evaluation mode, where nothing is dropped. `transformers` ties gradient
+checkpointing to training mode, so only the checkpointed layers are put in that mode.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from torch import nn
 
 _NO_NOISE = ("router_jitter_noise",)
-"""PhiMoE's: a threshold of its router, in evaluation mode too."""
+"""Not random despite its name: a threshold of PhiMoE's router, used in evaluation mode too."""
 
 
 def disable_dropout(model: nn.Module) -> Callable[[], None]:
-    """Set every dropout to zero.
+    """Set every dropout probability to zero.
 
-    Modules are set to probability zero, and so are the float attributes that act without any module
-    in training mode: `attention_dropout`, `layerdrop`, a router's `jitter_noise` and their like.
+    This covers dropout modules, and float attributes that act in training mode without a module:
+    `attention_dropout`, `layerdrop`, a router's `jitter_noise` and similar.
 
     Returns:
-        What gives all of them their values again.
+        A function that restores all values.
     """
     before = []
     for module in model.modules():
@@ -40,11 +40,11 @@ def disable_dropout(model: nn.Module) -> Callable[[], None]:
 
 
 def evaluation_mode(model: nn.Module, checkpointing: bool = False) -> None:
-    """Evaluation mode for a model that is trained; dropout must be disabled already.
+    """Put a model in evaluation mode for training; dropout must already be disabled.
 
     Args:
-        model: A `transformers` model, with an adapter or without.
-        checkpointing: Whether its layers go through gradient checkpointing.
+        model: A `transformers` model, with or without an adapter.
+        checkpointing: Whether its layers use gradient checkpointing.
     """
     model.eval()
     if not checkpointing:
@@ -60,9 +60,9 @@ def evaluation_mode(model: nn.Module, checkpointing: bool = False) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for all of a model; afterwards each module has its own mode again.
+    """Put the whole model in evaluation mode; each module's mode is restored afterwards.
 
-    In training mode, gradient checkpointing leaves the cache of past tokens empty.
+    In training mode, gradient checkpointing would leave the key-value cache empty.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -74,7 +74,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _zero_floats(owner: object) -> list[tuple[object, str, float]]:
-    """Set them to zero; whose they are, their names and what they were."""
+    """Zero an object's dropout and jitter attributes; returns (owner, name, old value) of each."""
     before = []
     for name, value in list(vars(owner).items()):
         random = "drop" in name or ("jitter" in name and name not in _NO_NOISE)

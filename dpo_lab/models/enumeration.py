@@ -1,4 +1,4 @@
-"""Every response of a small policy with its probability: what estimates are checked against."""
+"""Enumeration of every response of a small policy with its exact probability."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_CACHED = 1 << 13
 class Enumeration:
     """The distribution of a policy over all its responses to one prompt, on the CPU.
 
-    Response i is `words[i]` (padded with -1) and then the end token.
+    Response i is `words[i]` (padded with -1) followed by the end token.
 
     Attributes:
         words: `(responses, max_words)`, ids of the words; -1 after the last.
@@ -44,7 +44,7 @@ class Enumeration:
 
 
 def enumerable(language_model: LanguageModel, max_words: int = 3) -> bool:
-    """Whether the responses of so many words are few enough to be listed."""
+    """Whether a model's responses of up to `max_words` words are few enough to list."""
     vocabulary = language_model.base.config.get_text_config().vocab_size
     one_end = len(language_model.encoder.end_ids) == 1
     return one_end and vocabulary**max_words <= MAX_RESPONSES
@@ -69,17 +69,17 @@ def enumerate_responses(
         language_model: A policy with a small vocabulary and one end token.
         prompt: Ids of the prompt.
         max_words: Most tokens before the end token.
-        then_ends: Take it for certain that a response ends after `max_words`, as `micro`'s do to
-            within 1e-6: far fewer forward passes, and probabilities that sum to one exactly.
-        keep_cache: Go on from a prefix's keys and values where it grows by a word, a third of the
-            work; log-probabilities differ by rounding.
-        chunk: Prefixes in one forward pass.
+        then_ends: Assume that a response ends after `max_words`, as `micro`'s do to within 1e-6:
+            far fewer forward passes, and probabilities that sum to one exactly.
+        keep_cache: Reuse a prefix's keys and values when it grows by a word: a third of the work;
+            log-probabilities differ by rounding.
+        chunk: Prefixes per forward pass.
 
     Returns:
-        `n^0 + ... + n^max_words` responses, n being the vocabulary without the end token.
+        `n^0 + ... + n^max_words` responses, with n the vocabulary size without the end token.
 
     Raises:
-        ValueError: If there are too many, or several tokens end a response.
+        ValueError: If there are too many responses, or several end tokens.
     """
     end, *other_ends = language_model.encoder.end_ids
     vocabulary = language_model.base.config.get_text_config().vocab_size
@@ -115,9 +115,9 @@ def enumerate_responses(
 
 
 class _Past:
-    """What the model computed of all prefixes of one length, for those that are a word longer.
+    """Key-value cache of all prefixes of one length, reused for prefixes one word longer.
 
-    Where its cache cannot be repeated for every word that may follow, prefixes are computed whole.
+    If the cache cannot be repeated for each next word, whole prefixes are computed instead.
     """
 
     def __init__(self, language_model: LanguageModel, prompt: Ids, kept: bool):
@@ -126,7 +126,7 @@ class _Past:
         self._prefixes = 0
 
     def next_token_logps(self, prefixes: Tensor, chunk: int) -> Tensor:
-        """As the function of this name; a call's prefixes are a word longer than the last one's."""
+        """Like the function of this name; each call's prefixes extend the last call's by a word."""
         model, length = self._language_model.model, len(self._prompt) + prefixes.shape[1]
         first, few = not prefixes.shape[1], len(prefixes) <= _MOST_CACHED
         if not (self._kept and few and (first or self._cache)):
@@ -155,18 +155,18 @@ def next_token_logps(
     Args:
         language_model: The policy.
         prompt: Ids of the prompt.
-        prefixes: `(prefixes, words)`, ids of what was said so far, on the CPU, as is what they get.
-        chunk: Prefixes in one forward pass.
+        prefixes: `(prefixes, words)`, ids of each response so far; on the CPU, like the result.
+        chunk: Prefixes per forward pass.
     """
     start = torch.tensor(prompt)
     rows = []
-    for some in prefixes.split(chunk):
-        ids = torch.cat([start.expand(len(some), -1), some], dim=1).to(language_model.device)
+    for part in prefixes.split(chunk):
+        ids = torch.cat([start.expand(len(part), -1), part], dim=1).to(language_model.device)
         logits = language_model.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
         rows.append(_log_probs(logits))
     return torch.cat(rows)
 
 
 def _log_probs(logits: Tensor) -> Tensor:
-    """Of the last token, on the CPU: not every device has float64."""
+    """Float64 log-probabilities at the last position, on the CPU: not every device has float64."""
     return logits[:, -1].cpu().double().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""A model in any of the forms in which people have one, as a `LanguageModel`."""
+"""Turns any form of a model (name, folder, loaded model, with tokenizer) into a `LanguageModel`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpo_lab.models.loading import LanguageModel, load_model
 logger = logging.getLogger(__name__)
 
 AnyModel = str | Path | LanguageModel | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase]
-"""A name or folder, a loaded model (of transformers or peft) alone or with its tokenizer."""
+"""A name or folder, or a loaded transformers or peft model, alone or with its tokenizer."""
 
 
 def as_language_model(
@@ -25,19 +25,19 @@ def as_language_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """The same model with its tokenizer; one that is loaded already is used as it is, where it is.
+    """A model with its tokenizer; a loaded model is used in place, on its own device.
 
     Args:
-        model: A name, a folder or a hub id; a loaded model of transformers or peft, whose tokenizer
-            is found by the name that it was loaded by; or that model and its tokenizer.
-        device: Where a model given by name is put.
-        revision: Of a model given by the name of a hub.
-        trust_remote_code: Whether a model given by name may bring its own code.
+        model: A name, a folder or a hub id; a loaded transformers or peft model, whose tokenizer is
+            looked up by the name from which the model was loaded; or `(model, tokenizer)`.
+        device: Device for a model given by name.
+        revision: Branch, tag or commit of a model given by hub id.
+        trust_remote_code: Whether a model given by name may run its own code.
 
     Raises:
         FileNotFoundError: If a name leads to no model.
         TypeError: If it is none of these.
-        ValueError: If a loaded model has no tokenizer to be found, or is spread over devices.
+        ValueError: If no tokenizer is found for a loaded model, or it is spread over devices.
     """
     if isinstance(model, LanguageModel):
         return model
@@ -81,6 +81,6 @@ def _tokenizer_of(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{name}: no tokenizer is found by the name that the model was loaded by. "
+            f"{name}: no tokenizer is found under the name from which the model was loaded. "
             "Give (model, tokenizer)."
         ) from error

@@ -1,19 +1,19 @@
-"""Models of the Hugging Face hub, brought into its cache."""
+"""Downloads a model from the Hugging Face hub into the hub's cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# What a causal language model or an adapter is loaded from; not its other formats.
+# Files needed to load a causal language model or an adapter, without its other formats.
 NEEDED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.safetensors")
 NOT_NEEDED = ("*/*", "consolidated*")
 
 
 def hub_folder(name: str, revision: str | None = None) -> Path:
-    """Folder in the hub's cache that holds a model; downloaded if it is not there.
+    """Folder of a model in the hub's cache; it is downloaded if it is not there.
 
-    The hub is asked once: `from_pretrained` alone would try for a minute before it gave up.
-    Without a connection, what was downloaded before is used.
+    The hub is asked once, since `from_pretrained` would retry for a minute before it gives up.
+    Without a connection, an earlier download is used.
 
     Args:
         name: Its id, `owner/name`.

@@ -20,13 +20,13 @@ class MeasuredKL:
     """Three estimates of KL(policy || reference) of whole responses, in nats, on the same samples.
 
     Attributes:
-        per_token: Sum over steps of the next token's KL, over the whole vocabulary: the plain
-            log-ratio with its last step's expectation taken exactly (Rao-Blackwellised).
+        per_token: Sum over steps of the exact KL of the next token, over the whole vocabulary: the
+            log-ratio with each step's token averaged out (Rao-Blackwellised).
         k1: Plain log-ratio of the samples, Schulman's k1.
         k3: Schulman's k3 of the same log-ratios.
         entropy: The policy's entropy over the next token, nats, mean over all tokens.
-        cut: Share of the answers that were cut at their length limit. Above 0 the KL of whole
-            answers is at least what is estimated: what a policy says after the limit adds to it.
+        cut: Share of answers cut at the length limit. If it is above 0, the estimates are lower
+            bounds of the KL of whole answers: the tokens after the limit would add to it.
     """
 
     per_token: Estimate
@@ -45,19 +45,19 @@ def measure_kl(
 ) -> MeasuredKL:
     """Estimate KL(policy || reference) from samples of the policy at temperature 1, without top-p.
 
-    Answers that reached the length limit count up to the limit: the KL is that of the answers as
-    they are drawn, a lower bound of that of whole answers (by the chain rule, each further token's
-    KL is never negative).
+    Answers that reached the length limit count up to the limit. This is the KL of the truncated
+    answers, a lower bound of the KL of whole answers: by the chain rule every further token adds a
+    KL that is never negative.
 
     Args:
-        policy: Scores with the policy.
+        policy: Scorer of the policy.
         reference: The reference.
-        completions: Answers drawn from the policy.
+        completions: Answers sampled from the policy.
         token_budget: Most padded tokens in a forward pass.
 
     Returns:
-        The estimates, n being the number of answers, with errors over prompts; the entropy; and the
-        share of answers that were cut.
+        The estimates, where n is the number of answers and standard errors are clustered by prompt;
+        the entropy; and the share of answers that were cut.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
     per_token, k1, entropy = torch.zeros(3, len(sequences))

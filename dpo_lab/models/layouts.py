@@ -1,7 +1,7 @@
-"""How sequences may lie together in a pass: packed, padded, or only rows of one length.
+"""Which batch layout a model supports: packed, padded, or only rows of equal length.
 
-Found by trying, on ids that mean nothing, at the lengths that the data has: what a layout gives
-must be what each sequence gets alone.
+Found by probing the model with arbitrary token ids at the lengths of the data: a layout must give
+each sequence the log-probabilities that it gets alone.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ TOLERANCE = {"float32": 5e-4, "bfloat16": 5e-2}
 """Largest difference in nats per token between layouts, by precision."""
 
 _FIRST_PROBE = 23
-"""Tokens of the longest sequence that every model is tried with."""
+"""Longest sequence, in tokens, of the first probe of every model."""
 
 
 class Scoring(Protocol):
-    """What is needed of a scorer."""
+    """The part of `LogpScorer` that the probes use."""
 
     language_model: LanguageModel
     device: torch.device
@@ -44,16 +44,16 @@ class Scoring(Protocol):
 
 
 class Layouts:
-    """What a scorer may do with sequences of a length; longer ones are tried when they come.
+    """The layouts that a model supports by sequence length; longer lengths are probed on first use.
 
     Attributes:
         packing: Whether sequences are packed into prefix trees.
         window: Longest sequence that is packed.
-        apart: Whether rows of different lengths go through the model apart, since it gives a padded
-            row another value.
+        apart: Whether rows of different lengths are run separately, because padding changes the
+            model's values.
 
     Raises:
-        ValueError: If the model looks at what comes after a token, or has no room for one.
+        ValueError: If the model is not causal, or has too few positions.
     """
 
     def __init__(self, scorer: Scoring, packing: bool):
@@ -67,23 +67,23 @@ class Layouts:
         self._try(min(_FIRST_PROBE, self.positions, self.rotary), 4)
 
     def packs(self, longest: int) -> bool:
-        """Whether sequences of so many tokens are packed."""
+        """Whether sequences of up to `longest` tokens are packed."""
         if longest > self.probed:
             self._try(longest, 2)
         return self.packing and longest <= self.window
 
     def keeps_apart(self, longest: int) -> bool:
-        """Whether rows of different lengths, the longest of so many tokens, are not padded."""
+        """Whether rows of different lengths, up to `longest` tokens, are run separately."""
         return self.apart or longest > self.rotary
 
     @torch.no_grad()
     def _try(self, longest: int, count: int) -> None:
         sequences = probe_sequences(longest, self.scorer.vocabulary)[:count]
-        tried, self.probed, made_for = self.probed, longest, self.positions
+        probed, self.probed, made_for = self.probed, longest, self.positions
         try:
             every = [self._alone(sequence) for sequence in sequences]
         except (IndexError, RuntimeError) as error:
-            if not tried and longest <= made_for and isinstance(error, RuntimeError):
+            if not probed and longest <= made_for and isinstance(error, RuntimeError):
                 raise ValueError(
                     f"model {self.model.name!r}: a pass over {longest} tokens fails in "
                     f"{self.scorer.precision} ({_first_line(error)}). Give another precision, or "
@@ -95,7 +95,7 @@ class Layouts:
                 "max_length."
             ) from error
         if longest > self.positions and self.rotary == math.inf:
-            self.positions = math.inf  # said once
+            self.positions = math.inf  # warn once
             logger.warning(
                 "%s: sequences of up to %d tokens, and the model is made for %d.",
                 *(self.model.name, longest, made_for),
@@ -104,53 +104,53 @@ class Layouts:
         difference = (every[0][:same] - every[1][:same]).abs().max().item()
         if longest <= self.rotary and difference > TOLERANCE[self.scorer.precision]:
             raise ValueError(
-                f"model {self.model.name!r}: what it predicts changes by {difference:.1e} nats "
-                "with the tokens that come after, so log pi(y|x) has no meaning. Take a causal "
-                "model, or set is_decoder in the configuration of one that was trained so."
+                f"model {self.model.name!r}: its log-probabilities change by {difference:.1e} nats "
+                "with later tokens, so log pi(y|x) has no meaning. Use a causal model, or set "
+                "is_decoder in the configuration if it was trained as a causal model."
             )
-        alone = [some[-len(y) :].sum() for some, (_, y) in zip(every, sequences, strict=True)]
+        alone = [logps[-len(y) :].sum() for logps, (_, y) in zip(every, sequences, strict=True)]
         with using_trees(self.model.base) as accepted:
-            self._compare(sequences, torch.stack(alone), longest, accepted, tried)
+            self._compare(sequences, torch.stack(alone), longest, accepted, probed)
 
     def _alone(self, sequence: PromptResponse) -> Tensor:
-        """Log-probability of each token but the first, by itself."""
+        """Log-probability of each token after the first, with the sequence run alone."""
         ids = (*sequence[0], *sequence[1])
         return self.scorer.token_logps(collate([(ids[:1], ids[1:])], 0).to(self.scorer.device))
 
-    def _compare(self, sequences, alone: Tensor, longest: int, accepted, tried: int) -> None:
-        """Padded and packed rows against each sequence alone."""
+    def _compare(self, sequences, alone: Tensor, longest: int, accepted, probed: int) -> None:
+        """Compare padded and packed rows with each sequence alone, and set the layout."""
         length = max(len(response) for _, response in sequences)
         tolerance, name = TOLERANCE[self.scorer.precision], self.model.name
 
         def difference(batch) -> float:
-            found = self.scorer.logps(batch.to(self.scorer.device))
-            return (found - alone).abs().max().item() / length
+            together = self.scorer.logps(batch.to(self.scorer.device))
+            return (together - alone).abs().max().item() / length
 
         if not self.keeps_apart(longest):
             padded = difference(collate(sequences, self.model.encoder.pad_id))
             if padded > tolerance:
                 self.apart = True
                 logger.warning(
-                    "%s: sequences of one length at a time, since padding changes what it gives by "
-                    "%.1e nats a token.",
+                    "%s: scores sequences of one length at a time, because padding changes its "
+                    "log-probabilities by %.1e nats per token.",
                     *(name, padded),
                 )
-        if not self.packing or (tried and longest > self.window):
+        if not self.packing or (probed and longest > self.window):
             return
         reason = None if accepted else "its attention cannot be replaced"
         if accepted:
             try:
                 packed = difference(pack(sequences))
                 if not packed <= tolerance:
-                    reason = f"log-probabilities differ by {packed:.1e} a token"
+                    reason = f"log-probabilities differ by {packed:.1e} nats per token"
             except (TypeError, ValueError, RuntimeError) as error:  # CannotPack among them
                 reason = _first_line(error)
         if reason is None:
             accepted.keep()
-        elif tried:
-            self.window = tried
+        elif probed:
+            self.window = probed
             logger.warning(
-                "%s: sequences above %d tokens are padded, not packed (%s).", name, tried, reason
+                "%s: sequences above %d tokens are padded, not packed (%s).", name, probed, reason
             )
         else:
             self.packing = False
@@ -158,25 +158,25 @@ class Layouts:
 
 
 def rotary_limit(config) -> float:
-    """Longest sequence whose rotary frequencies do not depend on its length; infinite if none do.
+    """Longest sequence up to which rotary frequencies do not depend on length; infinite if never.
 
-    Beyond it, dynamic NTK and longrope turn every token of a pass by the pass's longest position.
+    Beyond it, dynamic NTK and longrope take the frequencies of a whole pass from its last position.
     """
-    found = getattr(config, "rope_parameters", None) or {}
+    parameters = getattr(config, "rope_parameters", None) or {}
     limits = []
-    for rope in [found, *(value for value in found.values() if isinstance(value, dict))]:
+    for rope in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
         if rope.get("rope_type") in ("dynamic", "longrope"):
-            own = rope.get("original_max_position_embeddings")
-            limits.append(own or config.max_position_embeddings)
+            original = rope.get("original_max_position_embeddings")
+            limits.append(original or config.max_position_embeddings)
     return min(limits, default=math.inf)
 
 
 @torch.no_grad()
 def reset_rotary(model: torch.nn.Module) -> None:
-    """Forget the longest sequence seen: dynamic NTK would go on with its frequencies."""
+    """Reset the longest sequence seen, whose frequencies dynamic NTK would keep using."""
     for module in model.modules():
-        own = vars(module) | dict(module.named_buffers(recurse=False))
-        for name, value in own.items():
+        attributes = vars(module) | dict(module.named_buffers(recurse=False))
+        for name, value in attributes.items():
             if name.endswith("original_inv_freq"):
                 getattr(module, name.replace("original_", "")).copy_(value)
             elif name.endswith("max_seq_len_cached"):
@@ -184,11 +184,11 @@ def reset_rotary(model: torch.nn.Module) -> None:
 
 
 def probe_sequences(longest: int, vocabulary: int) -> list[PromptResponse]:
-    """Two prompts with two responses each, some of which begin alike.
+    """Two prompts with two responses each, some of which share a prefix.
 
     Args:
         longest: Tokens of the longest sequence, prompt and response; at least 8.
-        vocabulary: How many ids there are.
+        vocabulary: Number of token ids.
     """
     ids = [(7 * place * place + 3 * place) % vocabulary for place in range(2 * longest)]
     third, half = longest // 3, longest // 2

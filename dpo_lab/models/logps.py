@@ -21,13 +21,13 @@ from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 @dataclass(frozen=True, eq=False)
 class PairsLogps:
-    """What a model makes of preference pairs.
+    """Log-probabilities of preference pairs under a model.
 
     Attributes:
-        chosen: `(pairs,)`, `log pi(y_w|x)`, nats, summed over the response's tokens, its end token
-            included.
-        rejected: `(pairs,)`, `log pi(y_l|x)`, the same.
-        tokens: The pairs in token ids, with their row numbers, and what was cut or dropped.
+        chosen: `(pairs,)`, `log pi(y_w|x)`, nats, summed over the response's tokens, including its
+            end token.
+        rejected: `(pairs,)`, `log pi(y_l|x)`, likewise.
+        tokens: The pairs as token ids, with row numbers and what was cut or dropped.
         pairs: The pairs as text, with the report of what was read and skipped.
     """
 
@@ -53,15 +53,15 @@ def logps(
         model: A name, a folder, a hub id, a loaded model, or `(model, tokenizer)`.
         pairs: A name, a file, a folder or hub id; rows; a `datasets.Dataset`; or `Preferences`.
         max_length: Most tokens of prompt and response together.
-        prompt_format: How prompts of text are given to the model: `auto`, `chat` or `plain`.
+        prompt_format: How text prompts are given to the model: `auto`, `chat` or `plain`.
         on_bad_rows: As in `load_preferences`.
-        precision: Of the model's products; sums and log-softmax are float32 always.
+        precision: Of matrix products in the model; sums and log-softmax are always float32.
         progress: Called with `(done, total)` responses.
 
     Raises:
         BadRows: With `on_bad_rows="raise"`, if any row cannot be used.
-        FileNotFoundError: If model or pairs are not to be found.
-        ValueError: If no pair is left, or they do not fit the model.
+        FileNotFoundError: If the model or the pairs are not found.
+        ValueError: If no usable pair remains, or they do not fit the model.
     """
     language_model = as_language_model(model)
     preferences = as_preferences(pairs, on_bad_rows=on_bad_rows)

@@ -1,4 +1,4 @@
-"""What turns a model's hidden states into logits, found and tried; it never holds all of them."""
+"""The output head of a model (hidden states to logits): found, and checked by a probe."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
-"""Largest difference of logits, in their standard deviations, between model and trunk with head."""
+"""Largest difference between the model's logits and head(trunk), in standard deviations of them."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What turns hidden states into logits.
+    """The output head: turns hidden states into logits.
 
     Attributes:
         module: The model's output layer.
@@ -67,21 +67,21 @@ class Head:
 def find_head(language_model: LanguageModel) -> Head | None:
     """The head of a model, if its logits are a plain head on its trunk's last hidden states.
 
-    Tried on a few ids; where there is none, a warning says why.
+    Checked on a few ids; returns None with a warning otherwise.
     """
     base = language_model.base
     module = base.get_output_embeddings()
     if module is None or not hasattr(base, base.base_model_prefix):
-        return _no_head(language_model, "it names no trunk or no output layer")
+        return _no_head(language_model, "it has no named trunk or output layer")
     config = base.config.get_text_config()
     scale = _factor(config, "logit_scale") / _factor(config, "logits_scaling")
     head = Head(module, scale, getattr(config, "final_logit_softcapping", None))
     try:
         difference = _difference(language_model, head)
     except RuntimeError:  # the states do not have the width of the head
-        return _no_head(language_model, "what its trunk gives does not fit its head")
+        return _no_head(language_model, "its trunk's states do not fit its head")
     if not difference <= PROBE_TOLERANCE:
-        return _no_head(language_model, f"trunk and head give other logits, by {difference:.1e}")
+        return _no_head(language_model, f"head(trunk) differs from its logits by {difference:.1e}")
     return head
 
 
@@ -91,12 +91,12 @@ def _difference(language_model: LanguageModel, head: Head) -> float:
     base = language_model.base
     vocabulary = base.config.get_text_config().vocab_size
     ids = torch.arange(PROBE_TOKENS, device=language_model.device) % vocabulary
-    own = base(input_ids=ids[None], use_cache=False).logits[0].float()
+    expected = base(input_ids=ids[None], use_cache=False).logits[0].float()
     trunk = getattr(base, base.base_model_prefix)
-    ours = head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])
-    if own.shape != ours.shape:
+    actual = head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])
+    if expected.shape != actual.shape:
         return float("inf")
-    return ((own - ours).abs().max() / own.std().clamp_min(1e-6)).item()
+    return ((expected - actual).abs().max() / expected.std().clamp_min(1e-6)).item()
 
 
 def _no_head(language_model: LanguageModel, reason: str) -> None:
@@ -108,6 +108,6 @@ def _no_head(language_model: LanguageModel, reason: str) -> None:
 
 
 def _factor(config, name: str) -> float:
-    """A factor on the logits that a configuration names; 1 if it names none."""
+    """A factor on the logits, as named in the configuration; 1 if it is not there."""
     value = getattr(config, name, None)
     return float(value) if isinstance(value, int | float) and value else 1.0

@@ -1,4 +1,4 @@
-"""The reference: the policy as it was when training began, and its log-probabilities on disk."""
+"""The frozen reference (the policy as training began) and its log-probabilities, computed once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUM_RULE = "sum over response tokens, end token included"
 PROBES = 4
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest difference in nats per token between a cached value and the live model's, by precision:
-in bfloat16, another grouping of the same sequences may round otherwise."""
+in bfloat16, rounding depends on how sequences are grouped."""
 
 Progress = Callable[[int, int], None]
 
@@ -27,13 +27,13 @@ Progress = Callable[[int, int], None]
 class Reference:
     """The frozen reference of a policy.
 
-    Under LoRA it is the policy with its adapter switched off. Under full fine-tuning it is a copy,
-    made when first asked for, which must be before the policy is trained.
+    With LoRA it is the policy with its adapter disabled. In full fine-tuning it is a copy of the
+    policy, made on first use, which must come before training.
 
     Args:
-        policy: Scores with the policy as it is when training begins.
-        copied: Whether it is a copy under LoRA too: of an adapter that changes something already,
-            which is a part of the reference.
+        policy: Scorer of the policy as it is when training begins.
+        copied: Whether to copy with LoRA too: needed if the adapter already has an effect, which
+            then is part of the reference.
     """
 
     def __init__(self, policy: LogpScorer, copied: bool = False):
@@ -43,21 +43,21 @@ class Reference:
         self._moved = False
 
     def policy_moves(self) -> None:
-        """From now on the policy is trained: a copy made later would not be the reference."""
+        """Training starts: a copy made after this would not be the reference."""
         self._moved = True
 
     def keep(self) -> None:
-        """Copy the policy's weights now, if they are to be trained themselves.
+        """Copy the policy's weights now, unless disabling the adapter gives the reference.
 
         Raises:
-            RuntimeError: If the policy has been trained already.
+            RuntimeError: If the policy has already been trained.
         """
         model = self.policy.language_model
         if not self._switched and self._copy is None:
             if self._moved:
                 raise RuntimeError(
-                    "the reference was not kept, and its weights are trained by now. Prepare the "
-                    "job again, with keep_reference=True."
+                    "the reference was not kept, and the policy has been trained since. Prepare "
+                    "the job again, with keep_reference=True."
                 )
             frozen = copy.deepcopy(model.model).requires_grad_(False)
             self._copy = self.policy.like(replace(model, model=frozen))
@@ -97,25 +97,25 @@ def reference_logps(
     token_budget: int = 4096,
     progress: Progress | None = None,
 ) -> tuple[Tensor, CacheStats]:
-    """`log pi_ref(y|x)` of every sequence, computed once and kept.
+    """`log pi_ref(y|x)` of every sequence, computed once and cached.
 
     Must be called while the scorer's model is the reference. Sequences are grouped by length over
-    the whole list, and a group with any value missing is computed whole, so that a value does not
-    depend on what an interrupted call had already stored.
+    the whole list. A group with any value missing is computed as a whole, so that a value does not
+    depend on what an interrupted call had stored.
 
     Args:
-        scorer: Scores with the reference.
+        scorer: Scorer of the reference.
         fingerprint: The reference weights' fingerprint.
         sequences: `(prompt, response)` ids.
-        cache: Where values are kept; none computes them all.
+        cache: Cache on disk; without it all values are computed.
         token_budget: Most padded tokens in a forward pass.
-        progress: Called with `(done, total)` different sequences.
+        progress: Called with `(done, total)` distinct sequences.
 
     Returns:
-        `(sequences,)` nats, float32, on the CPU; and what was computed and what was read.
+        `(sequences,)` nats, float32, on the CPU; and how many were computed, read and checked.
 
     Raises:
-        ValueError: If cached values are not what the live model gives, or it gives no number.
+        ValueError: If cached values differ from the live model's, or a value is not finite.
     """
     rule = f"{fingerprint} {scorer.precision} {SUM_RULE}".encode()
     keys = [_key(rule, sequence) for sequence in sequences]
@@ -128,7 +128,7 @@ def reference_logps(
     firsts = list(first_index.values())
     done = 0
     for group in scorer.groups([(sequences[index],) for index in firsts], token_budget):
-        indices = [firsts[place] for place in group]
+        indices = [firsts[position] for position in group]
         if any(keys[index] not in before for index in indices):
             with torch.no_grad():
                 scores = scorer.logps(scorer.batch([sequences[index] for index in indices])).cpu()
@@ -155,19 +155,18 @@ def _check_finite(scores: Tensor) -> None:
 
 
 def _probe(scorer, sequences, keys, cached, token_budget) -> int:
-    """Score a few cached sequences again; a cache that disagrees is refused."""
+    """Score a few cached sequences again, and raise if the cache disagrees."""
     known = [index for index, key in enumerate(keys) if key in cached]
     picked = known[:: max(1, len(known) // PROBES)][:PROBES]
     if not picked:
         return 0
-    some = [sequences[index] for index in picked]
-    live = score_sequences(scorer, some, token_budget)
+    live = score_sequences(scorer, [sequences[index] for index in picked], token_budget)
     for index, value in zip(picked, live.tolist(), strict=True):
         allowed = PROBE_TOLERANCE[scorer.precision] * len(sequences[index][1])
         if not abs(value - cached[keys[index]]) <= allowed:
             raise ValueError(
                 f"reference cache: holds {cached[keys[index]]:.4f} nats where the model gives "
-                f"{value:.4f}. It is damaged; remove it, and the values are computed again."
+                f"{value:.4f}. It is damaged; remove it, and its values will be computed again."
             )
     return len(picked)
 

@@ -1,4 +1,4 @@
-"""Reference log-probabilities on disk, each with a checksum."""
+"""The cache of reference log-probabilities: an SQLite file with a checksum for each value."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dpo_lab.data.assets import cache_path
 
 logger = logging.getLogger(__name__)
 
-# Checksums have a table of their own: versions without them still read and write the first one.
+# Checksums are in a separate table, so that versions without them can still use the first one.
 TABLES = (
     "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, logp REAL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS checksums (key BLOB PRIMARY KEY, checksum INTEGER) WITHOUT ROWID",
 )
 NO_ROOM = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-"""What SQLite says of a disk that takes nothing."""
+"""SQLite's error codes for a disk that is full or cannot be written to."""
 
 
 class ReferenceCache:
-    """Sequence log-probabilities on disk, keyed by what they depend on and nothing else.
+    """Sequence log-probabilities on disk, keyed by everything they depend on and nothing else.
 
     The key is a hash of the token ids, the split into prompt and response (the mask), the weights'
     fingerprint, the precision and the sum rule. So a sweep over beta, loss, learning rate or seed
-    finds every value, and a changed model finds none. Several processes may use one cache. Where
-    the disk takes nothing, what is there is read and nothing is added, which is said once.
+    finds every value, and a changed model finds none. Several processes may share one cache. If
+    the disk cannot be written to, the cache is read only; a warning says so once.
 
     Args:
         path: The SQLite file; by default in the lab's cache folder.
@@ -43,14 +43,14 @@ class ReferenceCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self._only_read(error)
+            self._make_read_only(error)
         self._write(lambda database: [database.execute(table) for table in TABLES])
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        """The values that are there, by key; those of earlier versions have no checksum.
+        """The cached values by key; values written by earlier versions have no checksum.
 
         Raises:
-            ValueError: If some are not what was written.
+            ValueError: If a value does not match its checksum.
         """
         if not self._writable and not self.path.exists():
             return {}
@@ -59,18 +59,18 @@ class ReferenceCache:
                 values, checksums = (_read(database, name, keys) for name in ("logps", "checksums"))
         except sqlite3.DatabaseError as error:
             raise self._unusable(error) from None
-        off = [key for key in checksums if key in values]
-        off = [key for key in off if _checksum(key, values[key]) != checksums[key]]
-        if off:
+        damaged = [key for key in checksums if key in values]
+        damaged = [key for key in damaged if _checksum(key, values[key]) != checksums[key]]
+        if damaged:
             raise ValueError(
-                f"{self.path}: {len(off)} of {len(values)} values of the reference cache are not "
-                f"what was written, such as {values[min(off)]!r} nats. It is damaged; remove the "
-                "file, and its values are computed again."
+                f"{self.path}: {len(damaged)} of {len(values)} values of the reference cache are "
+                f"not what was written, such as {values[min(damaged)]!r} nats. It is damaged; "
+                "remove the file, and its values will be computed again."
             )
         return values
 
     def write(self, values: dict[bytes, float]) -> None:
-        """Add values; one that is there already stays as it is."""
+        """Add values; a value that is already there is kept."""
         rows = [(key, value, _checksum(key, value)) for key, value in values.items()]
 
         def add(database: sqlite3.Connection) -> None:
@@ -84,7 +84,7 @@ class ReferenceCache:
         self._write(add)
 
     def _write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
-        """Change the file in one go, if the disk takes it."""
+        """Change the file in one transaction, if it can be written to."""
         if not self._writable:
             return
         try:
@@ -92,16 +92,16 @@ class ReferenceCache:
                 change(database)
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            shut = not self.path.exists() and not os.access(self.path.parent, os.W_OK)
-            if code not in NO_ROOM and not shut:
+            denied = not self.path.exists() and not os.access(self.path.parent, os.W_OK)
+            if code not in NO_ROOM and not denied:
                 raise self._unusable(error) from None
-            self._only_read(error)
+            self._make_read_only(error)
 
-    def _only_read(self, error: Exception) -> None:
+    def _make_read_only(self, error: Exception) -> None:
         self._writable = False
         logger.warning(
-            "%s: the reference cache cannot be written to (%s). Values that are there are used; "
-            "those that are computed now are not kept.",
+            "%s: the reference cache cannot be written to (%s). Its values are used; newly "
+            "computed values are not stored.",
             self.path,
             error,
         )
@@ -109,7 +109,7 @@ class ReferenceCache:
     def _unusable(self, error: Exception) -> ValueError:
         return ValueError(
             f"{self.path}: the reference cache cannot be used ({error}). Remove the file; its "
-            "values are computed again."
+            "values will be computed again."
         )
 
 
@@ -118,12 +118,12 @@ def _read(database: sqlite3.Connection, name: str, keys: Sequence[bytes]) -> dic
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
         return rows
     for start in range(0, len(keys), 500):
-        some = keys[start : start + 500]
-        marks = ",".join("?" * len(some))
-        rows.update(database.execute(f"SELECT * FROM {name} WHERE key IN ({marks})", some))
+        part = keys[start : start + 500]
+        marks = ",".join("?" * len(part))
+        rows.update(database.execute(f"SELECT * FROM {name} WHERE key IN ({marks})", part))
     return rows
 
 
 def _checksum(key: bytes, value: Any) -> int:
-    """CRC-32 of a value together with its key; -1 of what is no number."""
+    """CRC-32 of a value together with its key; -1 if the value is not a float."""
     return zlib.crc32(key + struct.pack("<d", value)) if isinstance(value, float) else -1

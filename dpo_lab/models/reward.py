@@ -1,4 +1,4 @@
-"""A reward model: a language model's trunk with one number on top, `r(x, y)`."""
+"""Reward models: a language model's trunk with a scalar head, `r(x, y)`; ensembles of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpo_lab.models.loading import LanguageModel, known_ids
 
 
 class _Score(ABC):
-    """What every reward can do: serve as a score, of text and of ids.
+    """Interface of a reward model or ensemble: rewards of text and of ids.
 
     Bradley-Terry fixes rewards only up to a function of the prompt: compare them within a prompt.
     """
@@ -49,17 +49,17 @@ class _Score(ABC):
     def score(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
         """Rewards of responses, one to each prompt, text or messages, `(responses,)`."""
         encoded = self.encoder.encode(prompts, responses)
-        return self.score_ids([(one.prompt, one.response) for one in encoded])
+        return self.score_ids([(pair.prompt, pair.response) for pair in encoded])
 
     def __call__(self, prompt: str, response: str) -> float:
         """The reward of one response."""
-        asked = self.encoder.as_prompt(prompt)
-        return self.score([asked], [answer_to(asked, response)]).item()
+        encodable = self.encoder.as_prompt(prompt)
+        return self.score([encodable], [answer_to(encodable, response)]).item()
 
 
 @dataclass
 class RewardModel(_Score):
-    """A `transformers` sequence-classification model of one label, with its tokenizer.
+    """A `transformers` sequence-classification model with one label, and its tokenizer.
 
     Attributes:
         model: The model.
@@ -74,7 +74,7 @@ class RewardModel(_Score):
 
     @property
     def head(self) -> nn.Module:
-        """The layer that is not the language model's: hidden state to reward."""
+        """The layer on top of the trunk: hidden state to reward."""
         return self.model.score
 
     def rewards(self, sequences: Sequence[PromptResponse]) -> Tensor:
@@ -86,7 +86,7 @@ class RewardModel(_Score):
         device = next(self.model.parameters()).device
         trunk = getattr(self.model, self.model.base_model_prefix)
         output = trunk(ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        # The class itself looks for the last token by the padding's id, which may be the end's too.
+        # The class would find the last token by the padding id, which may also be the end token's.
         last = output.last_hidden_state[torch.arange(len(whole)), lengths - 1]
         return self.head(last).squeeze(-1).float()
 
@@ -103,10 +103,10 @@ class RewardModel(_Score):
         return values
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `AutoModelForSequenceClassification` and the lab load.
+        """Write a folder that `AutoModelForSequenceClassification` and the lab can load.
 
-        Where the tokenizer pads with its end token, that class alone reads an answer's reward
-        before the end token, and the lab after it.
+        If the tokenizer pads with its end token, that class reads the reward of an answer before
+        the end token, whereas the lab reads it at the end token.
         """
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -114,9 +114,9 @@ class RewardModel(_Score):
 
 @dataclass
 class RewardEnsemble(_Score):
-    """Several reward models that differ by seed, and their mean.
+    """The mean of several reward models that differ by seed.
 
-    Its squared error is at most the members' average (Jensen); a single member may err less.
+    Its squared error is at most the average of the members' (Jensen); one member may have less.
 
     Source:
         Coste et al. 2023, "Reward model ensembles help mitigate overoptimization", section 3.3.
@@ -129,24 +129,24 @@ class RewardEnsemble(_Score):
 
     def score_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
         """As `_Score.score_ids`, the mean over the members."""
-        each = [one.score_ids(sequences, token_budget, progress) for one in self.members]
-        return torch.stack(each).mean(0)
+        rewards = [model.score_ids(sequences, token_budget, progress) for model in self.members]
+        return torch.stack(rewards).mean(0)
 
 
 def new_reward_model(language_model: LanguageModel, seed: int = 0) -> RewardModel:
-    """A reward model that begins as a copy of a language model, with a head drawn at random.
+    """A new reward model: a copy of a language model's trunk with a random head.
 
     Args:
-        language_model: Where the trunk's weights come from; it is left as it is.
-        seed: Of the head.
+        language_model: Source of the trunk's weights; it is not changed.
+        seed: Seed of the head's weights.
 
     Raises:
-        ValueError: If the model carries an adapter, or `transformers` has no such class for it.
+        ValueError: If the model has an adapter, or `transformers` has no such class for it.
     """
     base = language_model.base
     if language_model.lora:
         raise ValueError(
-            f"{language_model.name}: carries a LoRA adapter, and a reward model begins with plain "
+            f"{language_model.name}: has a LoRA adapter, and a reward model starts from plain "
             "weights. Save it and load it again, which merges the adapter."
         )
     config = deepcopy(base.config)
@@ -165,7 +165,7 @@ def _check_head(model: nn.Module, name: str | Path) -> None:
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise ValueError(
             f"{name}: its sequence-classification class has no linear layer named 'score' to read "
-            "a reward from. Take another architecture."
+            "a reward from. Use another architecture."
         )
 
 
@@ -174,7 +174,7 @@ def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardMode
 
     Raises:
         OSError: If there is no model.
-        ValueError: If it gives more than one number, or has no layer that gives it.
+        ValueError: If it has more than one label, or no linear layer named `score`.
     """
     with no_bars():
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -182,7 +182,7 @@ def load_reward_model(folder: str | Path, device: Device = "auto") -> RewardMode
         )
     if model.config.num_labels != 1:
         raise ValueError(
-            f"{folder}: gives {model.config.num_labels} numbers, a reward model one. "
+            f"{folder}: gives {model.config.num_labels} numbers; a reward model gives one. "
             "Train one with num_labels=1."
         )
     _check_head(model, folder)

@@ -1,4 +1,4 @@
-"""The balancing loss of a mixture of experts' routers, as transformers computes it."""
+"""Load-balancing loss of the routers of a mixture of experts, as transformers computes it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Routers:
     """The routers of a model.
 
     Attributes:
-        modules: One a layer of experts.
-        index: Place of the logits in what a router returns; none where it returns them alone.
-        model: The model, whose own function balances.
+        modules: One router per layer of experts.
+        index: Position of the logits in a router's output; None if it returns only logits.
+        model: The model; the function that computes the loss is in its module.
     """
 
     modules: tuple[nn.Module, ...]
@@ -32,31 +32,31 @@ class Routers:
         """The routers of a `transformers` model.
 
         Raises:
-            ValueError: If it has none, or no balancing loss of its own.
+            ValueError: If it has no routers, or transformers has no balancing loss for it.
         """
         recorded = {}
         for part in model.modules():
             recorded |= getattr(part, "_can_record_outputs", None) or {}
         recorder = recorded.get("router_logits")
         kind = getattr(recorder, "target_class", recorder)
-        found = tuple(m for m in model.modules() if kind and isinstance(m, kind))
-        if not found or not hasattr(
+        routers = tuple(m for m in model.modules() if kind and isinstance(m, kind))
+        if not routers or not hasattr(
             sys.modules[type(model).__module__], "load_balancing_loss_func"
         ):
             raise ValueError(
                 f"model {name!r}: has no routers that transformers balances. "
                 "Leave router_aux_loss_coef out."
             )
-        return cls(found, getattr(recorder, "index", None), model)
+        return cls(routers, getattr(recorder, "index", None), model)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Tensor]]:
-        """The logits of the routers in the forward passes within, `(tokens, experts)` each."""
+        """Record the router logits of forward passes inside, `(tokens, experts)` each."""
         logits: list[Tensor] = []
 
         def record(module: nn.Module, arguments: tuple, output) -> None:
-            own = output if self.index is None or isinstance(output, Tensor) else output[self.index]
-            logits.append(own.flatten(0, -2))
+            alone = self.index is None or isinstance(output, Tensor)
+            logits.append((output if alone else output[self.index]).flatten(0, -2))
 
         hooks = [module.register_forward_hook(record) for module in self.modules]
         try:
@@ -66,14 +66,14 @@ class Routers:
                 hook.remove()
 
     def loss(self, logits: list[Tensor], batch: Batch) -> Tensor:
-        """How unevenly the experts of a pass were used, a scalar; k where k a token are even.
+        """Load-balancing loss of one pass, a scalar; k if k experts per token are used evenly.
 
-        In a packed row a prompt that several responses share counts once, and the last token of a
-        response, which predicts nothing, not at all; padding never counts.
+        In a packed row a prompt shared by several responses counts once, and the last token of a
+        response, which predicts nothing, does not count. Padding never counts.
 
         Args:
-            logits: Of one forward pass.
-            batch: Its layout.
+            logits: Router logits of one forward pass.
+            batch: The batch of that pass.
 
         Source:
             Fedus et al. 2021, "Switch Transformers" (arXiv 2101.03961), Eq. 4 to 6.

@@ -1,4 +1,4 @@
-"""Answers: batched completions of policy and reference, from the same prompts and seed."""
+"""Sampling of completions from a model, in batches, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Completion:
         prompt: Ids of the prompt.
         ids: Ids of the answer, with its end token if it ended.
         text: The answer as text, without special tokens and outer white space.
-        ended: Whether the model ended it, rather than the limit.
+        ended: Whether the model ended it with an end token, before the length limit.
         tokenizer: `Encoder.fingerprint` of the tokenizer that the ids belong to.
     """
 
@@ -44,12 +44,12 @@ class Completion:
 
     @property
     def sampled(self) -> Sampled:
-        """What a row of pairs keeps beside the text, so that these ids are scored."""
+        """The sampled ids, as a row of pairs keeps them so that exactly these are scored."""
         return Sampled(self.ids, self.ended, self.tokenizer)
 
 
 def share_cut(completions: Iterable[Completion]) -> float:
-    """Share of answers that were cut at their limit; NaN of none."""
+    """Share of answers that were cut at the length limit; NaN without answers."""
     cut = [not completion.ended for completion in completions]
     return sum(cut) / len(cut) if cut else math.nan
 
@@ -71,21 +71,21 @@ def sample(
     `pi(y|x)`, which is what a KL needs. The model's own generation defaults are not used.
 
     Args:
-        language_model: The model that answers.
+        language_model: The model to sample from.
         prompts: Ids of the prompts.
-        max_new_tokens: Most tokens of an answer, end token included; by default `new_tokens` of the
-            model, within which most answers end.
+        max_new_tokens: Most tokens of an answer, including the end token; by default `new_tokens`
+            of the model, within which most answers end.
         temperature: 1 samples from the model; 0 is greedy.
-        seed: Seed of the draw; two models that agree draw the same answers.
-        batch_size: Prompts answered at a time.
+        seed: Random seed; two equal models give the same answers.
+        batch_size: Prompts per batch.
         progress: Called with `(done, total)` prompts.
 
     Returns:
-        One completion a prompt, in order.
+        One completion per prompt, in order.
 
     Raises:
-        ValueError: If temperature or max_new_tokens is out of range, or beyond the positions that
-            the model has.
+        ValueError: If temperature or max_new_tokens is out of range, or the model has too few
+            positions.
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(
@@ -98,24 +98,24 @@ def sample(
             f"max_new_tokens={max_new_tokens}: an answer holds at least its end token. "
             "Give at least 1."
         )
-    # Prompts of one length need no padding: sort, and put the answers back in order.
+    # Sort by length, since prompts of equal length need no padding; answers are returned in order.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     answers: dict[int, Completion] = {}
     with seeded(language_model.device, seed), _plain_generation(language_model.base):
         if language_model.answers is None:
             language_model.answers = _find_way(language_model)
-        for chosen in _batches(language_model, prompts, order, batch_size):
-            some = [prompts[index] for index in chosen]
+        for indices in _batches(language_model, prompts, order, batch_size):
+            batch = [prompts[index] for index in indices]
             try:
-                done = _complete(language_model, some, max_new_tokens, temperature)
+                done = _complete(language_model, batch, max_new_tokens, temperature)
             except IndexError as error:
                 config = language_model.base.config.get_text_config()
                 raise ValueError(
-                    f"max_new_tokens={max_new_tokens}: with a prompt of {len(some[-1])} tokens, "
+                    f"max_new_tokens={max_new_tokens}: with a prompt of {len(batch[-1])} tokens, "
                     f"more than {language_model.name!r} has positions for "
                     f"({getattr(config, 'max_position_embeddings', 'a fixed number')}). Give fewer."
                 ) from error
-            answers.update(zip(chosen, done, strict=True))
+            answers.update(zip(indices, done, strict=True))
             if progress:
                 progress(len(answers), len(prompts))
     return [answers[index] for index in range(len(prompts))]
@@ -123,10 +123,10 @@ def sample(
 
 @contextmanager
 def _plain_generation(model: nn.Module) -> Iterator[None]:
-    """Generation by the model's distribution alone, with its cache.
+    """Generate from the model's plain distribution, with its cache.
 
-    `generate` takes what its caller leaves open (a repetition penalty, say) from the model's own
-    defaults.
+    `generate` would take settings that its caller does not pass (such as a repetition penalty)
+    from the model's own defaults, so these are replaced.
     """
     defaults = model.generation_config
     model.generation_config = GenerationConfig()
@@ -140,7 +140,7 @@ def _plain_generation(model: nn.Module) -> Iterator[None]:
 def _batches(
     language_model: LanguageModel, prompts: Sequence[Ids], order: list[int], batch_size: int
 ) -> Iterator[list[int]]:
-    """Indices of prompts that are answered together."""
+    """Indices of the prompts in each batch."""
     lengths = [len(prompts[index]) for index in order]
     padded, start = language_model.answers == "padded", 0
     while start < len(order):
@@ -151,7 +151,7 @@ def _batches(
 
 
 def _find_way(language_model: LanguageModel) -> Answers:
-    """How `generate` gives what the model itself gives, with all prompts or without it."""
+    """The fastest way of generating that agrees with plain forward passes of the model."""
     vocabulary = language_model.base.config.get_text_config().vocab_size
     ids = tuple((7 * place * place + 3 * place + 3) % vocabulary for place in range(16))
     name, tolerance = language_model.name, TOLERANCE["bfloat16"]
@@ -164,12 +164,12 @@ def _find_way(language_model: LanguageModel) -> Answers:
             if difference <= tolerance:
                 return "padded"
             logger.warning(
-                "%s: answers are drawn for prompts of one length at a time, since padding changes "
-                "what it gives by %.1e nats.",
+                "%s: answers are drawn for prompts of one length at a time, because padding "
+                "changes its log-probabilities by %.1e nats.",
                 *(name, difference),
             )
             return "of one length"
-        reason = f"with its cache it gives other values, by {difference:.1e} nats"
+        reason = f"its cache changes its log-probabilities by {difference:.1e} nats"
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
     logger.warning("%s: answers are drawn without a cache, more slowly (%s).", name, reason)
@@ -179,10 +179,10 @@ def _find_way(language_model: LanguageModel) -> Answers:
 def _first_steps(
     language_model: LanguageModel, prompts: list[Ids], expected: Tensor | None = None
 ) -> tuple[Tensor, float]:
-    """The model's own log-probabilities after the first prompt, and how far `generate` is off.
+    """Log-probabilities after the first prompt by plain passes, and how far `generate` is off.
 
     Returns:
-        `(2, vocabulary)`: of the next token, and of the one after the likeliest; nats.
+        `(2, vocabulary)`, of the next token and the one after the likeliest; largest error. Nats.
     """
     base = language_model.base
     settings = GenerationConfig(
@@ -193,18 +193,18 @@ def _first_steps(
         return_dict_in_generate=True,
     )
     output = base.generate(**_left_padded(language_model, prompts), generation_config=settings)
-    found = torch.stack([logits[0] for logits in output.logits]).float().log_softmax(-1)
+    generated = torch.stack([logits[0] for logits in output.logits]).float().log_softmax(-1)
     if expected is None:
-        ids = [*prompts[0], found[0].argmax().item()]
+        ids = [*prompts[0], generated[0].argmax().item()]
         alone = base(input_ids=torch.tensor([ids], device=base.device), use_cache=False)
         expected = alone.logits[0, -2:].float().log_softmax(-1)
-    return expected, (found - expected).abs().max().item()
+    return expected, (generated - expected).abs().max().item()
 
 
 def _without_cache(
     language_model: LanguageModel, prompts: list[Ids], max_new_tokens: int, temperature: float
 ) -> Tensor:
-    """Prompts of one length with their answers, by a whole pass a token."""
+    """Prompts of equal length with their answers, by one full forward pass per token."""
     base, device = language_model.base, language_model.device
     ends = torch.tensor(language_model.encoder.end_ids, device=device)
     rows, ended = torch.tensor(prompts, device=device), torch.zeros(len(prompts), device=device) > 0

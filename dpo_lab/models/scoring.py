@@ -1,4 +1,4 @@
-"""Model and batch to log-probabilities of responses."""
+"""`LogpScorer`: log-probabilities of responses from a model and a batch of sequences."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class LogpScorer:
 
     Attributes:
         language_model: The model to score with.
-        precision: `bfloat16` runs the trunk under autocast; the head is float32 either way.
-        head: What turns the trunk's states into logits; without one a model is scored through its
-            full logits, more slowly and just as right.
-        layouts: How sequences may lie together; none while that is being found out.
+        precision: `bfloat16` runs the trunk under autocast; the head is always float32.
+        head: Turns the trunk's states into logits; without it the model is scored through its full
+            logits: the same values, more slowly.
+        layouts: Which batch layouts the model supports; None while that is being probed.
     """
 
     language_model: LanguageModel
@@ -55,17 +55,17 @@ class LogpScorer:
     def probed(
         cls, language_model: LanguageModel, precision: Precision = "float32", packing: bool = True
     ) -> LogpScorer:
-        """A scorer for a model that is tried out first, on ids that mean nothing.
+        """A scorer for a model, which is probed first with arbitrary token ids.
 
-        A model whose logits are not a plain head on its last hidden states is found out so, and one
-        that gives packed sequences other values, which then gets padded rows, or rows of one
-        length. Longer sequences than were tried are tried when they come. Where it takes packed
-        sequences, the model keeps the attention that understands them.
+        The probes check whether the logits are a plain head on the last hidden states, and whether
+        packed sequences keep their values; if not, rows are padded, or run by length. Longer
+        sequences are probed when they first occur. A model that accepts packed sequences keeps
+        the tree attention that they need.
 
         Args:
             language_model: The model to score with.
-            precision: In which its trunk runs.
-            packing: Whether to pack where it can; false pads.
+            precision: Precision of the trunk.
+            packing: Whether to pack if the model supports it; false always pads.
 
         Raises:
             ValueError: If the model is not causal.
@@ -77,14 +77,14 @@ class LogpScorer:
 
     @property
     def packing(self) -> bool:
-        """Whether sequences are packed, those that are not too long for it."""
+        """Whether sequences are packed, up to `layouts.window` tokens."""
         return self.layouts.packing
 
     def groups(self, items: Sequence[Sequence[PromptResponse]], budget: int) -> list[list[int]]:
-        """Indices of items that make a micro-batch each, within a budget of tokens.
+        """Indices of the items in each micro-batch, within a budget of tokens.
 
         Args:
-            items: Sequences that belong together: one response, or the two of a pair.
+            items: Sequences that must stay together: one response, or the two of a pair.
             budget: Most tokens in a forward pass, padding included.
         """
         longest = [max(len(prompt) + len(response) for prompt, response in item) for item in items]
@@ -102,34 +102,34 @@ class LogpScorer:
         return batch.to(self.device)
 
     def states(self, batch: Batch) -> Tensor:
-        """What `logits` needs of each scored token: the hidden state that predicts it.
+        """The hidden state that predicts each scored token, as input of `logits`.
 
         Returns:
-            `(tokens, width)`; where trunk and head cannot be told apart, `(tokens, vocabulary)`.
+            `(tokens, width)`; or, for a model without a known head, logits `(tokens, vocabulary)`.
         """
         base = self.language_model.base
         module = base if self.head is None else getattr(base, base.base_model_prefix)
         if batch.lengths and self._apart(max(batch.lengths)):
-            found = self._rows_of_one_length(module, batch)
+            output = self._rows_of_one_length(module, batch)
         elif batch.trees is not None:
-            found = self._run(
+            output = self._run(
                 module, batch.input_ids, **tree_keywords(batch.trees, batch.positions, self.dtype)
             )
         else:
-            found = self._run(module, batch.input_ids)
-        return found.flatten(0, 1).index_select(0, batch.source)
+            output = self._run(module, batch.input_ids)
+        return output.flatten(0, 1).index_select(0, batch.source)
 
     def _apart(self, longest: int) -> bool:
         return self.layouts is not None and self.layouts.keeps_apart(longest)
 
     def _rows_of_one_length(self, module: nn.Module, batch: Batch) -> Tensor:
-        """What the module gives rows without their padding, padded again."""
-        width, rows = batch.input_ids.shape[1], {}
+        """The module's output for rows run without padding, one length at a time, padded after."""
+        width, outputs = batch.input_ids.shape[1], {}
         for length in sorted(set(batch.lengths)):
-            places = [row for row, own in enumerate(batch.lengths) if own == length]
-            found = self._run(module, batch.input_ids[places, :length])
-            rows |= zip(places, nn.functional.pad(found, (0, 0, 0, width - length)), strict=True)
-        return torch.stack([rows[row] for row in range(len(rows))])
+            rows = [row for row, row_length in enumerate(batch.lengths) if row_length == length]
+            output = self._run(module, batch.input_ids[rows, :length])
+            outputs |= zip(rows, nn.functional.pad(output, (0, 0, 0, width - length)), strict=True)
+        return torch.stack([outputs[row] for row in range(len(outputs))])
 
     def _run(self, module: nn.Module, input_ids: Tensor, **layout) -> Tensor:
         if self.rotary != math.inf:
@@ -146,8 +146,8 @@ class LogpScorer:
         """Log-probability of each scored token, `(tokens,)`, nats, float32.
 
         Args:
-            batch: What to score.
-            states: Its states, where they are known already.
+            batch: The sequences to score.
+            states: Their states, if already computed.
         """
         states = self.states(batch) if states is None else states
         if self.head is None:
@@ -160,11 +160,11 @@ class LogpScorer:
         return batch.sums(self.token_logps(batch))
 
     def aligned_logps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and how much each response looks like one of the model's own.
+        """`logps`, and how typical each response is of the model's own samples (for WPO).
 
         Returns:
             `(responses,)` each: `logps`, and the mean over tokens of
-            `log p(y_t) - log sum_v p(v)^2`, without gradient, which is WPO's.
+            `log p(y_t) - log sum_v p(v)^2`, detached.
         """
         states = self.states(batch)
         token_logps = self.token_logps(batch, states)
@@ -179,7 +179,7 @@ class LogpScorer:
     def batches(
         self, sequences: Sequence[PromptResponse], token_budget: int
     ) -> Iterator[tuple[list[int], Batch]]:
-        """All of many sequences in forward passes, each with the indices of those in it.
+        """Sequences split into batches, each with the indices of the sequences in it.
 
         Args:
             sequences: Ids of prompts and responses.
@@ -189,7 +189,7 @@ class LogpScorer:
             yield indices, self.batch([sequences[index] for index in indices])
 
     def like(self, language_model: LanguageModel) -> LogpScorer:
-        """A scorer of the same kind for a copy of the model; what either lays out fits both."""
+        """A scorer for a copy of the model; it shares this scorer's layouts."""
         return replace(self, language_model=language_model, head=find_head(language_model))
 
 
@@ -221,19 +221,19 @@ def score_sequences(
 
 
 def pair_logps(sequences: PairSequences, logps: Tensor, ld_alpha: float | None) -> Tensor:
-    """Log-probabilities of pairs as their loss sees them, from those of all their sequences.
+    """Log-probabilities of pairs as the loss uses them, from those of all their sequences.
 
     Args:
-        sequences: Of the pairs.
+        sequences: The sequences of the pairs.
         logps: `(sequences,)`, nats, in the order of `sequences.all`.
-        ld_alpha: LD-DPO's weight of what the longer response has more; none for plain sums.
+        ld_alpha: LD-DPO's weight of the longer response's excess tokens; None for plain sums.
 
     Returns:
         `(2, pairs)`, of chosen and rejected, nats.
     """
     whole = logps[: 2 * len(sequences)]
     if ld_alpha is not None and sequences.longer:
-        places = torch.tensor(sequences.longer, device=logps.device)
+        longer = torch.tensor(sequences.longer, device=logps.device)
         cut = logps[2 * len(sequences) :]
-        whole = whole.index_copy(0, places, length_weighted_logps(whole[places], cut, ld_alpha))
+        whole = whole.index_copy(0, longer, length_weighted_logps(whole[longer], cut, ld_alpha))
     return whole.view(2, -1)

@@ -78,7 +78,7 @@ class Family:
         return self.name + (f"-{self.label}" if self.label else "")
 
 
-NOT_CAUSAL = "changes by .* nats with the tokens that come after.*Take a causal model"
+NOT_CAUSAL = "change by .* nats with later tokens.*Use a causal model"
 LINEAR = {
     **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
