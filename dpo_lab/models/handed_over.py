@@ -50,8 +50,8 @@ def as_language_model(
         model, tokenizer = model
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise TypeError(
-            f"model: a {type(model).__name__} is no causal language model. Give a name, a model of "
-            "transformers or peft, or (model, tokenizer)."
+            f"model: a {type(model).__name__} is not a causal language model. Give a name, a "
+            "transformers or peft model, or (model, tokenizer)."
         )
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     _check_one_device(model, name)

@@ -1,1 +1,1 @@
-"""Settings to a job to a loop to records."""
+"""Training: configuration, the loop, evaluation, run folders and checkpoints, sweeps."""

@@ -1,4 +1,4 @@
-"""A run in a thread of its own, to be watched and steered from any other."""
+"""A training run in a background thread, watched and controlled from other threads."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from dpo_lab.training.setup import Job
 
 
 class Follower(Protocol):
-    """A thread that shows a run."""
+    """A thread that displays a run."""
 
     error: BaseException | None
 
     def end(self) -> None:
-        """The run has ended: show its end, and end too."""
+        """The run has ended: display its end, then end this thread."""
 
     def join(self) -> None:
-        """Wait for that."""
+        """Wait for the end of this thread."""
 
 
 class BackgroundRun(Callback):
-    """One run: prepared and trained in a thread, which ends with it.
+    """One run, prepared and trained in its own thread.
 
     Args:
-        config: What to run.
+        config: The settings of the run.
         model: A model already loaded, instead of `config.model`; a copy of it is trained.
         data: Pairs or rows in memory, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
-        folder: Where the run is kept; goes on with the run that is there now, by its own settings
-            but the live ones. None keeps nothing.
+        folder: The run's folder. A run that is already there is resumed; its settings must match,
+            except for the live ones. None keeps nothing.
         on_prepared: Called in the run's thread with the job, while policy and reference are equal.
 
     Attributes:
-        records: What was measured so far.
+        records: The records so far.
         samples: Answers of the last evaluation.
-        control: Pauses, stops and changes it.
-        job: Once it is prepared.
+        control: Pauses, stops and changes the run.
+        job: The job, once it is prepared.
         total_steps: Optimiser steps of the whole run, once it is prepared.
-        doing: What it is at between steps, how much is done and how much there is.
-        error: What it failed with.
-        followers: Threads that show it; `wait` waits for them too.
+        doing: The activity between steps, how much of it is done, and its total.
+        error: The exception with which the run failed.
+        followers: Threads that display the run; `wait` waits for them too.
     """
 
     def __init__(
@@ -106,45 +106,45 @@ class BackgroundRun(Callback):
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the run has not ended."""
         return self._end is None
 
     def start(self) -> BackgroundRun:
-        """Begin; returns at once."""
+        """Start the thread; returns at once."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """End it after the step in progress."""
+        """End the run after the step in progress."""
         self.control.stop()
 
     def reach(self, step: int, timeout: float | None = None) -> BackgroundRun:
-        """Until a step is done, or the run has ended.
+        """Wait until a step is done, or the run has ended.
 
         Raises:
-            TimeoutError: If it is not there yet; it goes on.
+            TimeoutError: If the step is not done in time; the run continues.
         """
         with self._news:
-            there = self._news.wait_for(
+            reached = self._news.wait_for(
                 lambda: self._end or (self.total_steps and self._step >= step), timeout
             )
-        if not there:
+        if not reached:
             raise TimeoutError(f"step {step} is not done after {timeout:g} s; the run goes on.")
         return self
 
     def wait(self, timeout: float | None = None) -> BackgroundRun:
-        """Until the run has ended and everything that shows it has drawn its end.
+        """Wait until the run has ended and its followers have displayed the end.
 
         Args:
-            timeout: Seconds to wait at most.
+            timeout: Most seconds to wait.
 
         Returns:
             The run.
 
         Raises:
-            TimeoutError: If it is still running; it goes on.
-            BaseException: What the run failed with.
-            KeyboardInterrupt: On an interrupt, after the run was stopped.
+            TimeoutError: If the run has not ended in time; it continues.
+            BaseException: The exception with which the run or a follower failed.
+            KeyboardInterrupt: On an interrupt, after stopping the run.
         """
         try:
             ended = self._ended.wait(timeout)
@@ -169,13 +169,13 @@ class BackgroundRun(Callback):
         return self.records[-1].step if self.records else 0
 
     def end(self) -> None:
-        """Stop it and wait for its end, whatever comes of it."""
+        """Stop the run and wait for its end, without raising its error."""
         self.stop()
         self._ended.wait()
         self._join()
 
     def _join(self) -> None:
-        # Not before the event: an interrupted join takes the thread for ended (Python 3.11).
+        # Only after the event: an interrupted join would mark the thread as ended (Python 3.11).
         for thread in (self._thread, *self.followers):
             thread.join()
 
@@ -185,7 +185,7 @@ class BackgroundRun(Callback):
             state = self._run()
         except StoppedBeforeTraining:
             state = "stopped"
-        except BaseException as error:  # shown by whoever watches, raised by wait()
+        except BaseException as error:  # displayed by followers, raised by wait()
             self.error = error
         finally:
             if self.folder:
@@ -211,13 +211,13 @@ class BackgroundRun(Callback):
         return ended.state
 
     def on_prepared(self, job: Job) -> None:
-        """Keep the job, and show it to who asked for it."""
+        """Keep the job, and pass it to the caller's `on_prepared`."""
         self.job = job
         if self._on_prepared:
             self._on_prepared(job)
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
-        """Note how long it will be; of a resumed run, records are what its folder still has."""
+        """Note the number of steps; reload the records of a resumed run from its folder."""
         self.total_steps = total_steps
         kept = Run(self.folder) if self.folder else None
         self.records = History(kept.records() if kept else ())
@@ -227,7 +227,7 @@ class BackgroundRun(Callback):
             self._news.notify_all()
 
     def on_wait(self, what: str, done: int, total: int) -> None:
-        """Note what it is at."""
+        """Note the current activity."""
         self.doing = (what, done, total)
 
     def on_step(self, record: StepRecord) -> None:

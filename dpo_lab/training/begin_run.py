@@ -1,4 +1,4 @@
-"""A run begun in its folder, or found there as it was left, if it is still the same run."""
+"""Start a run in its folder, or resume it there if settings, data and weights are unchanged."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accel
 
 
 def check_settings(run: Run, config: TrainConfig, free: Collection[str] = ()) -> None:
-    """Refuse a configuration that is not the one that a run was begun with.
+    """Raise if a configuration differs from the one with which a run was started.
 
     Args:
-        run: The run; one that is not begun yet passes.
-        config: What is asked for now.
-        free: Settings that may be others.
+        run: The run; one that has not started yet passes.
+        config: The configuration now.
+        free: Names of settings that may differ.
 
     Raises:
-        ValueError: With the first setting that is another.
+        ValueError: Naming the first setting that differs.
     """
     if not run.exists:
         return
     kept = run.config.as_dict()
     for name, value in config.resolved().as_dict().items():
-        # What is resolved when a run is prepared may be open still; and what is no setting of the
-        # run but a person's word is in no file.
-        left_open = (name, value) in (
+        # Settings that `prepare` resolves may be unset; trust_remote_code is not read from files.
+        unset = (name, value) in (
             ("micro_batch_tokens", None), ("precision", "auto"), ("template_date", None)
         )  # fmt: skip
-        if not left_open and name not in (*free, "trust_remote_code") and kept[name] != value:
+        if not unset and name not in (*free, "trust_remote_code") and kept[name] != value:
             raise ValueError(
                 f"{run.path}: was begun with {name}={kept[name]}, not {value}. "
                 "Give another folder, or the settings that it began with."
@@ -45,17 +44,17 @@ def check_settings(run: Run, config: TrainConfig, free: Collection[str] = ()) ->
 
 
 def open_or_create(run: Run, job: Job, *, resume: bool = True) -> Run:
-    """The run of a job: begun, or found as it was left.
+    """The run of a job: a new one, or the existing one to resume.
 
     Args:
         run: Its folder.
-        job: What is to be run.
-        resume: Whether a run that is there goes on.
+        job: The prepared job.
+        resume: Whether to resume a run that is already there.
 
     Raises:
-        FileExistsError: If there is a run that is not to go on, or something else.
-        ValueError: If the settings but `LIVE`, the weights, the data or what makes ids of it are
-            not those it began with.
+        FileExistsError: If there is a run but `resume` is false, or there are other files.
+        ValueError: If settings other than `LIVE`, the weights, the data, the tokenizer or the chat
+            template differ from those with which the run started.
     """
     if resume and run.exists:
         _check_same(run, job)
@@ -70,7 +69,7 @@ def _check_same(run: Run, job: Job) -> None:
             "folder cannot say that it may run. If you trust that code, say so again: "
             "--trust-remote-code (trust_remote_code=True)."
         )
-    # The date is compared below, with the rest of what makes ids of text.
+    # The template's date is compared below, with tokenizer and template.
     check_settings(run, job.config, (*LIVE, "template_date"))
     begun = run.environment
     for name, what, now in (
@@ -81,22 +80,22 @@ def _check_same(run: Run, job: Job) -> None:
         # Earlier versions did not note the held-out data.
         if begun.get(name, now if what == "held-out data" else None) != now:
             raise ValueError(
-                f"{run.path}: {what} changed since this run began, so "
-                "it cannot go on as the same run. Restore them, or begin another run."
+                f"{run.path}: {what} changed since this run began, so it cannot be resumed. "
+                "Restore them, or start another run."
             )
     if changed := job.text.changed_since(begun.get("text", {})):
         raise ValueError(
-            f"{run.path}: {changed} changed since this run began, so the same text has other ids, "
-            "and it cannot go on as the same run. Restore it, or begin another run."
+            f"{run.path}: {changed} changed since this run began, so the same text gives other "
+            "token ids and the run cannot be resumed. Restore it, or start another run."
         )
 
 
 DATA_FACTS = ("pairs", "prompt_kind", "data", "load_reports", "tokens", "token_problems")
-"""What `environment.json` says of a run's data."""
+"""The keys of `environment.json` that describe a run's data."""
 
 
 def data_facts(job: Job) -> dict[str, Any]:
-    """How many pairs a job trains on and holds out, and what became of every row, by number."""
+    """Numbers of training and held-out pairs of a job, and which rows were used or skipped."""
     held_out = job.held_out
     sides = [job.train.tokens] + ([held_out.tokens] if held_out is not None else [])
     problems = sorted((p for side in sides for p in side.problems), key=lambda p: p.row)
@@ -115,7 +114,7 @@ def data_facts(job: Job) -> dict[str, Any]:
 
 
 def describe_environment(job: Job) -> dict[str, Any]:
-    """Versions, machine and origins of a job, as `environment.json` holds them."""
+    """Versions, machine, fingerprints and data facts of a job, as in `environment.json`."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

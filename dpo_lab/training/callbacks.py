@@ -1,4 +1,4 @@
-"""Consumers of a run that want to be called: a progress bar, a dashboard, a test."""
+"""The base class of callbacks of the training loop: progress bars, dashboards, tests."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class Callback:
     """Does nothing; override what you need. Called in the thread that runs the loop."""
 
     def on_prepared(self, job: Job) -> None:
-        """By `run_job`, before anything is trained: policy and reference are equal."""
+        """From `run_job`, before training: policy and reference are equal."""
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
-        """Before the first step; `first_step` is above 0 in a resumed run."""
+        """Before the first step; `first_step` counts steps already done, 0 in a new run."""
 
     def on_wait(self, what: str, done: int, total: int) -> None:
-        """While something takes long that is no step: on what, and how far it is.
+        """During long work other than training steps: its name and progress.
 
-        That is an evaluation between steps; and by `run_job` also what comes before `on_start` and
-        after `on_end`. Where nothing can be counted, `total` is 0.
+        This is an evaluation between steps; from `run_job` also work before `on_start` and after
+        `on_end`. `total` is 0 if the work cannot be counted.
         """
 
     def on_step(self, record: StepRecord) -> None:
-        """After every optimiser step, and for step 0 after its evaluation."""
+        """After every optimiser step and its evaluation; also after the evaluation of step 0."""
 
     def on_sample(self, samples: Sequence[SampleRecord]) -> None:
-        """After answers to held-out prompts were made."""
+        """After answers to held-out prompts were generated."""
 
     def on_checkpoint(self, step: int) -> None:
         """After a checkpoint is on disk."""
 
     def on_end(self, state: State, error: BaseException | None) -> None:
-        """Once, however training ended; with its exception if it failed."""
+        """Once, when training ends in any way; with the exception if it failed."""

@@ -1,4 +1,4 @@
-"""The checkpoint of a run's folder: replaced so that a kill leaves a whole one, and checked."""
+"""Checkpoints of a run: replaced atomically, so a kill leaves a complete one; checked on resume."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SETTINGS = ("config.json", "environment.json")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, if there is one; repairs what a kill left half renamed."""
+    """The newest complete checkpoint, if any; completes a replacement that a kill interrupted."""
     current = folder / "checkpoint"
     if not current.exists():
-        # A kill between the two renames: the new one was whole before the first of them.
+        # Killed between the two renames: the new checkpoint was complete before the first one.
         for name in ("checkpoint.next", "checkpoint.previous"):
             if (folder / "checkpoint.previous").exists() and (folder / name).exists():
                 os.rename(folder / name, current)
@@ -31,12 +31,12 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def replace_checkpoint(folder: Path, write: Callable[[Path], None], **facts: float) -> None:
-    """Replace the checkpoint; at every moment one whole checkpoint is on disk.
+    """Replace the checkpoint; one complete checkpoint is on disk at all times.
 
     Args:
-        folder: The run's.
-        write: Writes the files of a checkpoint into the folder it is given.
-        **facts: Noted beside its checksums.
+        folder: The run's folder.
+        write: Writes the files of a checkpoint into the folder that it gets.
+        **facts: Values to store with its checksums.
     """
     current, fresh, previous = (
         folder / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
@@ -51,7 +51,7 @@ def replace_checkpoint(folder: Path, write: Callable[[Path], None], **facts: flo
         lines = {name: line_checksums(folder / name) for name in LINE_FILES}
         write_checksums(fresh, settings=settings, lines=lines, **facts)
     except Exception:
-        shutil.rmtree(fresh, ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(fresh, ignore_errors=True)  # make room on a full disk
         raise
     for file in [*fresh.rglob("*"), fresh]:
         sync(file)
@@ -66,10 +66,10 @@ def replace_checkpoint(folder: Path, write: Callable[[Path], None], **facts: flo
 
 
 def noted_at_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Checksums of the checkpoint, or of the one that is just being replaced.
+    """Checksums and facts of the checkpoint, or of the one that is being replaced right now.
 
     Raises:
-        ValueError: If they are not what was written.
+        ValueError: If the checksum file itself was changed.
     """
     for name in ("checkpoint", "checkpoint.previous"):
         if (folder / name).exists():
@@ -81,20 +81,20 @@ def noted_at_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def check_folder(folder: Path) -> bool:
-    """Refuse to go on in a folder that was touched since its checkpoint was written.
+    """Raise if a run's folder was changed since its checkpoint was written.
 
     Returns:
-        Whether it could be compared; the checkpoints of earlier versions carry no checksums, and
-        that is said.
+        Whether it could be compared; checkpoints of earlier versions have no checksums, which a
+        warning says.
 
     Raises:
-        ValueError: If settings, weights, optimiser or a line are not what was written.
+        ValueError: If settings, weights, optimiser state or a line differ from what was written.
     """
     noted = noted_at_checkpoint(folder)
     if noted is None:
         logger.warning(
-            "%s: its checkpoint carries no checksums (an earlier version wrote it), so whether it "
-            "was touched is not known. The next one carries them.",
+            "%s: its checkpoint carries no checksums (an earlier version wrote it), so changes to "
+            "it cannot be detected. The next checkpoint will have them.",
             folder,
         )
         return False

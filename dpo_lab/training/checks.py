@@ -1,4 +1,4 @@
-"""Checks of settings: a number in its range, a date, a value of the right kind."""
+"""Checks of settings: ranges of numbers, dates, types of values in `config.json`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def check_date(name: str, value: str) -> None:
-    """Refuse what is no date.
+    """Raise for text that is not a date.
 
     Raises:
         ValueError: If it is not written as 2026-01-31, or there is no such day.
     """
     try:
         written = date.fromisoformat(value).isoformat()
-        if value != written:  # Python reads 20260131 and 2026-W05-6, too
-            raise ValueError(f"written otherwise, {written}")
+        if value != written:  # Python also reads 20260131 and 2026-W05-6
+            raise ValueError(f"{written} in another format")
     except ValueError as error:
-        raise ValueError(f"{name}={value!r}: no date ({error}). Write it as 2026-01-31.") from None
+        what = f"{name}={value!r}"
+        raise ValueError(f"{what}: not a date ({error}). Write it as 2026-01-31.") from None
 
 
 def check_range(name: str, value: float | None, low: float, strict: bool) -> None:
-    """Refuse a number out of its range; none passes.
+    """Raise for a number out of range; None passes.
 
     Raises:
-        ValueError: If it is not finite, below `low`, or equal to it where `strict`.
+        ValueError: If it is not finite, below `low`, or equal to `low` if `strict`.
     """
     if value is None:
         return
@@ -38,14 +39,14 @@ def check_range(name: str, value: float | None, low: float, strict: bool) -> Non
 
 
 def check_kinds(config: type, values: Mapping[str, Any]) -> None:
-    """Refuse values that are not of the kind that their fields have.
+    """Raise for values whose type does not match their field.
 
     Args:
         config: A dataclass.
-        values: By the name of the field, as a file holds them.
+        values: JSON values by the name of the field.
 
     Raises:
-        ValueError: With the first that is of another kind.
+        ValueError: Naming the first value of a wrong type.
     """
     for name, value in values.items():
         kinds = _kinds(config)[name]
@@ -58,13 +59,13 @@ def check_kinds(config: type, values: Mapping[str, Any]) -> None:
 
 @cache
 def _kinds(config: type) -> dict[str, dict[type, str]]:
-    """What the value of each field may be in a file, each kind in words."""
+    """The types that each field may have in a file, each with its description."""
     kinds = {}
     for name, hint in get_type_hints(config).items():
         options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        found = [str if get_origin(one) is Literal else get_origin(one) or one for one in options]
-        kinds[name] = {kind: _WORDS[kind] for kind in found}
-        if float in found:
+        types = [str if get_origin(t) is Literal else get_origin(t) or t for t in options]
+        kinds[name] = {kind: _WORDS[kind] for kind in types}
+        if float in types:
             kinds[name] = {int: "a number"} | kinds[name]
     return kinds
 

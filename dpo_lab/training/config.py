@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen dataclass, checked where it is made."""
+"""`TrainConfig`: all settings of a run in one frozen dataclass, validated on creation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from dpo_lab.training.schedule import Schedule
 Optimizer = Literal["adamw", "rmsprop"]
 
 MOST_SEED = 2**32 - 1
-# Of all weights, and of an adapter: larger models are moved further by the same step.
+# For full fine-tuning, and for LoRA: the same step moves a larger model further.
 DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
 OTHER_LEARNING_RATES = (1e-6, 1e-5)
 
 
 def _with_options_of_losses(config: type[Config]) -> type[Config]:
-    """A field, by default not given, for each option of a registered loss that has none here.
+    """Add a field, None by default, for each option of a registered loss that has none yet.
 
-    So a new loss brings its options to the command line and the workbench by itself.
+    So the options of a new loss appear on the command line and in the workbench automatically.
     """
     declared, annotations = config.__annotations__, {}
     for name, kind in declared.items():
@@ -51,7 +51,7 @@ Config = TypeVar("Config")
 @dataclass(frozen=True)
 @_with_options_of_losses
 class TrainConfig:
-    """Everything that decides what a run computes. `None` means: not given, choose for me."""
+    """Everything that decides what a run computes. `None` means: not given, use the default."""
 
     model: str = "micro"
     """Policy and reference: micro, smollm2, a folder or a hub id (owner/name)."""
@@ -61,41 +61,41 @@ class TrainConfig:
     split: str = "train"
     """Split of the data to train on."""
     held_out: float = 0.1
-    """Share of the prompts to hold out, where the data has no test split of its own; 0 for none."""
+    """Share of the prompts to hold out if the data has no test split; 0 for none."""
     loss: str = "sigmoid"
     """Loss by name, sigmoid being DPO ('dpo-lab losses' lists them), or a weighted sum such as
     'sigmoid + 0.2 sft'."""
     beta: float = 0.1
     """Larger keeps the policy closer to the reference; smaller lets it move further."""
     label_smoothing: float | None = None
-    """Share of labels taken to be flipped (conservative DPO, robust, exo_pair and others); by
-    default 0, and 1e-3 for exo_pair."""
+    """Share of labels assumed to be flipped (conservative DPO, robust, exo_pair and others); 0 by
+    default, 1e-3 for exo_pair."""
     f_divergence_type: FDivergence = "reverse_kl"
-    """What ties the policy to its reference, in losses of the margin; DPO's is the reverse KL."""
+    """Divergence from the reference (f-DPO), for losses of the margin; DPO's is the reverse KL."""
     f_alpha_divergence_coef: float | None = None
     """Alpha of alpha_divergence, 0.5 by default."""
     ld_alpha: float | None = None
-    """LD-DPO: weight, in 0 to 1, of a longer answer's tokens beyond the length of the shorter."""
+    """LD-DPO: weight, 0 to 1, of the longer answer's tokens beyond the shorter one's length."""
     use_weighting: bool = False
-    """WPO: weigh each pair by how likely the policy itself would be to give both answers."""
+    """WPO: weight each pair by how likely both its answers are under the policy."""
     router_aux_loss_coef: float | None = None
-    """Weight of a mixture of experts' own balancing loss; by default it is left out."""
+    """Weight of the load-balancing loss of a mixture of experts; left out by default."""
     discopop_tau: float | None = None
-    """Width of discopop's change, 0.05 by default."""
+    """Temperature of discopop's blend of two losses, 0.05 by default."""
     dpop_lambda: float | None = None
     """Weight of dpop's penalty on chosen answers that fall, 50 by default."""
     simpo_gamma: float | None = None
-    """Margin that simpo asks for, 0.5 by default."""
+    """Target margin of simpo, 0.5 by default."""
     cpo_alpha: float | None = None
-    """Weight of the likelihood in cpo, 1 by default."""
+    """Weight of the SFT loss in cpo, 1 by default."""
     steps: int | None = None
     """Optimiser steps; by default one epoch."""
     epochs: float | None = None
     """Passes over the pairs, instead of steps."""
     batch_pairs: int = 16
-    """Pairs in an optimiser step; in the last one of so many epochs what is left, maybe fewer."""
+    """Pairs per optimiser step; with epochs, the last step may have fewer."""
     micro_batch_tokens: int | None = None
-    """Most tokens in one forward and backward pass: less takes less memory and more time. By
+    """Most tokens in one forward and backward pass: fewer take less memory and more time. By
     default 640 on the CPU, 8192 elsewhere."""
     learning_rate: Annotated[float | None, tyro.conf.arg(aliases=("--lr",))] = None
     """Peak learning rate; by default 1e-3 for micro, 3e-5 for smollm2 and 1e-6, the paper's, for
@@ -103,40 +103,40 @@ class TrainConfig:
     optimizer: Optimizer = "adamw"
     """AdamW, or RMSprop as in the paper."""
     schedule: Schedule = "linear"
-    """Course of the learning rate after warm-up; linear and cosine fall towards 0."""
+    """Learning-rate schedule after warm-up; linear and cosine decay towards 0."""
     warmup_steps: int | None = None
-    """Steps below the peak learning rate, which it rises to; by default a tenth of all."""
+    """Steps of warm-up to the peak learning rate; by default a tenth of all steps."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients with a larger norm are clipped to this norm."""
     lora_rank: int | None = None
     """Rank of a LoRA adapter; by default all weights are trained."""
     lora_alpha: float | None = None
-    """Scale of the adapter; twice the rank by default."""
+    """LoRA's alpha (the adapter is scaled by alpha / rank); twice the rank by default."""
     lora_targets: tuple[str, ...] = ()
-    """Modules to adapt; every linear layer but the head by default."""
+    """Modules to adapt; by default every linear layer except the head."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
     max_prompt_length: int | None = None
-    """Most tokens of a prompt; it loses its beginning. By default what the response leaves free."""
+    """Most tokens of a prompt; longer ones lose their beginning. By default as many as fit."""
     prompt_format: PromptFormat = "auto"
-    """How a prompt that is text is given to the model. auto: as a user's message where the model
-    has a chat template, unless turns are written out in it; chat: as a message; plain: as it is."""
+    """How a text prompt is given to the model. auto: as a user message if the model has a chat
+    template, unless the prompt contains written-out turns; chat: as a message; plain: as it is."""
     chat_template: str | None = None
-    """A file of Jinja to write conversations by, instead of the model's own chat template."""
+    """A Jinja file to use instead of the model's own chat template."""
     template_date: str | None = None
     """The date, such as 2026-01-31, for a chat template that writes one; by default the day on
-    which the run begins."""
+    which the run starts."""
     on_bad_rows: OnBadRows = ON_BAD_ROWS
     """skip leaves out rows that cannot be used, counts and reports them; raise stops there."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Names in the data of the columns prompt, chosen, rejected, where they differ: prompt question
+    """Column names in the data for prompt, chosen, rejected, if they differ: prompt question
     chosen good ..."""
     limit: int | None = None
-    """Train on the first so many pairs only, of those that are not held out."""
+    """Train on only this many pairs: the first that are not held out."""
     max_gz_gb: float = MAX_GZ_GB
-    """Most GB that a .gz file may unpack to; a small file can hold more than the memory."""
+    """Most GB that a .gz file may unpack to; a small file can unpack to more than the memory."""
     seed: int = 0
     """Seed of the order of pairs, the adapter and the samples."""
     eval_every: int = 25
@@ -149,26 +149,26 @@ class TrainConfig:
     sample_prompts: int = 6
     """Held-out prompts whose answers are shown; 0 for none."""
     max_new_tokens: int | None = None
-    """Most tokens of an answer that is drawn; by default 48 for micro, else 192, within which most
-    end. One that does not is cut: KL counts up to there, and records say what share was cut."""
+    """Most tokens of a generated answer; by default 48 for micro, else 192, enough for most. Longer
+    answers are cut: KL counts up to the cut, and records give the share that was cut."""
     checkpoint_every: int = 50
-    """Steps between checkpoints, with one more after a minute without any; 0 for one at the end
-    alone."""
+    """Steps between checkpoints, with another after a minute without one; 0 for only one, at the
+    end."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Precision = "auto"
-    """auto, float32 or bfloat16 (autocast; head and sums are float32 either way)."""
+    """auto, float32 or bfloat16 (autocast; head and sums are always float32)."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
     revision: str | None = None
     """Revision of a model on the hub."""
     trust_remote_code: bool = False
-    """Run code that comes with the model; never taken from a run's folder, so asked again there."""
+    """Run code that comes with the model; never read from a run, so give it again to resume."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise ValueError(
-                f"steps={self.steps}, epochs={self.epochs}: give one of them, the other follows."
+                f"steps={self.steps}, epochs={self.epochs}: give one of them, not both."
             )
         for name, low, strict in _RANGES:
             check_range(name, getattr(self, name), low, strict)
@@ -188,19 +188,19 @@ class TrainConfig:
     def _check_loss(self) -> None:
         loss = self.loss_function
         for name in all_options():
-            nothing = (None, 0) if name == "label_smoothing" else (None, "reverse_kl")
-            if getattr(self, name) not in nothing and name not in loss.options:
+            unset = (None, 0) if name == "label_smoothing" else (None, "reverse_kl")
+            if getattr(self, name) not in unset and name not in loss.options:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: the loss {self.loss!r} takes none. "
                     "Use a loss that does ('dpo-lab losses' lists them), or leave it out."
                 )
         if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
-            raise ValueError(f"ld_alpha={self.ld_alpha}: must be in 0 to 1; 1 is no weighting.")
+            raise ValueError(f"ld_alpha={self.ld_alpha}: must be in [0, 1]; 1 means no weighting.")
         if self.ld_alpha is not None and loss.uses_lengths:
             raise ValueError(
                 f"ld_alpha={self.ld_alpha}: the loss {self.loss!r} divides by the number of "
-                "tokens, so that weighing some of them down would make long answers look better. "
-                "Use a loss of sums, or leave it out."
+                "tokens, so down-weighting some of them would make long answers look better. Use "
+                "a loss that sums over tokens, or leave it out."
             )
         if (
             self.f_alpha_divergence_coef is not None
@@ -213,25 +213,25 @@ class TrainConfig:
             )
         if self.use_weighting and loss.couples_pairs:
             raise ValueError(
-                f"use_weighting=True: the loss {self.loss!r} sorts the batch, so that a value is "
-                "no pair's and cannot be weighed. Use another loss."
+                f"use_weighting=True: the loss {self.loss!r} sorts the batch, so a value belongs "
+                "to no single pair and cannot be weighted. Use another loss."
             )
-        loss(PairLogps.at_reference(), self.beta, **self.loss_options)  # refuses a wrong value
+        loss(PairLogps.at_reference(), self.beta, **self.loss_options)  # raises for a wrong value
 
     @property
     def loss_function(self) -> Loss:
-        """The loss by its name."""
+        """The loss named by `loss`."""
         return find_loss(self.loss)
 
     @property
     def loss_options(self) -> dict[str, Any]:
-        """The keyword options of the loss, those that were given; the others are its defaults."""
-        given = {name: getattr(self, name) for name in self.loss_function.options}
-        return {name: value for name, value in given.items() if value is not None}
+        """The loss's keyword options that were given; for the others the loss has defaults."""
+        values = {name: getattr(self, name) for name in self.loss_function.options}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def aims_at_optimum(self) -> bool:
-        """Whether pi* is the loss's optimum, given pairs enough with Bradley-Terry labels."""
+        """Whether pi* is the loss's optimum, given enough pairs with Bradley-Terry labels."""
         options = self.loss_options
         reverse_kl = options.get("f_divergence_type", "reverse_kl") == "reverse_kl"
         plain = reverse_kl and not options.get("label_smoothing") and self.ld_alpha in (None, 1.0)
@@ -239,27 +239,27 @@ class TrainConfig:
 
     @property
     def loss_words(self) -> str:
-        """The loss with all that changes it, as in a table of runs."""
+        """The loss and the options that change it, as shown in a table of runs."""
         return loss_words(self.as_dict())
 
     def resolved(self) -> TrainConfig:
-        """The same with a value for every default that depends on the model.
+        """The configuration with every default that depends on the model filled in.
 
-        A template's file becomes its text, so that it is not needed again.
+        A template's file name is replaced by its text, so that the file is not needed again.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it holds no template.
+            FileNotFoundError: If the template's file does not exist.
+            ValueError: If it is not a template.
         """
         template = self.chat_template and template_text(self.chat_template)
         defaults = self._model_defaults.items()
-        left_open = {name: v for name, v in defaults if getattr(self, name) is None}
-        return replace(self, chat_template=template, **left_open)
+        filled = {name: v for name, v in defaults if getattr(self, name) is None}
+        return replace(self, chat_template=template, **filled)
 
     def unresolved(self) -> TrainConfig:
-        """The same with those values left open, for another model, that are this model's own."""
-        own = [name for name, v in self._model_defaults.items() if getattr(self, name) == v]
-        return replace(self, **dict.fromkeys([*own, "template_date"]))
+        """The configuration without values that equal this model's defaults, for another model."""
+        defaults = [name for name, v in self._model_defaults.items() if getattr(self, name) == v]
+        return replace(self, **dict.fromkeys([*defaults, "template_date"]))
 
     @property
     def _model_defaults(self) -> dict[str, float]:
@@ -273,17 +273,17 @@ class TrainConfig:
         }
 
     def total_steps(self, pairs: int) -> int:
-        """Optimiser steps of the run on so many training pairs."""
+        """Optimiser steps of a run on `pairs` training pairs."""
         return math.ceil(self.total_pairs(pairs) / self.batch_pairs)
 
     def total_pairs(self, pairs: int) -> int:
-        """Pairs that all steps of the run on so many training pairs show together."""
+        """Pairs used in all steps together of a run on `pairs` training pairs."""
         if self.steps is not None:
             return self.steps * self.batch_pairs
         return max(1, round((1.0 if self.epochs is None else self.epochs) * pairs))
 
     def warmup(self, total_steps: int) -> int:
-        """Steps of warm-up in a run of so many."""
+        """Warm-up steps in a run of `total_steps`."""
         return total_steps // 10 if self.warmup_steps is None else self.warmup_steps
 
     def as_dict(self) -> dict[str, Any]:
@@ -292,13 +292,13 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """The configuration of a `config.json`.
+        """The configuration in a `config.json`.
 
-        A file is data: its `trust_remote_code` is not taken, since it would let whoever wrote the
-        file run code. Only a person gives that, each time.
+        Its `trust_remote_code` is ignored, since the author of a file must not be able to run code:
+        the user must give that setting each time.
 
         Raises:
-            ValueError: If it names a field that does not exist, or a value is of the wrong kind.
+            ValueError: If a field does not exist, or a value has the wrong type.
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
@@ -312,7 +312,7 @@ class TrainConfig:
 
 @cache
 def setting_texts() -> dict[str, str]:
-    """What every setting does: from the docstrings of the fields, and of losses with more."""
+    """Help text of every setting, from the docstrings of fields, or the losses that take it."""
     from docstring_parser import parse_from_object
 
     texts = {p.arg_name: p.description or "" for p in parse_from_object(TrainConfig).params}
@@ -322,7 +322,7 @@ def setting_texts() -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
-# (field, lowest value, whether it must be above it)
+# (field, lower bound, whether the bound itself is excluded)
 _RANGES = (
     ("beta", 0, True), ("steps", 1, False), ("epochs", 0, True), ("batch_pairs", 1, False),
     ("micro_batch_tokens", 1, False), ("learning_rate", 0, True), ("warmup_steps", 0, False),

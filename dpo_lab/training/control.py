@@ -1,4 +1,4 @@
-"""What a running job is told from any other thread: pause, stop, another beta."""
+"""Control of a running job from other threads: pause, stop, change beta or learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class RunControl:
     """Pause, stop, and new values of beta and learning rate; all take effect between two steps.
 
     Args:
-        stop_event: Stops the run once it is set, as `stop` does; by default one of its own.
+        stop_event: Setting it stops the run, as `stop` does; by default a new event.
     """
 
     def __init__(self, stop_event: threading.Event | None = None) -> None:
@@ -24,17 +24,17 @@ class RunControl:
 
     @property
     def paused(self) -> bool:
-        """Whether the run was told to wait between steps."""
+        """Whether the run was asked to pause between steps."""
         return self._paused
 
     @property
     def resting(self) -> bool:
-        """Whether it waits now."""
+        """Whether the run is waiting between steps now."""
         return self._resting
 
     @property
     def stopped(self) -> bool:
-        """Whether the run was told to stop."""
+        """Whether the run was asked to stop."""
         return self._stop_event.is_set()
 
     def set(self, *, beta: float | None = None, learning_rate: float | None = None) -> None:
@@ -43,28 +43,28 @@ class RunControl:
         Raises:
             ValueError: If a value is not a finite number > 0; then neither is changed.
         """
-        asked = {"beta": beta, "learning_rate": learning_rate}
-        for name, value in asked.items():
+        requested = {"beta": beta, "learning_rate": learning_rate}
+        for name, value in requested.items():
             check_range(name, value, 0, strict=True)
         with self._condition:
-            self._changes |= {name: value for name, value in asked.items() if value is not None}
+            self._changes |= {name: value for name, value in requested.items() if value is not None}
 
     def pause(self) -> None:
-        """Wait after the step in progress."""
+        """Pause after the step in progress."""
         with self._condition:
             self._paused, self._steps_allowed = True, 0
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue a paused run."""
         with self._condition:
             self._paused, self._steps_allowed = False, 0
             self._condition.notify_all()
 
     def step(self, steps: int = 1) -> None:
-        """Let a paused run take some steps more.
+        """Let a paused run take more steps.
 
         Raises:
-            ValueError: If there are fewer than one.
+            ValueError: If `steps` is less than 1.
         """
         check_range("steps", steps, 1, strict=False)
         with self._condition:
@@ -72,7 +72,7 @@ class RunControl:
             self._condition.notify_all()
 
     def stop(self) -> None:
-        """End the run after the step in progress, also if it is paused."""
+        """End the run after the step in progress, even if it is paused."""
         with self._condition:
             self._stop_event.set()
             self._condition.notify_all()

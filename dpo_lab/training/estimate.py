@@ -1,4 +1,4 @@
-"""What a step will take, before it runs: memory and time, from the configuration alone."""
+"""Estimates memory and time of a training step from the configuration, without loading weights."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from dpo_lab.training.text_record import with_template
 
 FLOAT = 4
 PROCESS_GB = 0.5
-"""Interpreter and libraries, measured on Linux with torch 2.13 for the CPU."""
+"""Memory of interpreter and libraries, measured on Linux with torch 2.13 for the CPU."""
 EFFICIENCY = 0.6
-"""Share of the best matrix product that a step reaches, measured on two cores."""
+"""A step's speed as a share of the best matrix product's, measured on two cores."""
 FRAGMENTATION = 1.5
-"""What the heap takes for arrays of ever other sizes, over the most that is held at once; the same
-on the three lab cases of `benchmarks/vs_trl.py`, within a tenth."""
+"""Heap size over the peak of arrays held at once, since their sizes keep changing; the same within
+10 % on the three lab cases of `benchmarks/vs_trl.py`."""
 PROBED_STEPS = 32
 PROBE_ROWS, PROBE_LENGTH = 4, 16
 
@@ -42,12 +42,12 @@ class CostEstimate:
     """Memory and time of an optimiser step on one device.
 
     Attributes:
-        memory: GB by what takes it.
-        pairs: Pairs in a step.
-        tokens: Different tokens that a step computes, on average.
-        scored: Different response tokens that a step scores, on average.
-        micro_batches: Forward and backward passes in a step, on average.
-        work: Floating-point operations of a step, the head's recomputation included.
+        memory: GB by purpose (weights, gradients, activations, ...).
+        pairs: Pairs per step.
+        tokens: Tokens that a step computes (shared prefixes once), on average.
+        scored: Response tokens that a step scores (shared prefixes once), on average.
+        micro_batches: Forward and backward passes per step, on average.
+        work: Floating-point operations per step, including the head's recomputation.
     """
 
     memory: dict[str, float]
@@ -63,13 +63,13 @@ class CostEstimate:
         return sum(self.memory.values())
 
     def seconds(self, products_per_second: float) -> float:
-        """Time of a step on a device that does so many floating-point operations a second."""
+        """Time of a step on a device whose best matrix product runs at this many FLOP/s."""
         return self.work / products_per_second / EFFICIENCY
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """What the first steps of a run look like."""
+    """Sizes of the first steps of a run."""
 
     steps: int
     micro_batches: int
@@ -80,23 +80,23 @@ class _Batches:
 
 
 def estimate(config: TrainConfig) -> CostEstimate:
-    """Estimate a training step; no weight is loaded, the data is tokenised.
+    """Estimate a training step; no weight is loaded, but the data is tokenised.
 
     Args:
         config: The configuration of the run, which trains in one process on one device.
 
     Returns:
-        The estimate, in float32.
+        The estimate, for float32.
 
     Raises:
-        FileNotFoundError: If model or data are not to be found.
-        ValueError: If data, model or configuration do not fit together, or with gradient
-            checkpointing.
+        FileNotFoundError: If model or data are not found.
+        ValueError: If data, model or configuration do not fit together, or gradient checkpointing
+            is on.
     """
     if config.gradient_checkpointing:
         raise ValueError(
-            "gradient_checkpointing=True: what it saves is not estimated. Leave it out: a step "
-            "takes less memory than is then said, and more time."
+            "gradient_checkpointing=True: what it saves is not estimated. Leave it out; with it, a "
+            "step takes less memory and more time than the estimate."
         )
     path, origin = builtin_model(config.model)
     try:
@@ -113,7 +113,7 @@ def estimate(config: TrainConfig) -> CostEstimate:
     budget = micro_batch_tokens(config, resolve_device(config.device))
     batches = _first_batches(config, tokens, budget)
     return CostEstimate(
-        # Evaluations need the reference, and so does the score before and after.
+        # Evaluations need the reference, and so do the scores before and after training.
         memory=_memory(config, language_model, batches, bool(config.eval_every or train.score)),
         pairs=config.batch_pairs,
         tokens=batches.tokens / batches.steps,
@@ -124,7 +124,7 @@ def estimate(config: TrainConfig) -> CostEstimate:
 
 
 def best_product(device: torch.device, size: int = 2048, repeats: int = 10) -> float:
-    """Floating-point operations a second of the best of some float32 matrix products."""
+    """Floating-point operations per second of the fastest of several float32 matrix products."""
     a, b = torch.randn(2, size, size, device=device)
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     best = 0.0
@@ -172,7 +172,7 @@ def _memory(
     head = lm.base.get_output_embeddings().weight
     tile = min(batches.most_scored, TILE[0]) * min(len(head), TILE[1])
     plain = is_small(lm.model)
-    # Logits and what a softmax over them needs; the head's gradient and the embedding's.
+    # Logits and the softmax over them; the gradients of head and embedding.
     head_elements = 2 * tile + 2 * head.numel() * (head.requires_grad and plain)
     copy = keeps_reference and not lm.lora
     sizes = {
@@ -183,12 +183,12 @@ def _memory(
         "activations": batches.most_tokens * _activations(lm.base, plain) * FRAGMENTATION,
         "head": head_elements,
     }
-    held = {name: numbers * FLOAT / 1e9 for name, numbers in sizes.items()}
-    return {"process": PROCESS_GB} | held
+    gigabytes = {name: elements * FLOAT / 1e9 for name, elements in sizes.items()}
+    return {"process": PROCESS_GB} | gigabytes
 
 
 def _activations(model: nn.Module, plain: bool) -> float:
-    """Numbers that the trunk keeps for its backward pass, per token."""
+    """Elements that the trunk saves for its backward pass, per token."""
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -205,16 +205,16 @@ def _activations(model: nn.Module, plain: bool) -> float:
     with lean, saved_tensors_hooks(keep, lambda tensor: tensor):
         output = trunk(
             input_ids=ids, attention_mask=mask, use_cache=False
-        )  # kept alive: so are the storages
+        )  # keeps the saved storages alive
         kept_bytes = sum(kept.values())
         del output
     return kept_bytes / ids.numel() / FLOAT
 
 
 def multiplied_weights(model: nn.Module) -> tuple[int, int]:
-    """Weights of the trunk and of the head that a token is multiplied by.
+    """Numbers of weights in the trunk's and the head's matrix products, for each token.
 
-    The embedding is looked up, and an adapter is too small to count.
+    The embedding is only looked up, and an adapter is too small to count.
     """
     ends = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     trunk = sum(
@@ -226,7 +226,7 @@ def multiplied_weights(model: nn.Module) -> tuple[int, int]:
 
 
 def _work(config: TrainConfig, model: nn.Module, batches: _Batches) -> float:
-    """2 forward, 2 for the gradient of the input and 2 of the weight; the head's logits twice."""
+    """FLOPs per weight: 2 forward, 2 for the input's gradient, 2 for its own; head logits twice."""
     trunk, head = multiplied_weights(model)
     per_weight = 4 if config.lora_rank is not None else 6
     return per_weight * trunk * batches.tokens + (per_weight + 2) * head * batches.scored

@@ -1,4 +1,4 @@
-"""What is measured between steps: held-out pairs, KL on the policy's own samples, answers."""
+"""Evaluation between steps: metrics on held-out pairs, KL on samples of the policy, answers."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def evaluate(
         job: The run's job.
         beta: The beta in use.
         seed: Seed of the policy's samples.
-        progress: Called with what is being done, how much is done and how much there is.
+        progress: Called with the current work, how much is done, and the total.
         moved: False before the first step, where held-out pairs are exact ties.
-        listed: Whether to sum over all answers, where they can be listed.
+        listed: Whether to sum over all answers, if they can be listed.
 
     Returns:
-        `eval/...` as in `metrics.py` on held-out pairs, with `eval/pairs`, how many they are, and
-        `eval/rewards/margins_stderr`; `kl/per_token` (the sum of exact per-token
-        KLs) and `kl/k1`, with `kl/n` answers to `kl/prompts` prompts, of which the
-        share `kl/cut` was cut at the length limit (then the KL is at least that); `entropy/policy`,
-        nats per token; `score/policy`: the ground truth of the same samples, where there is one;
-        and `listed/...` of `listed_values`, exact, where all answers can be listed. Means over
-        samples have `_stderr`, for prompts like these, and where each prompt has several samples
-        `_stderr_samples`, for these prompts alone (see `Estimate`).
+        On held-out pairs, `eval/...` as in `metrics.py`, their number `eval/pairs`, and
+        `eval/rewards/margins_stderr`. On samples of the policy, `kl/per_token` (sum of exact
+        per-token KLs) and `kl/k1`, from `kl/n` answers to `kl/prompts` prompts, of which the share
+        `kl/cut` was cut at the length limit (then the KLs are lower bounds); `entropy/policy`, nats
+        per token; and `score/policy`, their ground-truth score, if there is one. If all answers can
+        be listed, `listed/...` of `listed_values`, exact. Means over samples have `_stderr`, for
+        prompts like these, and if each prompt has several samples, `_stderr_samples`, for only
+        these prompts (see `Estimate`).
     """
     config, values = job.config, {}
     if job.held_out is not None:
@@ -87,11 +87,11 @@ def logps_of(
     pairs: Sequence[TokenizedPair],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Log-probabilities of pairs by one model, as the job's loss sees them.
+    """Log-probabilities of pairs under one model, as the job's loss uses them.
 
     Args:
-        job: Its configuration says how many tokens go in a pass, and what `ld_alpha` is.
-        scorer: Of the policy or of the reference.
+        job: Its configuration gives the tokens per pass and `ld_alpha`.
+        scorer: Scorer of the policy or of the reference.
         pairs: The pairs.
         progress: Called with `(done, total)` responses.
 
@@ -104,9 +104,9 @@ def logps_of(
 
 
 def reference_score(job: Job, seed: int) -> dict[str, float]:
-    """`score/reference`, `_stderr`: the ground truth of the reference's own samples, or nothing.
+    """`score/reference`, `_stderr`: ground-truth score of the reference's own samples, if any.
 
-    With the seed of the first evaluation they are the same answers, since policy equals reference.
+    With the seed of the first evaluation its answers are the policy's, since the two are equal.
     """
     if not (job.score and job.prompts and job.config.kl_samples):
         return {}
@@ -168,7 +168,7 @@ def _with_errors(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
-    """Without what could not be measured: one sample has no standard error."""
+    """The finite values: those not measured, like the standard error of one sample, are NaN."""
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 

@@ -1,4 +1,4 @@
-"""Files that a kill leaves whole: JSON in one go, a line at a time, and tables."""
+"""Crash-safe files: JSON, text and tables that a kill leaves either old or new, never partial."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written, before work is done for it.
+    """Raise if a folder cannot be written to, before any work is done for it.
 
-    Nothing is made for it: of a folder that is not there yet, the nearest that is there is tried.
+    The folder is not created: if it does not exist, its nearest existing parent is tried.
 
     Raises:
-        OSError: If it cannot be written to, or is no folder.
+        OSError: If it cannot be written to, or is not a folder.
     """
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise OSError(
@@ -32,15 +32,15 @@ def check_writable(folder: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file.
+    """The object in a JSON file.
 
     Raises:
-        ValueError: If it cannot be read as such.
+        ValueError: If the file is not a JSON object.
     """
     try:
         value = json.loads(path.read_text())
         if not isinstance(value, dict):
-            raise ValueError(f"a {type(value).__name__} in place of an object")
+            raise ValueError(f"a {type(value).__name__} instead of an object")
     except ValueError as error:
         raise ValueError(
             f"{path}: broken ({error}). It was changed by hand or by a fault."
@@ -71,17 +71,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Objects as text, a line each."""
+    """Objects as JSON lines."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def as_file_name(text: str) -> str:
-    """A text as part of a file's name: signs that a shell or a disk may mind become `_`."""
-    return "".join(sign if sign.isalnum() or sign in "-+._" else "_" for sign in text)
+    """Text as part of a file name: characters special to shells or file systems become `_`."""
+    return "".join(char if char.isalnum() or char in "-+._" else "_" for char in text)
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file or folder on the disk."""
+    """Flush a file or folder to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -90,11 +90,11 @@ def sync(path: Path) -> None:
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write a table as CSV, or as parquet if the file is so named; a kill leaves it old or new.
+    """Write a table as CSV, or as parquet by the file's ending; a kill leaves it old or new.
 
     Args:
-        rows: At least one; a column that a row has not got stays empty there.
-        path: Where to; folders are made.
+        rows: At least one; a column missing from a row is left empty there.
+        path: The file; its folders are created.
 
     Returns:
         `path`.

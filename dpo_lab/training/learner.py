@@ -1,4 +1,4 @@
-"""One optimiser step: gradient of the loss over a batch, checks, update; and its checkpoint."""
+"""One optimiser step (gradient over a batch, checks, update), and the state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NO_STATE = (
     OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, LookupError,
     AttributeError,
 )  # fmt: skip
-"""What a file that is no state of an optimiser raises when it is read as one."""
+"""Exceptions raised when a file that does not hold a trainer's state is loaded as one."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -50,14 +50,14 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class BatchOutcome:
-    """What a step made of its pairs.
+    """Losses, log-probabilities and gradient weights of the pairs in a step.
 
     Attributes:
-        losses: `(pairs,)`, weighed as WPO does where it is used.
+        losses: `(pairs,)`, weighted if WPO is used.
         pairs: Log-probabilities of policy and reference.
-        gradient_weights: `(pairs,)`, how hard each pair pushes (see `gradient_weight`).
+        gradient_weights: `(pairs,)`, see `gradient_weight`.
         tokens: Tokens that went through the model.
-        balance: How unevenly experts were used, where that is asked for; its mean over pairs.
+        balance: Load-balancing loss of the experts, mean over pairs; 0 unless it is trained on.
     """
 
     losses: Tensor
@@ -68,7 +68,7 @@ class BatchOutcome:
 
     @classmethod
     def joined(cls, parts: Sequence[BatchOutcome]) -> BatchOutcome:
-        """Those of several micro-batches as one."""
+        """The outcomes of several micro-batches as one."""
         if len(parts) == 1:
             return parts[0]
         losses = torch.cat([part.losses for part in parts])
@@ -82,7 +82,7 @@ class BatchOutcome:
 
 
 class Learner:
-    """Policy, optimiser and schedule: what one step needs, and what a checkpoint must hold."""
+    """Policy, optimiser and schedule: all that a step needs and a checkpoint must hold."""
 
     def __init__(self, job: Job):
         self.job = job
@@ -101,7 +101,7 @@ class Learner:
         if job.policy.device.type == "cpu":
             keep_freed_memory()
         self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
-        # A small model's time goes into calls, and these are more of them.
+        # Lean layers make more calls, and call overhead dominates a small model's time.
         plain = job.scorer.autocast or is_small(job.policy.model)
         self.lean = nullcontext if plain else LeanLayers(job.policy.model)
         self.optimizer = _optimizer(self.config, self.parameters)
@@ -123,7 +123,7 @@ class Learner:
         return self.job.live.learning_rate * share
 
     def change(self, changes: Mapping[str, float]) -> None:
-        """Take new values of live settings, by name."""
+        """Set new values of live settings, by name."""
         self.job.live = replace(self.job.live, **changes)
         self._new_peak = changes.get("learning_rate", self._new_peak)
 
@@ -132,11 +132,11 @@ class Learner:
         return StepRecord(0, 0.0, 0, self.beta, self.learning_rate, {})
 
     def take_step(self) -> StepRecord:
-        """One optimiser step over `batch_pairs` pairs, or over those that are left for the last.
+        """One optimiser step over `batch_pairs` pairs; the last step may have fewer.
 
         Raises:
             NotTheReference: In step 1, if a log-ratio is not zero.
-            NonFiniteLoss: Before the weights are touched.
+            NonFiniteLoss: If loss or gradient is not finite; the weights are not changed then.
         """
         started, processor = time.perf_counter(), time.process_time()
         beta, learning_rate = self.beta, self.learning_rate
@@ -168,13 +168,13 @@ class Learner:
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
 
     def accumulate(self, indices: Sequence[int]) -> BatchOutcome:
-        """Add the gradient of a batch's mean loss to the weights', a micro-batch at a time.
+        """Add the gradient of a batch's mean loss to `.grad`, one micro-batch at a time.
 
         Args:
-            indices: The batch's pairs.
+            indices: Indices of the batch's pairs.
 
         Returns:
-            What it made of each pair, in the order of `micro_batches`.
+            The outcome of the batch, in the order of `micro_batches`.
         """
         batches = self.micro_batches(indices)
         known = self._coupled_losses(batches)
@@ -194,21 +194,21 @@ class Learner:
                     terms.append(balance * (self.config.router_aux_loss_coef or 0))
                     their_weights.append(torch.tensor(len(batch) / len(indices)).to(balance))
                 torch.autograd.backward(terms, their_weights)
-            pushes = policy.grad[0].cpu() * (-len(indices) / self.beta)
-            kept = losses.detach() * weights, pairs.detach(), pushes, tokens
-            outcomes.append(BatchOutcome(*kept, 0.0 if balance is None else balance.item()))
+            gradient_weights = policy.grad[0].cpu() * (-len(indices) / self.beta)
+            parts = losses.detach() * weights, pairs.detach(), gradient_weights, tokens
+            outcomes.append(BatchOutcome(*parts, 0.0 if balance is None else balance.item()))
         return BatchOutcome.joined(outcomes)
 
     def micro_batches(self, indices: Sequence[int]) -> list[PairBatch]:
-        """The pairs of a batch, as they go through the model together."""
+        """The pairs of a batch, split into micro-batches."""
         train, cut = self.job.train, self.config.ld_alpha is not None
         items = [PairSequences.of([train.tokens[index]], cut).all for index in indices]
         groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
         mean = train.lengths[0, integers(indices)].mean().item()
-        return [train.batch([indices[place] for place in group], mean) for group in groups]
+        return [train.batch([indices[position] for position in group], mean) for group in groups]
 
     def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int, Tensor | None]:
-        """The policy's log-probabilities `(2, pairs)`, the pairs' weights, tokens, and balance."""
+        """The policy's logps `(2, pairs)`, the pairs' weights, tokens, and the balancing loss."""
         config, scorer = self.config, self.job.scorer
         sequences = PairSequences.of(batch.pairs, cut=config.ld_alpha is not None)
         laid_out = scorer.batch(sequences.all)
@@ -227,10 +227,10 @@ class Learner:
 
     @torch.no_grad()
     def _coupled_losses(self, batches: list[PairBatch]) -> list[tuple[Tensor, Tensor]] | None:
-        """Losses and their gradients where the loss couples pairs of several micro-batches.
+        """Losses and gradients of each micro-batch, if the loss couples pairs across micro-batches.
 
-        It scores the whole batch first; each micro-batch then goes through the model again with the
-        gradient that it got. None where each micro-batch knows its own loss.
+        The whole batch is scored first; each micro-batch then goes through the model again with the
+        gradients found here. None if each micro-batch can compute its own loss.
         """
         if not self.loss.couples_pairs or len(batches) == 1:
             return None
@@ -250,19 +250,19 @@ class Learner:
             )
 
     def check_weights(self) -> None:
-        """Refuse weights that nothing can go on from.
+        """Raise if training cannot continue from the weights.
 
         Raises:
-            NonFiniteLoss: If one that is trained is no finite number, or the gradient that they now
-                give the first pair of the last step is not.
+            NonFiniteLoss: If a trained weight is not finite, or their gradient on the first pair of
+                the last step is not.
         """
         broken = int(sum((~p.detach().isfinite()).sum() for p in self.parameters))
-        what = f"{broken} weights are no finite numbers"
+        what = f"{broken} weights are not finite"
         if not broken:
             indices = self.order.batch(max(self.step, 1) - 1)
             self.accumulate(indices[:1])
             broken = not clip_grad_norm_(self.parameters, math.inf).isfinite()
-            what = "the gradient is no finite number"
+            what = "the gradient is not finite"
             self.optimizer.zero_grad()
         if broken:
             raise NonFiniteLoss(
@@ -275,8 +275,8 @@ class Learner:
         """Write a checkpoint's files.
 
         Raises:
-            NonFiniteLoss: If the weights are no numbers to go on from.
-            OSError: If the disk does not take them.
+            NonFiniteLoss: If training cannot continue from the weights.
+            OSError: If the files cannot be written.
         """
         self.check_weights()
         state = {
@@ -294,20 +294,20 @@ class Learner:
             reason = " ".join(str(error).split())[:120]
             raise OSError(
                 f"{folder.parent}: a checkpoint of step {self.step} cannot be written ({reason}). "
-                "The one before it is whole; make room, and go on from it with --resume."
+                "The one before it is complete; make room, and go on from it with --resume."
             ) from error
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint, which may have been written on another device.
+        """Load a checkpoint, which may have been written on another device.
 
         Raises:
-            ValueError: If its weights or its optimiser's state are not those of this run.
+            ValueError: If its weights or its optimiser's state do not fit this run.
         """
         load_weights(self.job.policy, folder)
         try:
             state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
             self.step = state["step"]
-            # Earlier versions kept the peak with a scheduler's state, and no change that waits.
+            # Earlier versions stored the peak in a scheduler's state, and no pending change.
             peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
             self.job.live = LiveSettings(state["beta"], peak)
             self._new_peak = state.get("new_peak")
@@ -317,7 +317,7 @@ class Learner:
             reason = shortened(str(error) or type(error).__name__, 120)
             raise ValueError(
                 f"{folder / 'trainer.pt'}: holds no state of this run ({reason}). Remove the "
-                f"folder {folder.name}, and a resumed run is computed again from its beginning."
+                f"folder {folder.name}; a resumed run then starts again from step 0."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""KL and score summed over every answer of a run's model, where all of them can be listed."""
+"""Exact KL and score of a policy over all its answers, for models whose answers can be listed."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from dpo_lab.models.sampling import Completion
 from dpo_lab.training.setup import Job
 
 MOST_PROMPTS = 10
-"""Held-out prompts, the first, whose answers are listed; each takes a hundredth of a second."""
+"""Number of held-out prompts whose answers are listed; each takes a hundredth of a second."""
 _KEPT = 8
 _worlds: dict[tuple, ResponseSpace | None] = {}
 _lock = threading.Lock()
 
 
 def world_key(job: Job) -> tuple | None:
-    """What a job's world depends on; none where its answers cannot all be listed and scored."""
-    slow = isinstance(job.score, (RewardModel, RewardEnsemble))  # a forward pass an answer
+    """Key of a job's response space; None if its answers cannot all be listed and scored."""
+    slow = isinstance(job.score, (RewardModel, RewardEnsemble))  # a forward pass per answer
     if job.score is None or slow or not job.prompts or not enumerable(job.policy):
         return None
     return job.fingerprint, json.dumps(job.prompts[:MOST_PROMPTS]), job.score
 
 
 def known_world(key: tuple | None) -> ResponseSpace | None:
-    """The world of a key, if a run has asked for it."""
+    """The response space of a key, if a run has already listed it."""
     return _worlds.get(key)
 
 
 def world_of(job: Job) -> ResponseSpace | None:
-    """The world of a job's reference and score, listed once for all runs that share it."""
+    """The response space of a job's reference and score, listed once for all runs that share it."""
     key = world_key(job)
     if key is None:
         return None
@@ -50,60 +50,60 @@ def world_of(job: Job) -> ResponseSpace | None:
                 model, prompts = reference.language_model, job.prompts[:MOST_PROMPTS]
                 try:
                     _worlds[key] = ResponseSpace.of(model, prompts, job.score)
-                except ValueError:  # it says more than can be listed
+                except ValueError:  # its answers are too long to list
                     _worlds[key] = None
     return _worlds[key]
 
 
 def listed_values(job: Job, completions: Sequence[Completion] = ()) -> dict[str, float]:
-    """What is known of a job's policy over all listed answers, or nothing where there are none.
+    """Exact metrics of a job's policy over all listed answers; empty if they cannot be listed.
 
-    An answer that is longer counts as its first words: that is what the exact frontier is about.
+    A longer answer counts as its first words, as in the exact frontier.
 
     Args:
         job: The run's job.
-        completions: Answers of its policy, to see how many are longer.
+        completions: Answers of its policy, to count those that are longer.
 
     Returns:
-        `listed/kl`, `listed/score`; `listed/beyond`, the share of the completions that go on after
-        the most words; and who has the probability, means over the held-out pairs:
-        `listed/own_pair`, `listed/other_pairs`, `listed/no_pair`; `listed/pairs_n` of them.
+        `listed/kl`, `listed/score`; `listed/beyond`, the share of completions with more words than
+        are listed; and where the probability mass is, mean over `listed/pairs_n` held-out pairs:
+        `listed/own_pair`, `listed/other_pairs`, `listed/no_pair`.
     """
     world = world_of(job)
     if world is None:
         return {}
-    found = world.listed(job.policy)
-    values = {"kl": found.kl, "score": found.reward}
+    policy = world.listed(job.policy)
+    values = {"kl": policy.kl, "score": policy.reward}
     if completions:
-        longer = sum(len(one.ids) - one.ended > MAX_WORDS for one in completions)
+        longer = sum(len(answer.ids) - answer.ended > MAX_WORDS for answer in completions)
         values["beyond"] = longer / len(completions)
     if job.listed_pairs is None:
         job.listed_pairs = _listed_pairs(job, world)
     if len(job.listed_pairs.places):
-        mass = job.listed_pairs.mass(found.logps)
+        mass = job.listed_pairs.mass(policy.logps)
         values |= {"own_pair": mass.own, "other_pairs": mass.others, "no_pair": mass.none}
         values["pairs_n"] = len(job.listed_pairs.places)
     return {f"listed/{name}": value for name, value in values.items()}
 
 
 def _listed_pairs(job: Job, world: ResponseSpace) -> ListedPairs:
-    """The held-out pairs at the world's prompts; the training pairs show their answers too."""
-    index = {text: place for place, text in enumerate(world.responses)}
+    """The held-out pairs at the listed prompts, and the answers that occur in any pair."""
+    column_of = {text: column for column, text in enumerate(world.responses)}
     rows = {ids: row for row, ids in enumerate(job.policy.encoder.prompts(world.prompts))}
 
     @cache
-    def place(ids: Ids) -> int | None:
+    def column(ids: Ids) -> int | None:
         words = job.policy.tokenizer.decode(ids, skip_special_tokens=True).split()
-        return index.get(" ".join(words[:MAX_WORDS]))
+        return column_of.get(" ".join(words[:MAX_WORDS]))
 
     shown = torch.zeros(len(world.responses), dtype=torch.bool)
     held_out = job.held_out.tokens if job.held_out is not None else ()
     places = []
     for pair in (*held_out, *job.train.tokens):
-        sides = place(pair.chosen), place(pair.rejected)
+        sides = column(pair.chosen), column(pair.rejected)
         shown[[side for side in sides if side is not None]] = True
     for pair in held_out:
-        sides = place(pair.chosen), place(pair.rejected)
+        sides = column(pair.chosen), column(pair.rejected)
         if pair.prompt in rows and None not in sides and sides[0] != sides[1]:
             places.append((rows[pair.prompt], *sides))
     return ListedPairs(torch.tensor(places, dtype=torch.long).view(-1, 3), shown)

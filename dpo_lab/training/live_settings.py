@@ -1,4 +1,4 @@
-"""The settings that may change while a run goes on: beta and the peak learning rate."""
+"""The settings that may change during a run: beta and the peak learning rate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """Their values at one moment of a run.
+    """Values of the settings that may change, at one moment of a run.
 
     Attributes:
         beta: Larger keeps the policy closer to the reference.
-        learning_rate: The schedule's peak; none where the model's default was left open.
+        learning_rate: The schedule's peak; None for an unresolved default.
     """
 
     beta: float
@@ -24,12 +24,12 @@ class LiveSettings:
 
     @classmethod
     def of(cls, config: TrainConfig) -> LiveSettings:
-        """As a run with this configuration begins."""
+        """The values at the start of a run with this configuration."""
         return cls(*(getattr(config, name) for name in LIVE))
 
     @classmethod
     def after(cls, config: TrainConfig, records: History) -> LiveSettings:
-        """As the records of a run leave them."""
+        """The values after the last record of a run."""
         changed = records.last("change/learning_rate")
         return cls(
             records[-1].beta if records else config.beta,
@@ -37,14 +37,14 @@ class LiveSettings:
         )
 
     def as_dict(self) -> dict[str, float | None]:
-        """Their values by name."""
+        """The values by name."""
         return asdict(self)
 
     def changed_from(self, before: LiveSettings) -> dict[str, float | None]:
-        """Those that have other values than before, by name."""
+        """The values that differ from those before, by name."""
         old = before.as_dict()
         return {name: value for name, value in self.as_dict().items() if value != old[name]}
 
 
 LIVE = tuple(field.name for field in fields(LiveSettings))
-"""Their names."""
+"""Names of the settings that may change during a run."""

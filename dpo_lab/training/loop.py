@@ -1,4 +1,4 @@
-"""The training loop: a generator of records that knows no widget, no terminal and no notebook."""
+"""The training loop: a generator of step records, independent of widgets, terminal and notebook."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dpo_lab.training.setup import Job
 from dpo_lab.training.threads import KEY, RunThreads
 
 CHECKPOINT_SECONDS = 60.0
-"""Seconds without a checkpoint after which the next step has one."""
+"""Seconds without a checkpoint after which the next step writes one."""
 CHECKPOINT_SHARE = 0.05
-"""Most of the time that goes into those: a large model has them less often."""
+"""Largest share of the time spent on these: a large model writes them less often."""
 
 
 def train(
@@ -31,16 +31,15 @@ def train(
     control: RunControl | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Iterator[StepRecord]:
-    """Train a job's policy, a step at a time.
+    """Train a job's policy, one step at a time.
 
-    The policy is trained in place. With a run whose folder holds a checkpoint, training goes on
-    from there, and gives on the CPU the very records that it would have given without the break.
-    Where the job asks for another beta or learning rate than the run was begun with, it takes
-    effect from there on.
+    The policy is trained in place. If the run's folder has a checkpoint, training resumes from it;
+    on the CPU it then gives exactly the records of an uninterrupted run. If the job has another
+    beta or learning rate than the run started with, it takes effect from there on.
 
     Args:
-        job: From `prepare`; its policy must be the reference still.
-        run: Where to write records and checkpoints; none keeps nothing.
+        job: From `prepare`; its policy must still equal the reference.
+        run: Folder for records and checkpoints; None keeps nothing.
         control: To pause, stop, and change beta or the learning rate.
         callbacks: Called in this thread.
 
@@ -49,15 +48,15 @@ def train(
 
     Raises:
         NotTheReference: If the policy is not the reference at the start.
-        NonFiniteLoss: If training breaks down; the last checkpoint stays.
-        ValueError: If the run's folder is not one to go on with; it stays as it is.
+        NonFiniteLoss: If training diverges; the last checkpoint is kept.
+        ValueError: If the run cannot be resumed; its folder is not changed.
     """
     control = control or RunControl()
     course = _Course(job, run, callbacks)
     learner = course.learner
     with course:
         course.begin()
-        # One that was stopped before its first step has that record already.
+        # A run that was stopped before its first step already has that record.
         if learner.step == 0 and job.config.eval_every and not (run and run.records()):
             yield course.evaluated(learner.start_record())
         while learner.step < learner.total_steps:
@@ -78,12 +77,12 @@ def train(
 
 
 class _Course:
-    """One run of the loop: what it takes from the process and its folder, and gives back.
+    """State and resources of one training run: folder lock, threads, checkpoints, callbacks.
 
     Args:
-        job: What is trained.
+        job: The job to train.
         run: Its folder, if it has one.
-        callbacks: Called with all that happens.
+        callbacks: Called on every event.
     """
 
     def __init__(self, job: Job, run: Run | None, callbacks: Sequence[Callback]):
@@ -92,7 +91,7 @@ class _Course:
         kept = run.environment.get("threads") if run else None
         self.threads = RunThreads(kept or threads_worth(job.policy.model))
         self._restored = False
-        self._saved = -1  # step of the last checkpoint with all that is needed to go on from it
+        self._saved = -1  # step of the last checkpoint that is up to date with the live settings
         self._since, self._took = time.monotonic(), 0.0
 
     def __enter__(self) -> _Course:
@@ -101,7 +100,7 @@ class _Course:
         return self
 
     def begin(self) -> None:
-        """Take up the run where its checkpoint is, with the threads that it had."""
+        """Resume from the checkpoint, if there is one, with the run's number of threads."""
         self.job.reference.policy_moves()
         if self.run:
             self._restore(self.run)
@@ -111,9 +110,9 @@ class _Course:
             callback.on_start(self.job, self.learner.step, self.learner.total_steps)
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        """Write the last checkpoint and how it ended; give everything back."""
+        """Write the last checkpoint and the summary; release all resources."""
         closed = error is None or isinstance(error, GeneratorExit)
-        # An interrupt may have struck inside a step: the last checkpoint is the last sound state.
+        # An interrupt may have come inside a step: the last checkpoint is the last valid state.
         if not (closed or isinstance(error, KeyboardInterrupt)):
             state: State = "failed"
         elif closed and self.learner.step == self.learner.total_steps:
@@ -138,7 +137,7 @@ class _Course:
                     callback.on_end(state, error)
 
     def _finish(self, run: Run, state: State, error: BaseException | None) -> None:
-        """Note how a run ended, and give its folder back; what a run never begun says stays."""
+        """Write how a run ended, unless it failed before it was restored; release its folder."""
         try:
             if self._restored:
                 step = self.learner.step
@@ -146,12 +145,12 @@ class _Course:
         except OSError:
             if error is None:
                 raise
-            # A disk that took no checkpoint takes no note either; what is raised already says so.
+            # The disk is probably full: the error that is already being raised says so.
         finally:
             run.unlock()
 
     def _restore(self, run: Run) -> None:
-        """Take up the run, with the beta and learning rate that are asked for now."""
+        """Resume the run, with the beta and learning rate of the current configuration."""
         learner, checkpoint = self.learner, run.checkpoint
         if checkpoint is None:
             run.rewind(-1)
@@ -163,11 +162,11 @@ class _Course:
                 f"{run.path}: its checkpoint is of step {learner.step}, and the run has "
                 f"{learner.total_steps}. Give the settings that it began with."
             )
-        begun, asked = run.settings, LiveSettings.of(learner.config)
+        original, current = run.settings, LiveSettings.of(learner.config)
         changes = {
             name: value
-            for name, value in asked.changed_from(self.job.live).items()
-            if begun.get(name) not in (None, value)
+            for name, value in current.changed_from(self.job.live).items()
+            if original.get(name) not in (None, value)
         }
         run.check_changes(changes)
         run.rewind(learner.step)
@@ -176,19 +175,19 @@ class _Course:
             self.change(changes)
 
     def change(self, changes: Mapping[str, float]) -> None:
-        """Take new values of live settings, which no checkpoint has yet."""
+        """Set new values of live settings, which are not in a checkpoint yet."""
         self.learner.change(changes)
         self._saved = -1
 
     @property
     def evaluates(self) -> bool:
-        """Whether the step just done has an evaluation."""
+        """Whether to evaluate after the step just done."""
         every, step = self.job.config.eval_every, self.learner.step
         return every > 0 and (step % every == 0 or step == self.learner.total_steps)
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether the step just done has a checkpoint; no record depends on it."""
+        """Whether to write a checkpoint after the step just done; records do not depend on it."""
         step, every = self.learner.step, self.job.config.checkpoint_every
         if self.run is None:
             return False
@@ -207,10 +206,10 @@ class _Course:
             callback.on_checkpoint(learner.step)
 
     def evaluated(self, record: StepRecord) -> StepRecord:
-        """The record with an evaluation in it, noted; samples go out before it."""
+        """Evaluate and write the record with the results; samples are written before it."""
         started, job = time.perf_counter(), self.job
         seed = job.config.seed * 1_000_003 + record.step
-        # Summing over all answers takes as long as all else: at every other evaluation, and last.
+        # Summing over all answers doubles the time: only at every other evaluation, and the last.
         listed = _due(record.step, 2 * job.config.eval_every)
         listed |= record.step == self.learner.total_steps
         moved = record.step > 0
@@ -230,7 +229,7 @@ class _Course:
         return record
 
     def note(self, record: StepRecord) -> None:
-        """Write a record down, and call with it."""
+        """Write a record, and pass it to the callbacks."""
         if self.run:
             self.run.append(record)
         for callback in self.callbacks:
@@ -242,7 +241,7 @@ class _Course:
 
 
 def _last_threads(run: Run | None) -> int | None:
-    """What a run that goes on has changed the number of its threads to."""
+    """The number of threads that a resumed run last changed to, if it did."""
     changes = [record[KEY] for record in run.records() if KEY in record.values] if run else []
     return int(changes[-1]) if changes else None
 

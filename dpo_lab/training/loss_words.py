@@ -1,4 +1,4 @@
-"""A loss with all that changes it in words, from plain settings: for tables, without torch."""
+"""A loss and its options as short text, from plain settings; for tables, without torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _OPTIONS = {
     "simpo_gamma": None,
     "cpo_alpha": None,
 }
-"""Options of losses, each with the value that changes nothing."""
+"""Options of losses, each with the value at which it has no effect."""
 LAST_OPTION = "cpo_alpha"
-"""The last of them among the settings: those of further losses come after it."""
+"""The last of them among the settings: options of further losses come after it."""
 
 
 def loss_words(settings: Mapping[str, Any]) -> str:
-    """The loss with all that changes it, as in a table of runs.
+    """The loss and the options that change it, as shown in a table of runs.
 
     Args:
-        settings: As in `config.json`; what is missing there is taken as not given.
+        settings: As in `config.json`; missing settings count as not given.
     """
-    given = {name: settings.get(name) for name in (*_OPTIONS, *_further(settings))}
+    options = {name: settings.get(name) for name in (*_OPTIONS, *_further(settings))}
     words = [
         f"{name} {value:g}" if isinstance(value, float) else str(value)
-        for name, value in given.items()
+        for name, value in options.items()
         if value is not None and value != _OPTIONS.get(name)
     ]
     ld_alpha = settings.get("ld_alpha")
@@ -40,7 +40,7 @@ def loss_words(settings: Mapping[str, Any]) -> str:
 
 
 def _further(settings: Mapping[str, Any]) -> list[str]:
-    """Options of losses that came later: they stand between the last that is known and `steps`."""
+    """Options of losses added later: the settings between `LAST_OPTION` and `steps`."""
     names = list(settings)
     if not {LAST_OPTION, "steps"} <= set(names):
         return []

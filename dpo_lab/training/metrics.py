@@ -1,27 +1,27 @@
-"""Pairs' log-probabilities to the numbers that are logged, by TRL's keys and ours.
+"""The logged metrics of a batch of pairs, under TRL's keys and ours.
 
 | key | unit | what |
 |---|---|---|
 | `loss` | nats for `sigmoid` | mean over pairs |
 | `rewards/chosen`, `rewards/rejected` | | mean of beta x log-ratio |
-| `rewards/margins` | | mean of chosen minus rejected reward; `_p10`, `_p90`: over pairs |
-| `rewards/accuracies` | share | pairs whose chosen reward is the greater, as TRL counts: strictly |
+| `rewards/margins` | | mean of chosen minus rejected reward; `_p10`, `_p90`: percentiles |
+| `rewards/accuracies` | share | pairs whose chosen reward is strictly greater, as in TRL |
 | `logps/chosen`, `logps/rejected` | nats | mean of `log pi(y|x)` |
 | `logratios/chosen`, `logratios/rejected` | nats | mean over the data's responses; not a KL |
 | `logratios/chosen_negative` | share | pairs whose chosen log-ratio is below 0 |
-| `gradient_weight` | | mean push of a pair; 0.5 at the start of `sigmoid` |
-| `router/aux_loss` | | unevenness of the experts, where `router_aux_loss_coef` is given |
+| `gradient_weight` | | mean gradient weight of a pair; 0.5 at the start of `sigmoid` |
+| `router/aux_loss` | | load-balancing loss of the experts, if `router_aux_loss_coef` is given |
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
-| `change/learning_rate` | | the new peak, on the first step that a change in mid-run took effect |
+| `change/learning_rate` | | the new peak, on the first step after a change during the run |
 
-Before the first step, in step 0 and in the record of step 1, all rewards are ties (`at_start`), so
-`rewards/accuracies` reads 0 there: no pair has a winner yet.
+Before the first update (step 0 and the record of step 1) all rewards are ties (`at_start`), so
+`rewards/accuracies` is 0 there: no pair has a winner yet.
 
-With `ld_alpha` every log-probability here is the weighted sum that the loss sees. With
-`use_weighting` the training `loss` and `gradient_weight` are weighed as WPO does, `eval/loss` is
-not, so that it can be compared over time. Rewards are beta x log-ratio under every loss and
-divergence; what that means is told by `LOSSES[...].rewards`, and under another divergence
-than the reverse KL it is not the reward that the loss compares, `beta * f'(ratio)`.
+With `ld_alpha` every log-probability here is the weighted sum that the loss uses. With
+`use_weighting` the training `loss` and `gradient_weight` have WPO's weights; `eval/loss` does not,
+so that it can be compared over time. Rewards are beta x log-ratio under every loss and divergence;
+see `LOSSES[...].rewards` for their meaning. With an f-divergence other than the reverse KL they are
+not the rewards that the loss compares, `beta * f'(ratio)`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor
 from dpo_lab.objective.pair_logps import PairLogps
 
 ROUNDING = 1e-4
-"""Nats: a log-ratio smaller than this is the rounding of float32, and has not fallen."""
+"""Nats: a fall of a log-ratio smaller than this is float32 rounding, and does not count."""
 
 
 def pair_metrics(
@@ -45,11 +45,11 @@ def pair_metrics(
     Args:
         losses: `(pairs,)`.
         pairs: Log-probabilities, each `(pairs,)`, without gradient.
-        weights: `(pairs,)`, of `gradient_weight`.
+        weights: `(pairs,)`, from `gradient_weight`.
         beta: The beta in use.
 
     Returns:
-        One float a key of the table above, but the last two.
+        One float for each key of the table above except the last three.
     """
     chosen, rejected = pairs.chosen_logratios, pairs.rejected_logratios
     ordered = (chosen - rejected).sort().values.tolist()
@@ -78,7 +78,7 @@ def pair_metrics(
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """Linear between the two nearest; `torch.quantile` takes longer than a step's loss."""
-    place = (len(ordered) - 1) * share
-    low, high = math.floor(place), math.ceil(place)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    """Quantile with linear interpolation; `torch.quantile` takes longer than a step's loss."""
+    position = (len(ordered) - 1) * share
+    low, high = math.floor(position), math.ceil(position)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

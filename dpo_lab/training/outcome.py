@@ -1,4 +1,4 @@
-"""What training changed: answers to held-out prompts, scored before and after, with intervals."""
+"""Outcome of training: scores of answers to held-out prompts, before and after, with intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpo_lab.training.setup import Job, Progress, naming
 GREEDY_PROMPTS = 200
 SAMPLED_ANSWERS = 500
 Z95 = 1.959964
-"""Standard errors on either side of a 95 % interval."""
+"""Half-width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MeanCI:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> MeanCI:
-        """Wilson's interval where every value is 0 or 1, the normal one otherwise.
+        """Wilson's interval if every value is 0 or 1, else the normal interval.
 
         Source:
             Wilson 1927; at shares near 0 and 1 it stays inside [0, 1].
@@ -54,7 +54,7 @@ class MeanCI:
 
     @classmethod
     def of_share(cls, share: float, n: int) -> MeanCI:
-        """Wilson's interval of a share of `n`.
+        """Wilson's interval of a share of `n` answers.
 
         Source:
             Wilson 1927; at shares near 0 and 1 it stays inside [0, 1].
@@ -70,9 +70,9 @@ class Outcome:
     """Scores of reference and policy on the same held-out prompts.
 
     Attributes:
-        what: How the answers were made, for people.
-        before: The reference's.
-        after: The policy's.
+        what: How the answers were generated, as text for people.
+        before: Score of the reference.
+        after: Score of the policy.
     """
 
     what: str
@@ -87,15 +87,15 @@ class Outcome:
 def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | None:
     """Score answers of reference and policy to held-out prompts.
 
-    Where there are many prompts, one greedy answer to each; where there are few (the micro world
-    has five), answers sampled at temperature 1, as equally many to each as their number allows.
+    With many prompts, each gets one greedy answer; with few (the micro world has five), answers are
+    sampled at temperature 1, spread evenly over the prompts.
 
     Args:
         job: A job whose policy has been trained.
-        progress: Called with what is being done, how much is done and how much there is.
+        progress: Called with the current work, how much is done, and the total.
 
     Returns:
-        Both scores; none without a ground truth or without held-out prompts.
+        Both scores; None without a ground truth or without held-out prompts.
     """
     if job.score is None or not job.prompts:
         return None

@@ -1,4 +1,4 @@
-"""Preference pairs as a run uses them: in token ids, with what the reference gives them."""
+"""Tokenised preference pairs with their reference log-probabilities; batches of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dpo_lab.objective.pair_logps import PairLogps
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Pairs that go through the model together, a micro-batch or all of an optimiser's step.
+    """Pairs that are processed together: a micro-batch, or all pairs of an optimiser step.
 
     Attributes:
-        pairs: In token ids.
-        logps: Their reference log-probabilities and lengths; until `with_policy` gives it others,
-            the policy is the reference.
+        pairs: The pairs as token ids.
+        logps: Their reference log-probabilities and lengths; the policy's values equal the
+            reference's until `with_policy` replaces them.
     """
 
     pairs: Sequence[TokenizedPair]
     logps: PairLogps
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return len(self.pairs)
 
 
@@ -39,9 +39,9 @@ class PairsWithReference:
 
     Attributes:
         tokens: The pairs.
-        reference: `(2, pairs)`, `log pi_ref(y_w|x)` and `log pi_ref(y_l|x)` as the run's loss sees
-            them (`ld_alpha` included), nats; 0 where `scored` is false.
-        scored: `(pairs,)`, whether the reference has scored the pair: whether some step uses it.
+        reference: `(2, pairs)`, `log pi_ref(y_w|x)` and `log pi_ref(y_l|x)` as the run's loss uses
+            them (with `ld_alpha`), nats; 0 where `scored` is false.
+        scored: `(pairs,)`, whether the reference has scored the pair, that is, any step uses it.
     """
 
     tokens: TokenizedPairs
@@ -52,11 +52,11 @@ class PairsWithReference:
     def of(
         cls, tokens: TokenizedPairs, indices: Sequence[int], values: Tensor
     ) -> PairsWithReference:
-        """Pairs of which some are scored.
+        """Pairs with reference values for some of them.
 
         Args:
             tokens: The pairs.
-            indices: Those that are scored.
+            indices: Indices of the scored pairs.
             values: `(2, indices)`, their reference log-probabilities.
         """
         reference = torch.zeros(2, len(tokens))
@@ -72,25 +72,25 @@ class PairsWithReference:
         return torch.tensor(sides, dtype=torch.float32).view(-1, 2).T
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return len(self.tokens)
 
     def batch(self, indices: Sequence[int], mean_chosen_length: float | None = None) -> PairBatch:
-        """Some of the pairs, in this order.
+        """Selected pairs as a batch.
 
         Args:
-            indices: Which.
-            mean_chosen_length: Over the optimiser's batch that they are a part of.
+            indices: Indices of the pairs, in the order of the batch.
+            mean_chosen_length: Mean over the optimiser's batch, if these pairs are a part of one.
 
         Raises:
             ValueError: If the reference has not scored one of them.
         """
-        places = integers(indices)
-        if not self.scored[places].all():
+        columns = integers(indices)
+        if not self.scored[columns].all():
             raise ValueError(
                 "a pair without reference values: no step of the run uses it. Prepare the job with "
                 "settings that use it."
             )
-        reference = self.reference[:, places]
-        logps = PairLogps(*reference, *reference, *self.lengths[:, places], mean_chosen_length)
+        reference = self.reference[:, columns]
+        logps = PairLogps(*reference, *reference, *self.lengths[:, columns], mean_chosen_length)
         return PairBatch([self.tokens[index] for index in indices], logps)

@@ -1,4 +1,4 @@
-"""The model of a run, loaded or handed over, made ready to be trained."""
+"""Loads the policy of a run, or takes a loaded model, and prepares it for training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 def ready_policy(config: TrainConfig, model: AnyModel | None = None) -> LanguageModel:
-    """The model to be trained, in evaluation mode, and before any new adapter.
+    """The model to train, in evaluation mode, without a new adapter yet.
 
     Args:
         config: The configuration.
         model: A model already loaded, instead of `config.model`; it is changed in place.
 
     Raises:
-        ValueError: If nothing of it would be trained.
+        ValueError: If no weight would be trained.
     """
     policy = as_language_model(
         config.model if model is None else model,
@@ -42,7 +42,7 @@ def ready_policy(config: TrainConfig, model: AnyModel | None = None) -> Language
 
 
 def _check_trained(policy: LanguageModel) -> None:
-    """At least one weight to train."""
+    """Raise if no weight requires a gradient; warn if only some do."""
     trained = [weight.requires_grad for weight in policy.model.parameters()]
     if not any(trained):
         raise ValueError(
@@ -52,7 +52,7 @@ def _check_trained(policy: LanguageModel) -> None:
     if policy.lora or all(trained):
         return
     logger.warning(
-        "%s: %d of its %d weights have no requires_grad and stay as they are.",
+        "%s: %d of its %d weights have no requires_grad and will not be trained.",
         policy.name,
         trained.count(False),
         len(trained),
@@ -60,20 +60,20 @@ def _check_trained(policy: LanguageModel) -> None:
 
 
 def _with_merged_base(language_model: LanguageModel) -> LanguageModel:
-    """The same model from a folder of its own, so that a new adapter can be put on it.
+    """The model, saved in a folder to serve as the base of a new adapter.
 
-    An adapter names the base that it belongs to, and no folder holds weights that another adapter
-    was merged into. They are written into the lab's cache, once for the same weights.
+    An adapter refers to its base by name, but weights with a merged adapter are in no folder yet.
+    They are written to the lab's cache, once for the same weights.
     """
     folder = cache_path("merged") / weights_fingerprint(language_model.model)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as beginning:
-            part = Path(beginning) / "model"
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            part = Path(scratch) / "model"
             save_model(language_model, part)
             try:
                 part.rename(folder)
-            except OSError:  # another process was here first, with the same weights
+            except OSError:  # another process has already written the same weights
                 if not folder.exists():
                     raise
     logger.warning(

@@ -1,4 +1,4 @@
-"""What a run writes down: plain floats and strings, one record a step."""
+"""Records of a run: metrics of each step, and sample answers, as plain floats and strings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 from dpo_lab.data.sampled import shown
 
-# Keys that runs were written with before, each with the one that it is now.
+# Former metric keys, which older runs were written with, and their present names.
 _FORMER = {
     "kl/policy_n": "kl/n",
     "kl/policy": "kl/per_token",
@@ -22,9 +22,9 @@ _FORMER = {
 def _now(key: str) -> str:
     """The present name of a metric."""
     for former, name in _FORMER.items():
-        for before in ("", "eval/"):
-            if key.startswith(before + former):
-                return before + name + key.removeprefix(before + former)
+        for prefix in ("", "eval/"):
+            if key.startswith(prefix + former):
+                return prefix + name + key.removeprefix(prefix + former)
     return key
 
 
@@ -33,7 +33,7 @@ STEP_FIELDS = ("step", "epoch", "pairs_seen", "beta", "learning_rate")
 
 @dataclass(frozen=True)
 class StepRecord:
-    """State of a run after an optimiser step (step 0: before the first, evaluation alone).
+    """State of a run after an optimiser step (step 0: before the first step, evaluation only).
 
     Attributes:
         step: Optimiser steps done.
@@ -41,13 +41,13 @@ class StepRecord:
         pairs_seen: Training pairs used so far.
         beta: The loss's beta in this step.
         learning_rate: The optimiser's learning rate in this step.
-        values: The step's metrics by TRL's keys (`loss`, `rewards/margins`, ...) and ours
-            (`logratios/chosen`, `logratios/chosen_negative`, ...); on a step with an evaluation
-            `eval/...`, `kl/...`, `score/...` too. See `metrics.py` for the list. The same on every
-            machine and in every repetition that is bit for bit the same.
-        timing: `seconds`, `pairs_per_second`, `tokens_per_second`, `peak_memory_gb`, and
-            `evaluation_seconds` where there was one: never the same twice, so kept apart and in
-            a file of their own.
+        values: The step's metrics under TRL's keys (`loss`, `rewards/margins`, ...) and ours
+            (`logratios/chosen`, `logratios/chosen_negative`, ...); after an evaluation also
+            `eval/...`, `kl/...`, `score/...`. See `metrics.py` for the list. Reproducible on the
+            CPU (see `runs.py`), unlike `timing`.
+        timing: `seconds`, `pairs_per_second`, `tokens_per_second`, `peak_memory_gb`, and after an
+            evaluation `evaluation_seconds`; never the same twice, so stored separately, in their
+            own file.
     """
 
     step: int
@@ -63,7 +63,7 @@ class StepRecord:
         return getattr(self, key) if key in STEP_FIELDS else self.values[key]
 
     def get(self, key: str) -> float | None:
-        """As indexing; none where the step has no such metric."""
+        """Like indexing, but None if the step has no such metric."""
         return getattr(self, key) if key in STEP_FIELDS else self.values.get(key)
 
     def as_dict(self) -> dict[str, float]:
@@ -86,10 +86,10 @@ class SampleRecord:
         prompt: The prompt as text.
         reference: The reference's greedy answer.
         policy: The policy's greedy answer.
-        reference_score: Ground-truth score of the reference's answer, where there is one.
-        policy_score: The same of the policy's.
+        reference_score: Ground-truth score of the reference's answer, if there is one.
+        policy_score: The same for the policy's answer.
         reference_cut: Whether the reference's answer was cut at the length limit.
-        policy_cut: The same of the policy's.
+        policy_cut: The same for the policy's answer.
     """
 
     step: int
@@ -103,7 +103,7 @@ class SampleRecord:
 
     @property
     def shown(self) -> tuple[str, str]:
-        """Both answers for people, the reference's first: one that was cut says so."""
+        """Both answers as shown to people, the reference's first; a cut answer is marked."""
         return shown(self.reference, self.reference_cut), shown(self.policy, self.policy_cut)
 
     def as_dict(self) -> dict:

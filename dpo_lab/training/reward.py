@@ -1,4 +1,4 @@
-"""Training a reward model on pairs by Bradley-Terry: the stage that DPO leaves out."""
+"""Training a reward model on pairs with the Bradley-Terry loss: the stage that DPO skips."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from dpo_lab.training.schedule import schedule_factor
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """How a reward model is trained.
+    """Settings for training a reward model.
 
     Attributes:
         epochs: Passes over the pairs.
-        batch_pairs: Pairs in a step; the last one takes what is left.
-        learning_rate: Peak for the trunk; rises over a tenth of the steps, falls along a cosine.
-        head_learning_rate: Peak for the new head, which begins from nothing.
+        batch_pairs: Pairs per step; the last step may have fewer.
+        learning_rate: Peak for the trunk; warm-up over a tenth of the steps, then cosine decay.
+        head_learning_rate: Peak for the new head, which starts from random weights.
         weight_decay: AdamW's.
         micro_batch_tokens: Most padded tokens in a forward and backward pass.
-        seed: Of the order.
+        seed: Seed of the order of pairs.
     """
 
     epochs: int = 1
@@ -43,7 +43,7 @@ class RewardTraining:
 
     @classmethod
     def for_model(cls, language_model: LanguageModel) -> RewardTraining:
-        """Defaults by model: 4,000 noisy pairs are few for micro, so its weights decay fast."""
+        """Defaults for a model: micro needs strong weight decay, as 4,000 noisy pairs are few."""
         if language_model.name == "micro":
             return cls(10, 32, 5e-4, 3e-2, 1.0)
         return cls()
@@ -61,16 +61,16 @@ def train_reward_model(
     Args:
         reward_model: Trained in place.
         pairs: Token ids, from `tokenize_pairs`.
-        training: How.
+        training: The settings.
 
     Yields:
-        After each step its mean loss, nats; ln 2 where nothing is known.
+        The mean loss of each step, nats; ln 2 is chance.
 
     Source:
         Rafailov et al. 2023, Eq. 2; Ouyang et al. 2022, section 3.5.
     """
     model, head = reward_model.model, list(reward_model.head.parameters())
-    trunk = [p for p in model.parameters() if all(p is not own for own in head)]
+    trunk = [p for p in model.parameters() if all(p is not weight for weight in head)]
     steps = training.steps(len(pairs))
     optimizer = torch.optim.AdamW(
         [
@@ -79,14 +79,14 @@ def train_reward_model(
         ],
         weight_decay=training.weight_decay,
     )
-    course = partial(schedule_factor, "cosine", warmup=round(0.1 * steps), total=steps)
-    schedule = LambdaLR(optimizer, course)
+    factor = partial(schedule_factor, "cosine", warmup=round(0.1 * steps), total=steps)
+    schedule = LambdaLR(optimizer, factor)
     total = training.epochs * len(pairs)
     order = PairSampler(len(pairs), training.batch_pairs, training.seed, total)
     for step in range(steps):
-        picked = [pairs[index] for index in order.batch(step)]
+        batch = [pairs[index] for index in order.batch(step)]
         with threads_for(model):
-            loss = _accumulate(reward_model, picked, training.micro_batch_tokens)
+            loss = _accumulate(reward_model, batch, training.micro_batch_tokens)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -94,15 +94,15 @@ def train_reward_model(
         yield loss
 
 
-def _accumulate(reward_model: RewardModel, picked: list[TokenizedPair], budget: int) -> float:
-    """Gradient of the mean loss, a micro-batch at a time; the loss, nats."""
+def _accumulate(reward_model: RewardModel, batch: list[TokenizedPair], budget: int) -> float:
+    """Add the gradient of the mean loss, one micro-batch at a time; returns the loss, nats."""
     total = 0.0
-    for group in token_budget_batches([len(pair) for pair in picked], budget, rows=2):
-        some = [picked[index] for index in group]
-        chosen = [(pair.prompt, pair.chosen) for pair in some]
-        rejected = [(pair.prompt, pair.rejected) for pair in some]
+    for group in token_budget_batches([len(pair) for pair in batch], budget, rows=2):
+        micro_batch = [batch[index] for index in group]
+        chosen = [(pair.prompt, pair.chosen) for pair in micro_batch]
+        rejected = [(pair.prompt, pair.rejected) for pair in micro_batch]
         rewards = reward_model.rewards(chosen + rejected)
-        loss = preference_nll(*rewards.split(len(some))).sum() / len(picked)
+        loss = preference_nll(*rewards.split(len(micro_batch))).sum() / len(batch)
         loss.backward()
         total += loss.item()
     return total

@@ -1,4 +1,4 @@
-"""Where runs lie: the folder of all of them, a new one for the next."""
+"""The default folder of runs, its list of runs, and unique folders for new runs."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
 
 def list_runs(folder: str | Path) -> list[Run]:
     """The runs in a folder, oldest first."""
-    found = [Run(path.parent) for path in Path(folder).glob("*/config.json")]
-    return sorted(found, key=lambda run: (run.path / "config.json").stat().st_mtime)
+    runs = [Run(path.parent) for path in Path(folder).glob("*/config.json")]
+    return sorted(runs, key=lambda run: (run.path / "config.json").stat().st_mtime)
 
 
 def runs_folder() -> Path:
-    """Where runs lie by default: `$DPO_LAB_RUNS`, or `runs` at the root of the project.
+    """The default folder of runs: `$DPO_LAB_RUNS`, or `runs` at the root of the project.
 
-    The project is the nearest folder upwards that holds `.git` or `pyproject.toml`, so that a
-    command at its root and a notebook below it find each other's runs. Outside of a project, and in
-    one that is the home folder or holds it, it is `runs` in the current folder.
+    The root is the nearest folder upwards with `.git` or `pyproject.toml`, so that a command at the
+    root and a notebook below it find each other's runs. Outside a project, or if its root is the
+    home folder or contains it, it is `runs` in the current folder.
     """
-    if given := os.environ.get("DPO_LAB_RUNS"):
-        return Path(given)
+    if from_environment := os.environ.get("DPO_LAB_RUNS"):
+        return Path(from_environment)
     here, home = Path.cwd(), Path.home()
     for folder in (here, *here.parents):
         if folder == home or folder in home.parents:
             break
-        if any((folder / mark).exists() for mark in (".git", "pyproject.toml")):
+        if any((folder / marker).exists() for marker in (".git", "pyproject.toml")):
             return Path(os.path.relpath(folder / "runs"))
     return Path("runs")
 
 
 def new_folder(config: TrainConfig, root: str | Path | None = None) -> Path:
-    """A new folder under a root, named after what the run does; no other process gets it.
+    """Create a new folder under a root, named after the run's settings; no other process gets it.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         root: By default `runs_folder()`.
 
     Returns:
-        The folder, made and empty; `give_back` it if no run is begun there.
+        The new, empty folder; call `give_back` if no run is started there.
 
     Raises:
-        OSError: If it cannot be made.
+        OSError: If it cannot be created.
     """
     root = runs_folder() if root is None else Path(root)
     check_writable(root)
@@ -67,6 +67,6 @@ def new_folder(config: TrainConfig, root: str | Path | None = None) -> Path:
 
 
 def give_back(folder: Path) -> None:
-    """Remove a folder of `new_folder` if no run was begun in it."""
-    with contextlib.suppress(OSError):  # of one that is not empty
+    """Remove a folder of `new_folder` if no run was started in it."""
+    with contextlib.suppress(OSError):  # raised if it is not empty
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""One run from its settings to what it changed: prepare, begin or go on, train, measure."""
+"""`run_job`: one run from its settings to its outcome: prepare, start or resume, train, measure."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dpo_lab.training.setup import Job, prepare
 
 
 class StoppedBeforeTraining(Exception):
-    """The run was stopped while it was prepared: its folder is as it was."""
+    """The run was stopped while it was prepared; its folder is unchanged."""
 
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A run of the loop that has ended.
+    """A job whose training has ended.
 
     Attributes:
-        job: What was trained.
-        state: Whether all of its steps are done.
-        outcome: What they changed, where it was to be measured and there is a ground truth.
+        job: The job.
+        state: `done` if all steps are done, else `stopped`.
+        outcome: Scores before and after training, if measured and there is a ground truth.
     """
 
     job: Job
@@ -40,7 +40,7 @@ class FinishedJob:
 
 
 class _End(Callback):
-    """How training ended."""
+    """Remembers how training ended."""
 
     state: State = "failed"
 
@@ -62,28 +62,28 @@ def run_job(
     control: RunControl | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FinishedJob:
-    """Prepare a job, train it to its end, and measure what that changed.
+    """Prepare a job, train it to the end, and measure the outcome.
 
-    The command line, the sweep, the workbench and the analyses that train all go this way.
+    The command line, sweeps, the workbench and the analyses that train all use this function.
 
     Args:
-        config: What to run.
-        folder: Where the run is kept; none keeps nothing.
-        resume: Whether a run that is there goes on.
-        changes: Beta or peak learning rate of the steps to come, by name.
+        config: The settings of the run.
+        folder: The run's folder; None keeps nothing.
+        resume: Whether to resume a run that is already in the folder.
+        changes: New beta or peak learning rate for the remaining steps, by name.
         model: As for `prepare`.
         data: As for `prepare`.
         score: As for `prepare`.
         keep_reference: As for `prepare`.
-        measure: Whether answers of policy and reference are scored at the end; the run's summary
-            then holds an `outcome`, which is none without a ground truth.
+        measure: Whether to score answers of policy and reference at the end; the run's summary
+            then has an `outcome`, which is null without a ground truth.
         control: To pause, stop, and change settings from another thread.
         callbacks: Called in this thread.
 
     Raises:
-        FileExistsError: If the folder has something in it that is not to go on.
+        FileExistsError: If the folder has other files, or a run while `resume` is false.
         StoppedBeforeTraining: If the control was stopped while the job was prepared.
-        ValueError: As by `prepare`, `open_or_create` and `train`.
+        ValueError: As in `prepare`, `open_or_create` and `train`.
     """
     control, changes = control or RunControl(), changes or {}
     run = None if folder is None else Run(folder)

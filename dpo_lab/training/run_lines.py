@@ -1,4 +1,4 @@
-"""The lines of a run's record files: read, compared with what was written, cut back."""
+"""JSON-lines files of a run: read, check against checksums, cut back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LINE_FILES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
 
 
 def read_rows(path: Path, up_to: int | None = None) -> list[dict[str, Any]]:
-    """Objects of a file, one a line; a last line that a kill cut short is left out.
+    """The objects in a file, one per line; a last line that a kill cut short is left out.
 
     Args:
-        path: The file; none is no row.
+        path: The file; a missing file has no rows.
         up_to: Stop before the first row of a later step.
 
     Raises:
-        ValueError: If a line in the middle is broken: that was no kill.
+        ValueError: If a line before the last one is broken, which a kill cannot cause.
     """
     rows, lines = [], path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -30,8 +30,8 @@ def read_rows(path: Path, up_to: int | None = None) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             if any(rest.strip() for rest in lines[number:]):
                 raise ValueError(
-                    f"{path}: line {number} is broken, though whole lines follow; those before it "
-                    f"are whole, {_until(rows)}. {WAY_OUT}"
+                    f"{path}: line {number} is broken, though other lines follow; those before it "
+                    f"are intact, {_until(rows)}. {WAY_OUT}"
                 )
             break
         if up_to is not None and row["step"] > up_to:
@@ -41,26 +41,26 @@ def read_rows(path: Path, up_to: int | None = None) -> list[dict[str, Any]]:
 
 
 def line_checksums(path: Path) -> str:
-    """CRC-32 of every line of a file, eight hexadecimal digits each, one after the other."""
+    """CRC-32 of every line of a file, eight hexadecimal digits each, concatenated."""
     text = path.read_bytes() if path.exists() else b""
     return "".join(f"{zlib.crc32(line):08x}" for line in text.splitlines(keepends=True))
 
 
 def check_lines(path: Path, noted: str) -> None:
-    """Refuse a file that does not begin with the lines that were written.
+    """Raise if a file does not start with the lines that were written.
 
     Args:
         path: The file.
-        noted: What `line_checksums` gave when they were.
+        noted: The result of `line_checksums` when they were written.
 
     Raises:
-        ValueError: With the first line that is another, or that is missing.
+        ValueError: Naming the first line that differs or is missing.
     """
     now = line_checksums(path)
-    for place in range(0, len(noted), 8):
-        if now[place : place + 8] != noted[place : place + 8]:
-            number = place // 8 + 1
-            what = "is not what was written" if len(now) > place else "is missing"
+    for start in range(0, len(noted), 8):
+        if now[start : start + 8] != noted[start : start + 8]:
+            number = start // 8 + 1
+            what = "is not what was written" if len(now) > start else "is missing"
             try:
                 before = _until(read_rows(path)[: number - 1])
             except ValueError:
@@ -72,33 +72,33 @@ def check_lines(path: Path, noted: str) -> None:
 
 
 def cut_back(path: Path, noted: str) -> str:
-    """The text of the lines that were written, without those after them."""
+    """The text of the lines with checksums, without any later lines."""
     text = path.read_bytes() if path.exists() else b""
     return b"".join(text.splitlines(keepends=True)[: len(noted) // 8]).decode()
 
 
 def check_steps(path: Path, rows: list[Mapping[str, Any]]) -> None:
-    """Refuse rows that do not follow each other, a step at a time.
+    """Raise if the steps of rows are not consecutive.
 
     Raises:
-        ValueError: If a step is missing, or comes twice.
+        ValueError: If a step is missing or repeated.
     """
     for before, row in zip([{"step": -1}, *rows], rows, strict=False):
-        # A run without evaluations begins at 1; earlier versions wrote step 0 twice where a run was
+        # A run without evaluations starts at 1; earlier versions wrote step 0 twice if a run was
         # stopped there.
         allowed = {-1: (0, 1), 0: (0, 1)}.get(before["step"], (before["step"] + 1,))
         if row["step"] not in allowed:
             raise ValueError(
-                f"{path}: step {row['step']} follows step {before['step']}: lines are missing, or "
-                f"come twice. {WAY_OUT}"
+                f"{path}: step {row['step']} follows step {before['step']}: lines are missing or "
+                f"repeated. {WAY_OUT}"
             )
 
 
 WAY_OUT = (
-    "Put a copy of the file back; or remove the folder checkpoint, and a resumed run is computed "
-    "again from its beginning."
+    "Put a copy of the file back; or remove the folder checkpoint, and a resumed run starts again "
+    "from step 0."
 )
-"""What to do about a folder that was touched."""
+"""Advice in errors about a folder that was changed."""
 
 
 def _until(rows: list[Mapping[str, Any]]) -> str:

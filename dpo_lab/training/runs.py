@@ -1,16 +1,16 @@
-"""A run is a folder: what it was asked, what it measured, and a checkpoint that survives a kill.
+"""A run is a folder with its settings, its records, and a checkpoint that survives a kill.
 
 config.json       the configuration
-environment.json  versions, origin and hash of the weights, what became of the data's rows, hashes
-                  of tokenizer and chat template, and whether that was used
-metrics.jsonl     one line a step, flushed; on the CPU the same bytes whenever the run is repeated
-                  with as many threads and the same reference values, of which the lab's cache keeps
-                  those that were computed first
+environment.json  versions, origin and hash of the weights, rows used and skipped, hashes of
+                  tokenizer and chat template, and whether the template was used
+metrics.jsonl     one line per step, flushed; on the CPU byte-identical whenever the run is repeated
+                  with the same number of threads and the same reference values (the lab's cache
+                  keeps the values that were computed first)
 timing.jsonl      seconds, rates and memory of each step, which are never the same twice
 samples.jsonl     answers to held-out prompts
 checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trainer.pt, and
-                  checksums.json: of these files, of the settings and of every line until then
-summary.json      how it ended; missing while it runs and after a kill
+                  checksums.json, for these files, the settings and every line written so far
+summary.json      how the run ended; missing while it runs and after a kill
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dpo_lab.training.config import TrainConfig
 
 BEGINNING = {".lock", "environment.json.next", "environment.json", "config.json.next"}
-"""What a kill leaves of a run that was just being begun: nothing that is not written again."""
+"""Files that a kill during `Run.create` can leave; a new run overwrites them."""
 
 
 class Run:
@@ -57,10 +57,10 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig, environment: Mapping[str, Any]) -> Run:
-        """Begin a run in a folder that is new, empty, or was left by a kill in this very call.
+        """Start a run in a folder that is new, empty, or left by a kill during this same call.
 
         Raises:
-            FileExistsError: If there is something else in it, or another process begins one there.
+            FileExistsError: If other files are in it, or another process starts a run there.
         """
         run = cls(path)
         run.path.mkdir(parents=True, exist_ok=True)
@@ -68,14 +68,14 @@ class Run:
         try:
             run.check_free()
             write_json(run.path / "environment.json", environment)
-            # Last, since a folder is a run once it has this.
+            # Last, since this file makes the folder a run.
             write_json(run.path / "config.json", config.as_dict())
         finally:
             run.unlock()
         return run
 
     def check_free(self) -> None:
-        """Refuse a folder in which no run can be begun.
+        """Raise if no new run can start in the folder.
 
         Raises:
             FileExistsError: If there is a run in it, or other files.
@@ -85,8 +85,8 @@ class Run:
                 f"{self.path}: exists already. Give another folder, or --resume to go on with the "
                 "run in it."
             )
-        there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
-        if other := there - BEGINNING:
+        names = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        if other := names - BEGINNING:
             raise FileExistsError(
                 f"{self.path}: holds no run but other files, such as {min(other)}. Give a folder "
                 "that is new or empty."
@@ -97,7 +97,7 @@ class Run:
         """An existing run.
 
         Raises:
-            FileNotFoundError: If the folder is no run.
+            FileNotFoundError: If the folder is not a run.
         """
         run = cls(path)
         if not run.exists:
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        """The configuration it was begun with."""
+        """The configuration with which it started."""
         from dpo_lab.training.config import TrainConfig
 
         settings = self.settings
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The plain values of its `config.json`, which need no torch to be read."""
+        """The plain values in its `config.json`, readable without torch."""
         return read_json(self.path / "config.json")
 
     @property
@@ -143,23 +143,23 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do: it is trained, and what that changed is measured."""
+        """Whether nothing is left to do: training is done and the outcome measured."""
         return self.exists and self.summary["state"] == "done" and "outcome" in self.summary
 
     @property
     def live(self) -> LiveSettings:
-        """Beta and peak learning rate that a resumed run goes on with."""
+        """Beta and peak learning rate with which a resumed run continues."""
         settings, noted = self.settings, noted_at_checkpoint(self.path) or {}
         return LiveSettings(*(noted.get(name, settings.get(name)) for name in LIVE))
 
     def check_changes(self, changes: Collection[str]) -> None:
-        """Refuse new values of live settings once every step is in the checkpoint.
+        """Raise for new values of live settings once every step is done.
 
         Args:
-            changes: Their names.
+            changes: Names of the settings.
 
         Raises:
-            ValueError: If no step is left for them.
+            ValueError: If no step is left in which they would take effect.
         """
         if not changes:
             return
@@ -171,10 +171,10 @@ class Run:
             )
 
     def records(self) -> list[StepRecord]:
-        """Every step so far; a last line that a kill cut short is left out.
+        """The records of all steps so far; a last line that a kill cut short is left out.
 
         Raises:
-            ValueError: If lines are not what was written, or not there.
+            ValueError: If lines were changed or are missing.
         """
         path = self.path / "metrics.jsonl"
         timings = {line.pop("step"): line for line in self._rows("timing.jsonl")}
@@ -183,35 +183,35 @@ class Run:
         try:
             return [StepRecord.from_dict(line, timings.get(line["step"])) for line in rows]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: a line is no record of a step ({error}).") from None
+            raise ValueError(f"{path}: a line is not the record of a step ({error}).") from None
 
     def samples(self) -> list[SampleRecord]:
-        """Every answer so far.
+        """All answers so far.
 
         Raises:
-            ValueError: If lines are not what was written, or not there.
+            ValueError: If lines were changed or are missing.
         """
         try:
             return [SampleRecord(**line) for line in self._rows("samples.jsonl")]
         except TypeError as error:
             path = self.path / "samples.jsonl"
-            raise ValueError(f"{path}: a line is no answer ({error}).") from None
+            raise ValueError(f"{path}: a line is not a sample record ({error}).") from None
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        """Lines of a file, those of the checkpoint's time compared with what was written then."""
-        noted = noted_at_checkpoint(self.path)  # before the lines: while the run goes on, both grow
+        """Rows of a file; those up to the checkpoint are compared with its checksums."""
+        noted = noted_at_checkpoint(self.path)  # read before the lines: both grow during a run
         if noted:
             check_lines(self.path / name, noted["lines"].get(name, ""))
         return read_rows(self.path / name)
 
     def check(self) -> None:
-        """Refuse to go on in a folder that was touched since its checkpoint was written.
+        """Raise if the folder was changed since its checkpoint was written.
 
         Raises:
-            ValueError: If settings, weights, optimiser or a line are not what was written.
+            ValueError: If settings, weights, optimiser state or a record line were changed.
         """
         if not check_folder(self.path):
-            self.records(), self.samples()  # what can be seen without checksums
+            self.records(), self.samples()  # the checks that are possible without checksums
 
     def last_samples(self) -> list[SampleRecord]:
         """The answers of the last evaluation."""
@@ -219,7 +219,7 @@ class Run:
         return [sample for sample in samples if sample.step == samples[-1].step]
 
     def lock(self) -> None:
-        """Take the folder for this process; released when the process ends, however it ends.
+        """Lock the folder for this process; the lock ends with the process, even after a kill.
 
         Raises:
             FileExistsError: If another process is writing to it.
@@ -233,13 +233,13 @@ class Run:
             ) from None
 
     def unlock(self) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         self._lock.release()
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after a step (-1: everything), and how the run ended.
+        """Remove all records after a step (-1: all of them), and the summary.
 
-        A run that was done at this step, of which nothing is forgotten, stays done.
+        A run that was done at this step, and from which nothing is removed, stays done.
         """
         noted, whole = noted_at_checkpoint(self.path) if step >= 0 else None, True
         for path in (self.path / name for name in LINE_FILES):
@@ -285,20 +285,20 @@ class Run:
             ) from error
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write how it ended, or add to it."""
+        """Write the summary, or add to it."""
         old = self.summary if (self.path / "summary.json").exists() else {}
         write_json(self.path / "summary.json", {**old, **summary})
 
     @property
     def checkpoint(self) -> Path | None:
-        """The newest whole checkpoint, if there is one; repairs what a kill left half renamed."""
+        """The newest complete checkpoint, if any; completes an interrupted replacement."""
         return find_checkpoint(self.path)
 
     def save_checkpoint(self, write: Callable[[Path], None], **facts: float) -> None:
-        """Replace the checkpoint; at every moment one whole checkpoint is on disk.
+        """Replace the checkpoint; one complete checkpoint is on disk at all times.
 
         Args:
-            write: Writes the files of a checkpoint into the folder it is given.
-            **facts: Noted beside its checksums: `step`, and the live settings.
+            write: Writes the files of a checkpoint into the folder that it gets.
+            **facts: Values to store with its checksums: `step`, and the live settings.
         """
         replace_checkpoint(self.path, write, **facts)

@@ -1,4 +1,4 @@
-"""Course of the learning rate over a run."""
+"""Learning-rate schedules with warm-up: constant, linear, cosine."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def schedule_factor(kind: Schedule, done: int, warmup: int, total: int) -> float:
-    """Share of the peak learning rate in the next step, above 0 in each of a run's steps.
+    """Learning rate of the next step as a share of its peak; above 0 in every step of a run.
 
-    Of `N` steps with `W` of warm-up, step `n`, from 1, takes
+    With `N` steps, `W` of them warm-up, step `n` (counted from 1) has
 
-        n / (W + 1)                                 up to n = W, and after it
+        n / (W + 1)                                 up to n = W, then
         1                                           `constant`
         (N - n + 1) / (N - W)                       `linear`
         (1 + cos(pi (n - W - 1) / (N - W))) / 2     `cosine`
 
-    so step `W + 1` is at the peak, and the 0 that linear and cosine fall to is what a step after
-    the last one would have.
+    so step `W + 1` is at the peak; linear and cosine would reach 0 one step after the last one.
 
     Args:
-        kind: Name of the course.
+        kind: Name of the schedule.
         done: Steps done, `n - 1`.
         warmup: `W`.
         total: `N`.
 
     Source:
-        The warm-up is that of the DPO authors' code, which also begins above 0.
+        The warm-up is that of the DPO authors' code, which also starts above 0.
     """
     if done < warmup:
         return (done + 1) / (warmup + 1)

@@ -1,4 +1,4 @@
-"""From a configuration to a job: model, reference, tokens and reference log-probabilities."""
+"""`prepare`: from a configuration to a `Job` with model, reference, tokens and reference values."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ from dpo_lab.training.text_record import TextRecord, with_template
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is."""
+"""Called with the current work, how much is done, and the total."""
 
 
 def naming(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    """The same progress for a part of the work that does not know its name."""
+    """A `(done, total)` callback that reports to `progress` under the name `what`."""
     return progress and (lambda done, total: progress(what, done, total))
 
 
 @dataclass
 class Job:
-    """A run made ready: nothing is trained yet, and the policy equals the reference.
+    """A prepared run: nothing is trained yet, and the policy equals the reference.
 
     Attributes:
-        config: The configuration, with every `None` that could be resolved resolved.
-        live: Beta and peak learning rate as they are now; training changes them.
+        config: The configuration, with defaults filled in.
+        live: Current beta and peak learning rate, which may change during training.
         policy: The model that will be trained.
-        reference: The policy as it is now, frozen.
-        scorer: Log-probabilities of the policy.
-        fingerprint: Of the reference's weights.
+        reference: The policy before training, frozen.
+        scorer: Scorer of the policy.
+        fingerprint: Hash of the reference's weights.
         train: Training pairs.
-        held_out: Held-out pairs; none if nothing is held out.
-        prompts: Held-out prompts, each once, in the shape in which the model gets them.
-        score: Ground-truth score of `(prompt, response)`, where there is one.
-        load_reports: What was read and skipped.
+        held_out: Held-out pairs; None if nothing is held out.
+        prompts: Held-out prompts, each once, in the form in which the model gets them.
+        score: Ground-truth score of `(prompt, response)`, if there is one.
+        load_reports: Rows read and skipped.
         data_fingerprint: Hash of the training pairs' text.
-        held_out_fingerprint: The same of the held-out pairs.
-        text: What made ids of it.
-        prompt_kind: What one of the prompts is, for people; whoever puts others in says so.
-        cache_use: Reference values computed and read.
-        reference_answers: Greedy answers of the reference, once an evaluation has needed them.
-        listed_pairs: The held-out pairs among all answers, once an evaluation has listed these.
-        restore_dropout: Gives the policy's dropouts their probabilities again.
+        held_out_fingerprint: Hash of the held-out pairs' text.
+        text: The tokenizer and chat template that turned the text into ids.
+        prompt_kind: Name for one of the prompts, shown to people; set it if you replace `prompts`.
+        cache_use: Number of reference values computed and read.
+        reference_answers: Greedy answers of the reference, from the first evaluation on.
+        listed_pairs: The held-out pairs among all listed answers, from the first evaluation on.
+        restore_dropout: Restores the policy's dropout probabilities.
     """
 
     config: TrainConfig
@@ -92,7 +92,7 @@ class Job:
     restore_dropout: Callable[[], None] = lambda: None
 
     def hand_back(self) -> None:
-        """Give the policy's dropouts their probabilities again; it stays in evaluation mode."""
+        """Restore the policy's dropout probabilities; it stays in evaluation mode."""
         self.policy.model.eval()
         self.restore_dropout()
 
@@ -107,31 +107,31 @@ def prepare(
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
 ) -> Job:
-    """Load, tokenise and score with the reference.
+    """Load model and data, tokenise the pairs, and score them with the reference.
 
     Args:
         config: The configuration.
         model: A model already loaded, instead of `config.model`, alone or as `(model, tokenizer)`.
-            It is trained in place, and the reference is what it is now. Weights without
-            `requires_grad` stay as they are. Its dropout is off until the run ends; it is left in
+            It is trained in place, and its present state is the reference. Weights without
+            `requires_grad` are not trained. Its dropout is off until the run ends; it is left in
             evaluation mode.
         data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
         score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
-        keep_reference: Whether the reference can be asked while the policy is trained and after,
-            which takes a copy of weights that are all trained; by default where the run evaluates,
-            or there is a score for its answers.
-        cache: Where reference values are kept; by default the lab's cache on disk.
-        progress: Called with what is being done, how much is done and how much there is.
+        keep_reference: Whether the reference stays usable during and after training, which in full
+            fine-tuning takes a copy of the weights; by default if the run evaluates, or there is a
+            score for its answers.
+        cache: Cache of reference values; by default the lab's cache on disk.
+        progress: Called with the current work, how much is done, and the total.
 
     Returns:
         The job; `dpo_lab.training.loop.train` runs it.
 
     Raises:
-        FileNotFoundError: If model or data are not to be found.
+        FileNotFoundError: If model or data are not found.
         ValueError: If data, model or configuration do not fit together.
     """
     train, held_out = load_data(config, data)
-    pair_order(config, len(train))  # refuses a batch that is too large
+    pair_order(config, len(train))  # raises if a batch is too large
     policy = ready_policy(config, model)
     restore_dropout = disable_dropout(policy.model)
     config = replace(
@@ -139,14 +139,12 @@ def prepare(
         precision=resolve_precision(config.precision, policy.device),
         micro_batch_tokens=micro_batch_tokens(config, policy.device),
     )
-    tokens = [
-        tokenize(config, some, policy.tokenizer, policy.encoder.vocabulary)
-        for some in (train, held_out)
-        if len(some)
-    ]
+    splits = [pairs for pairs in (train, held_out) if len(pairs)]
+    vocabulary = policy.encoder.vocabulary
+    tokens = [tokenize(config, pairs, policy.tokenizer, vocabulary) for pairs in splits]
     fingerprint = weights_fingerprint(policy.base)
-    # The reference is scored before any adapter is added: by the very weights that are hashed; and
-    # on as many threads as the run has, which decide the last bits of its values.
+    # Score the reference before an adapter is added, so with exactly the hashed weights; and with
+    # the run's number of threads, which determines the last bits of the values.
     with threads_for(policy.model):
         scored, use = _score_reference(
             config, policy, fingerprint, tokens, cache or ReferenceCache(), progress
@@ -178,7 +176,7 @@ def prepare(
         held_out=scored[1] if len(scored) > 1 else None,
         prompts=_prompts(config, policy, held_out, tokens[1]) if len(held_out) else [],
         score=score,
-        load_reports=[some.report for some in (train, held_out) if len(some)],
+        load_reports=[pairs.report for pairs in splits],
         data_fingerprint=train.fingerprint(),
         held_out_fingerprint=held_out.fingerprint(),
         text=TextRecord.of(policy, config, tokens[0]),
@@ -197,7 +195,7 @@ def load_data(
 ) -> tuple[Preferences, Preferences]:
     """Training and held-out pairs, from the configuration or from memory.
 
-    Of those that are not held out, the first `config.limit` are trained on.
+    Of the pairs that are not held out, only the first `config.limit` are used for training.
     """
     if data is None:
         return load_train_and_held_out(
@@ -221,7 +219,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: int | None = None,
 ) -> TokenizedPairs:
-    """Token ids of the pairs, cut as the configuration says, that are below `vocabulary`."""
+    """Token ids of the pairs, cut to the configured lengths; ids must be below `vocabulary`."""
     return tokenize_pairs(
         pairs,
         tokenizer,
@@ -234,14 +232,14 @@ def tokenize(
 
 
 def pair_order(config: TrainConfig, pairs: int) -> PairSampler:
-    """Which of so many training pairs make each step of a run."""
+    """The order in which `pairs` training pairs are used in the steps of a run."""
     return PairSampler(pairs, config.batch_pairs, config.seed, config.total_pairs(pairs))
 
 
 def _prompts(
     config: TrainConfig, policy: LanguageModel, held_out: Preferences, tokens: TokenizedPairs
 ) -> list[Text]:
-    """Prompts of the held-out pairs that can be used, each once, as the model gets them."""
+    """Prompts of the usable held-out pairs, each once, in the form in which the model gets them."""
     kept = {pair.row for pair in tokens}
     usable = replace(held_out, pairs=tuple(pair for pair in held_out if pair.row in kept))
     return policy.encoder.as_prompts(usable.prompts, config.prompt_format)
@@ -261,7 +259,7 @@ def _score_reference(
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
         used.append((held_out, list(range(len(held_out)))))
     cut = config.ld_alpha is not None
-    parts = [PairSequences.of([some[i] for i in indices], cut) for some, indices in used]
+    parts = [PairSequences.of([pairs[i] for i in indices], cut) for pairs, indices in used]
     values, use = reference_logps(
         LogpScorer.probed(policy, config.precision),
         fingerprint,
@@ -272,14 +270,14 @@ def _score_reference(
     )
     scored = []
     sizes = [len(part.all) for part in parts]
-    for (some, indices), part, logps in zip(used, parts, values.split(sizes), strict=True):
-        own = pair_logps(part, logps, config.ld_alpha)
-        scored.append(PairsWithReference.of(some, indices, own))
+    for (pairs, indices), part, logps in zip(used, parts, values.split(sizes), strict=True):
+        reference = pair_logps(part, logps, config.ld_alpha)
+        scored.append(PairsWithReference.of(pairs, indices, reference))
     return scored, use
 
 
 def _trained_on(config: TrainConfig, pairs: int) -> list[int]:
-    """Indices of the training pairs that some step of the run uses."""
+    """Indices of the training pairs that at least one step of the run uses."""
     if config.total_pairs(pairs) >= pairs:
         return list(range(pairs))
     order = pair_order(config, pairs)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the stage before DPO, which makes a reference that speaks."""
+"""Supervised fine-tuning (SFT), the stage before DPO, which makes the reference."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def supervised_finetune(
     seed: int = 0,
     penalty: Callable[[int], Tensor] | None = None,
 ) -> Iterator[float]:
-    """Train a model to give the responses of examples, `-log pi(y|x)` a token.
+    """Train a model on example responses, minimising `-log pi(y|x)` per token.
 
     Args:
         language_model: The model; trained in place.
         examples: `(prompt, response)`, text or messages.
         steps: Optimiser steps.
-        batch_size: Examples a step.
-        learning_rate: Peak of AdamW's learning rate, which falls to 0 along a cosine.
-        warmup_steps: Steps over which it rises.
-        seed: Seed of the order.
-        penalty: Given the step, a scalar added to the loss.
+        batch_size: Examples per step.
+        learning_rate: Peak of AdamW's learning rate, with cosine decay to 0.
+        warmup_steps: Steps of warm-up to the peak.
+        seed: Seed of the order of examples.
+        penalty: Returns a scalar to add to the loss, given the step.
 
     Yields:
-        After each step, the mean loss of its response tokens, nats.
+        The mean loss of each step's response tokens, nats.
     """
     encoder, model = language_model.encoder, language_model.model
     encoded = encoder.encode(*zip(*examples, strict=True))
-    sequences = [(one.prompt, one.response) for one in encoded]
+    sequences = [(example.prompt, example.response) for example in encoded]
     order = PairSampler(len(sequences), batch_size, seed)
     scorer = LogpScorer.probed(language_model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    course = partial(schedule_factor, "cosine", warmup=warmup_steps, total=steps)
-    schedule = LambdaLR(optimizer, course)
+    factor = partial(schedule_factor, "cosine", warmup=warmup_steps, total=steps)
+    schedule = LambdaLR(optimizer, factor)
     for step in range(steps):
         batch = collate([sequences[index] for index in order.batch(step)], encoder.pad_id)
         loss = -scorer.token_logps(batch.to(language_model.device)).mean()

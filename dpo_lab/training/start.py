@@ -1,4 +1,4 @@
-"""The start of a run: the policy is the reference, so every margin is an exact tie."""
+"""Checks that the policy equals the reference when a run starts, and makes every margin 0."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class NotTheReference(RuntimeError):
 
 
 def at_start(pairs: PairLogps, precision: str) -> PairLogps:
-    """Pairs scored before the first step, with the reference's values as the policy's.
+    """Pairs scored before the first step, with the policy's values replaced by the reference's.
 
-    Both come from the same weights, but from other batches, and the sums differ by rounding: a
-    strict comparison of rewards would call about half of all ties a win.
+    Both come from the same weights but from different batches, so the sums differ by rounding: a
+    strict comparison of rewards would count about half of all ties as wins.
 
     Args:
-        pairs: With numbers of tokens.
-        precision: That they were scored in.
+        pairs: Log-probabilities, with lengths.
+        precision: The precision in which they were scored.
 
     Raises:
         NotTheReference: If a log-ratio is more than rounding.

@@ -1,4 +1,4 @@
-"""A grid of runs: every combination of some settings, resumable, the reference scored once."""
+"""Sweeps: a resumable grid of runs over settings, with the reference scored only once."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ logger = logging.getLogger(__name__)
 MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/logratios/chosen")
 MEASURED += ("kl/per_token", "kl/per_token_stderr", "kl/cut", "score/policy", "score/policy_stderr")
 MEASURED += ("listed/kl", "listed/score", "listed/beyond")
-"""What the table has of each run, beside its settings: the last values."""
+"""Metrics in the table of runs: the last value of each."""
 
 Done = Callable[[str, int, int], None]
-"""Called with the name of a run that is finished, how many are, and how many there are."""
+"""Called with the name of a finished run, how many runs are finished, and how many there are."""
 
 
 class SweepFailed(RuntimeError):
     """Some runs of a sweep have failed; the others are done.
 
     Attributes:
-        failures: What went wrong, by the name of the run.
+        failures: Error messages by the name of the run.
         rows: The table of the runs that are done.
     """
 
@@ -52,28 +52,28 @@ class SweepFailed(RuntimeError):
         self.failures, self.rows = dict(failures), rows
 
     def __str__(self) -> str:
-        told = "; ".join(f"{name}: {why}" for name, why in self.failures.items())
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.failures.items())
         count = len(self.failures)
-        return f"{count} {'run' if count == 1 else 'runs'} failed: {told}"
+        return f"{count} {'run' if count == 1 else 'runs'} failed: {reasons}"
 
 
 def grid(base: TrainConfig, values: Mapping[str, Sequence[Any]]) -> dict[str, TrainConfig]:
-    """Every combination of settings by its name, such as `beta=0.1,seed=0`.
+    """Every combination of settings, keyed by a name such as `beta=0.1,seed=0`.
 
     Args:
         base: All other settings.
         values: The settings that vary, each with its values.
 
     Raises:
-        ValueError: If nothing varies, a setting is not known, or a value is given twice.
+        ValueError: If nothing varies, a setting is unknown, or a value is given twice.
     """
     known = {field.name for field in fields(TrainConfig)}
-    varied = {name: list(some) for name, some in values.items()}
-    for name, some in varied.items():
+    varied = {name: list(options) for name, options in values.items()}
+    for name, options in varied.items():
         if name not in known:
             raise ValueError(f"{name}: no such setting. See 'dpo-lab train --help'.")
-        if not some or len(set(map(str, some))) < len(some):
-            raise ValueError(f"{name}={some}: give one or more different values.")
+        if not options or len(set(map(str, options))) < len(options):
+            raise ValueError(f"{name}={options}: give one or more different values.")
     if not varied:
         raise ValueError("nothing varies: give at least one setting several values.")
     configs = {}
@@ -82,7 +82,7 @@ def grid(base: TrainConfig, values: Mapping[str, Sequence[Any]]) -> dict[str, Tr
         name = ",".join(f"{key}={_shown(value)}" for key, value in settings.items())
         if name in configs:
             raise ValueError(
-                f"{name}: two combinations would have this folder. Write their values apart."
+                f"{name}: two combinations would have this folder. Use values that differ more."
             )
         configs[name] = replace(base, **settings)
     return configs
@@ -95,26 +95,26 @@ def sweep(
     workers: int | None = None,
     done: Done | None = None,
 ) -> list[dict[str, Any]]:
-    """Run what is not finished yet, several at a time, each in a folder of its name.
+    """Run every configuration that is not finished, several at a time, each in its own folder.
 
-    Killed and begun again, it leaves finished runs alone and takes up the others at their last
-    checkpoint. Before the first run the reference scores every pair that some run uses; no run
-    does it again. A signal, an error or the death of this process ends the runs in progress within
-    seconds: each with a checkpoint of its last step if that is done by then, else with the one that
-    it has. A chat template that writes the date has one date in all runs, that of their beginning.
+    After a kill, call it again: finished runs are skipped, the others resume at their last
+    checkpoint. Before the first run, the reference scores every pair that any run uses, so no run
+    has to. A signal, an error or the death of this process ends the running runs within seconds,
+    with a checkpoint of the last step if it can be written in that time, else with the previous
+    one. A chat template that writes the date gets the same date in all runs, that of their start.
 
     Args:
-        configs: Settings by name.
-        folder: Where the runs lie.
-        workers: Processes; by default one a core on the CPU, else one.
-        done: Told of every run that is finished, those of earlier times included.
+        configs: Configurations by the name of the run.
+        folder: Parent of the runs' folders.
+        workers: Number of processes; by default one per core on the CPU, else one.
+        done: Called for every finished run, including those finished by earlier calls.
 
     Returns:
-        The table, a row a run in the order of the configurations.
+        The table, one row per run in the order of the configurations.
 
     Raises:
         FileExistsError: If the folder of a run has other files in it.
-        ValueError: If a run that is there has other settings, or there are no workers.
+        ValueError: If an existing run has other settings, or `workers` is less than 1.
         SweepFailed: If some runs fail, after all others are done.
     """
     if workers is not None and workers < 1:
@@ -124,16 +124,16 @@ def sweep(
         check_settings(run, config)
         if not run.exists:
             run.check_free()
-    left = [name for name in configs if not Run(folder / name).finished]
-    count = len(configs) - len(left)
-    for name in configs.keys() - set(left):
+    unfinished = [name for name in configs if not Run(folder / name).finished]
+    count = len(configs) - len(unfinished)
+    for name in configs.keys() - set(unfinished):
         if done:
             done(name, count, len(configs))
-    if left:
+    if unfinished:
         dated = _dated(configs, folder)
-        to_run = {name: dated[name] for name in left}
+        to_run = {name: dated[name] for name in unfinished}
         _score_references(to_run.values())
-        workers = min(workers or _processes(to_run.values()), len(left))
+        workers = min(workers or _processes(to_run.values()), len(unfinished))
 
         def one_more(name: str) -> None:
             nonlocal count
@@ -154,7 +154,7 @@ def sweep(
 
 
 def _dated(configs: Mapping[str, TrainConfig], folder: Path) -> dict[str, TrainConfig]:
-    """The configurations with the date that a template writes: a run's own, else the sweep's."""
+    """The configurations with the date for a chat template: the run's own, else the sweep's."""
     runs = {name: Run(folder / name) for name in configs}
     kept = {name: run.config.template_date for name, run in runs.items() if run.exists}
     day = next(filter(None, kept.values()), date.today().isoformat())
@@ -165,31 +165,31 @@ def _dated(configs: Mapping[str, TrainConfig], folder: Path) -> dict[str, TrainC
 
 
 def _processes(configs: Iterable[TrainConfig]) -> int:
-    """One a core where all of them run on the CPU, else one."""
+    """Number of processes: one per core if all runs use the CPU, else one."""
     devices = {resolve_device(config.device).type for config in configs}
     return os.cpu_count() or 1 if devices == {"cpu"} else 1
 
 
 def run_one(config: TrainConfig, path: Path, stopped: threading.Event) -> None:
-    """One run of a sweep, from where it was left to what it changed.
+    """Start or resume one run of a sweep, and measure its outcome.
 
     Args:
         config: Its settings.
         path: Its folder.
-        stopped: Once it is set, the run ends after its step, with a checkpoint.
+        stopped: Setting it ends the run after the current step, with a checkpoint.
     """
     with suppress(StoppedBeforeTraining):
         run_job(config, path, control=RunControl(stopped))
 
 
 def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, Any]]:
-    """A row a finished run: its name, the settings that vary, its last measured numbers.
+    """One row per finished run: its name, the settings that vary, its last measured numbers.
 
-    `score`, `score_low` and `score_high` are those of the outcome: answers to held-out prompts
-    with their 95 % interval, as in `dpo-lab train`.
+    `score`, `score_low` and `score_high` are from the outcome: the mean score of answers to
+    held-out prompts and its 95 % interval, as in `dpo-lab train`.
     """
-    base = [config.as_dict() for config in configs.values()]
-    varied = [key for key in base[0] if len({str(one[key]) for one in base}) > 1]
+    settings = [config.as_dict() for config in configs.values()]
+    varied = [key for key in settings[0] if len({str(values[key]) for values in settings}) > 1]
     rows = []
     for name, config in configs.items():
         run = Run(folder / name)
@@ -198,7 +198,7 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
         records, outcome = _history(run), run.summary.get("outcome") or {}
         after = outcome.get("after", {})
         row = {"run": name} | {key: getattr(config, key) for key in varied}
-        # Not as "loss": that is the name of a setting.
+        # Not named "loss", which is a setting.
         row |= {key: records.last(key) for key in MEASURED} | {"last_loss": records.last("loss")}
         row |= {"score": after.get("mean"), "score_low": after.get("low")}
         rows.append(row | {"score_high": after.get("high")})
@@ -206,7 +206,7 @@ def table(configs: Mapping[str, TrainConfig], folder: Path) -> list[dict[str, An
 
 
 def _history(run: Run) -> History:
-    """Its records; none, which is said, of a run whose folder was touched."""
+    """The run's records; empty, with a warning, if its folder was changed."""
     try:
         return History(run.records())
     except (ValueError, OSError) as error:
@@ -215,7 +215,7 @@ def _history(run: Run) -> History:
 
 
 def begin_worker(threads: int) -> None:
-    """In each process, first: its share of the cores."""
+    """Called first in each process: sets its share of the cores."""
     torch.set_num_threads(threads)
 
 
@@ -223,7 +223,7 @@ def _score_references(configs: Iterable[TrainConfig]) -> None:
     """Fill the cache with every reference value that the runs will ask for."""
     scored = set()
     for config in configs:
-        # Which pairs are used depends on these alone; a model is scored before any adapter.
+        # Only these settings decide which values are needed; adapters come after scoring.
         plain = TrainConfig(
             **{
                 name: getattr(config, name)

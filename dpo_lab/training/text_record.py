@@ -1,4 +1,4 @@
-"""What makes ids of a run's text: template, format, date and tokenizer, kept and compared."""
+"""Record of how a run's text became token ids (tokenizer, chat template), compared on resume."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextRecord:
-    """What a run's ids hang on beside the text.
+    """What a run's token ids depend on, apart from the text.
 
     Attributes:
-        template: Hash of the chat template; none without one.
-        used: Whether it wrote the training prompts: `chat`, `plain`, or `chat and plain`.
-        date: The date that it writes, where it writes one.
-        tokenizer: Hash of the tokenizer, its added tokens and special ones among it.
-        tokens: How many tokens it has.
+        template: Hash of the chat template; None without one.
+        used: Format of the training prompts: `chat` (with it), `plain`, or `chat and plain`.
+        date: The date that the template writes, if it writes one.
+        tokenizer: Hash of the tokenizer, including added and special tokens.
+        tokens: Number of tokens of the tokenizer.
     """
 
     template: str | None
@@ -41,7 +41,7 @@ class TextRecord:
     def of(
         cls, policy: LanguageModel, config: TrainConfig, pairs: Iterable[TokenizedPair]
     ) -> TextRecord:
-        """What a job's ids hang on."""
+        """The record of a job's policy, configuration and pairs."""
         text, tokenizer = policy.encoder.template.text, policy.tokenizer
         used = sorted({"chat" if pair.rendered else "plain" for pair in pairs})
         return cls(
@@ -57,16 +57,16 @@ class TextRecord:
         return asdict(self)
 
     def changed_since(self, begun: Mapping[str, Any]) -> str | None:
-        """What is not as it was when a run began, in words; none if all of it is.
+        """Description of the first change since a run started; None if nothing changed.
 
         Args:
-            begun: What the run's `environment.json` says; a run of before this was recorded says
-                nothing, which is warned of.
+            begun: The record in the run's `environment.json`; empty for runs of earlier versions,
+                which a warning says.
         """
         if not begun:
             logger.warning(
-                "the run was begun before tokenizer and chat template were recorded: whether its "
-                "text has the ids that it had then is not known."
+                "the run was begun before tokenizer and chat template were recorded: changes to "
+                "its token ids cannot be detected."
             )
         now = self.as_dict()
         name = next((name for name in now if name in begun and begun[name] != now[name]), None)
@@ -82,11 +82,11 @@ class TextRecord:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of all that a tokenizer does: pieces, merges, added tokens, BOS, special tokens."""
+    """Hash of all that defines a tokenizer: pieces, merges, added tokens, special tokens, BOS."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(backend, "to_str"):
         parts = json.loads(backend.to_str())
-        # How a batch is cut and padded, which each call says for itself.
+        # Without truncation and padding, which each call sets itself.
         parts = {k: v for k, v in parts.items() if k not in ("truncation", "padding")}
     else:
         added = {token: str(text) for token, text in tokenizer.added_tokens_decoder.items()}
@@ -96,10 +96,10 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def with_template(policy: LanguageModel, config: TrainConfig) -> TrainConfig:
-    """Give a model the template and the date of its run, and say in the configuration which.
+    """Set the run's chat template and date in a model, and return the configuration with them.
 
-    A template that writes the day on which it is used would write another one after a resume: the
-    day on which the run begins is kept.
+    A template that writes the current date would write another date after a resume, so the date on
+    which the run started is kept.
     """
     config = config.resolved()
     policy.use_template(config.chat_template, None)

@@ -1,7 +1,7 @@
-"""How many threads a run computes with: what its model is worth, what it began with, what is free.
+"""The number of torch threads of a run, lowered while other processes use the cores.
 
-The number decides in which order sums are taken, hence the last bits of a record: it is part of
-what a run writes down, and a run that goes on takes it from there.
+The number decides the order of sums, and so the last bits of a record. It is therefore recorded in
+the run, and a resumed run takes it from there.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from dpo_lab.training.records import StepRecord
 logger = logging.getLogger(__name__)
 
 TAKEN = 0.65
-"""Processor time that each thread gets, over the step's, below which the cores are taken."""
+"""If threads get less than this share of a step's time on a core, the cores are busy."""
 WATCHED = 3
-"""Steps over which that is measured."""
+"""Number of steps over which that share is measured."""
 SHORT = 0.2
-"""Seconds of a step that is too short to tell: calls take its time."""
+"""Steps of fewer seconds are not measured: call overhead dominates them."""
 KEY = "change/threads"
 """Logged on the first step with another number of threads."""
 
 
 class RunThreads:
-    """The threads of one run: set where it begins, watched at every step, put back at its end.
+    """The threads of one run: set at its start, adapted after every step, restored at its end.
 
-    They are watched on the CPU alone: elsewhere a step waits for the device, and that its threads
-    get little processor time does not mean that others take it.
+    They are adapted only on the CPU: elsewhere a step waits for the device, so little processor
+    time does not mean that other processes use the cores.
 
     Args:
-        at_most: How many it begins with, and has again when the cores are free.
+        at_most: The number at the start, restored when the cores are free again.
     """
 
     def __init__(self, at_most: int):
@@ -51,11 +51,11 @@ class RunThreads:
         self._changed = False
 
     def take(self, device: torch.device, number: int | None = None) -> None:
-        """Set them.
+        """Set the number of threads.
 
         Args:
-            device: Where the model is.
-            number: What a run that goes on had last.
+            device: The model's device.
+            number: The last number of a resumed run.
         """
         self.number = number or self.number
         self._watching = device.type == "cpu"
@@ -65,13 +65,13 @@ class RunThreads:
             say_that_threads_spin()
 
     def watched(self, record: StepRecord) -> StepRecord:
-        """Note a step's times, and change the number for the next one if the cores are taken.
+        """Measure a step's times, and change the number for the next step if the cores are busy.
 
         Args:
-            record: Of the step, with `seconds` and `processor_seconds` in its timing.
+            record: Record of the step, with `seconds` and `processor_seconds` in its timing.
 
         Returns:
-            The record; with the number in it if this was the first step with it.
+            The record; it contains the number if this was the first step with it.
         """
         if not self._watching:
             return record
@@ -87,25 +87,25 @@ class RunThreads:
         return record
 
     def put_back(self) -> None:
-        """Leave the process with as many threads as it had, if it was changed."""
+        """Restore the process's number of threads, if it was changed."""
         if self._before is not None:
             release_threads(self._before)
             self._before = None
 
     def _fit(self, cores: float) -> None:
-        """As many threads as cores were had; all of them again once the machine has room."""
+        """Use as many threads as there were free cores; all again once the machine has room."""
         if self.number > 1 and cores < TAKEN * self.number:
             self._set(max(1, min(self.number - 1, round(cores))), "other processes take the cores")
         elif self.number < self.at_most and _room_for(self.at_most - self.number):
             self._set(self.at_most, "the cores are free again")
 
     def _set(self, number: int, why: str) -> None:
-        logger.warning("%s: threads %d, before %d.", why, number, self.number)
+        logger.warning("%s: threads now %d, before %d.", why, number, self.number)
         self.number, self._changed = number, True
         self._seen.clear()
         torch.set_num_threads(number)
 
 
 def _room_for(more: int) -> bool:
-    """Whether the machine's load of the last minute leaves room for some threads more."""
+    """Whether the machine's load over the last minute leaves room for `more` threads."""
     return os.getloadavg()[0] + more <= (os.cpu_count() or 1) + 0.25

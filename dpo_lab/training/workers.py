@@ -1,4 +1,4 @@
-"""Processes that take up one call after another, and end when whoever started them ends."""
+"""A pool of worker processes that run calls, and that end when their parent process ends."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 GRACE = 3.0
-"""Seconds that a call has to end by itself once it is stopped; what it has not written to disk by
-then is lost."""
+"""Seconds that a stopped call has to end by itself; anything not written to disk by then is
+lost."""
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
 
 class _Process:
-    """A process that runs a function of `control` and of what it is sent, again and again."""
+    """A process that calls a function with each set of arguments that it is sent."""
 
     def __init__(self, place: str, begin: tuple[str, Any]):
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, place, begin), daemon=True)
+        self.pipe, child_pipe = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_pipe, place, begin), daemon=True)
         with _passive():
             self.process.start()
-        theirs.close()
+        child_pipe.close()
 
     def close(self) -> None:
-        """Nothing more is sent: it ends by itself."""
+        """Close the pipe, after which an idle process ends by itself."""
         self.pipe.close()
         self.process.join(GRACE)
 
     def stop(self) -> None:
-        """Have it end."""
+        """Ask the process to end."""
         self.process.terminate()
 
     def end(self) -> None:
-        """Wait for that, and end it if it does not."""
+        """Wait for the process to end, and kill it if it does not."""
         self.process.join(GRACE + 1)
         if self.process.is_alive():
             self.process.kill()
@@ -58,31 +58,31 @@ def run_all(
     begin: tuple[str, Any],
     done: Callable[[str], None],
 ) -> dict[str, str]:
-    """Make every call in one of some processes; a call that fails ends no other.
+    """Run every call in a pool of processes; a failed call does not affect the others.
 
-    Whatever ends this function early, a signal or an error, ends the processes too: each has
-    `GRACE` seconds to bring its call to a clean end. They notice by themselves if this process is
-    killed.
+    A signal or an error that ends this function early ends the processes too: each has `GRACE`
+    seconds to finish its call cleanly. If this process is killed, they notice and end by
+    themselves.
 
     Args:
         place: The function as `module:name`; its last argument is a `threading.Event` that is set
-            when it is to end.
+            when it must end.
         calls: Its other arguments by the name of the call.
-        workers: How many processes.
+        workers: Number of processes.
         begin: A function as `module:name` that each process calls first, and its argument.
-        done: Told the name of each call that has succeeded.
+        done: Called with the name of each call that has succeeded.
 
     Returns:
-        What went wrong, by the name of the call.
+        Error messages of failed calls, by the name of the call.
     """
-    left, failed = deque(calls.items()), {}
+    queue, failed = deque(calls.items()), {}
     busy: dict[Connection, tuple[_Process, str]] = {}
     idle = [_Process(place, begin) for _ in range(min(workers, len(calls)))]
     everyone = list(idle)
     try:
-        while left or busy:
-            while left and idle:
-                name, arguments = left.popleft()
+        while queue or busy:
+            while queue and idle:
+                name, arguments = queue.popleft()
                 worker = idle.pop()
                 worker.pipe.send(arguments)
                 busy[worker.pipe] = worker, name
@@ -94,7 +94,7 @@ def run_all(
                 except (EOFError, ConnectionResetError):
                     worker.process.join()
                     error = f"its process ended with {worker.process.exitcode}"
-                    if left:
+                    if queue:
                         everyone.append(_Process(place, begin))
                         idle.append(everyone[-1])
                 if error is None:
@@ -113,7 +113,7 @@ def run_all(
 
 @contextlib.contextmanager
 def _passive() -> Iterator[None]:
-    """A process that begins here has threads that sleep while they wait."""
+    """Processes started inside this context have threads that sleep while they wait."""
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ["OMP_WAIT_POLICY"] = before or "PASSIVE"
     try:
@@ -124,7 +124,7 @@ def _passive() -> Iterator[None]:
 
 
 class _Ending:
-    """The order to end, by a signal or by the death of the process that started this one."""
+    """Ends this process on a signal, or when the parent process has died."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -136,7 +136,7 @@ class _Ending:
         watch.start()
 
     def ask(self, code: int) -> None:
-        """End at once where nothing is being done, else within `GRACE` seconds."""
+        """End at once if idle, else within `GRACE` seconds."""
         if not self.busy:
             os._exit(code)
         if not self.asked.is_set():
@@ -154,7 +154,7 @@ class _Ending:
 
 
 def _serve(pipe: Connection, place: str, begin: tuple[str, Any]) -> None:
-    """In the process. Nothing large is imported before the order to end can be heard."""
+    """Main function of a worker process; nothing large is imported before signals are handled."""
     ending = _Ending()
     _find(begin[0])(begin[1])
     call = _find(place)
@@ -167,13 +167,13 @@ def _serve(pipe: Connection, place: str, begin: tuple[str, Any]) -> None:
         try:
             call(*arguments, ending.asked)
             error = None
-        except Exception as caught:  # told to whoever asked for the call
+        except Exception as caught:  # sent to the parent process
             error = str(caught) or type(caught).__name__
         if not ending.asked.is_set():
             ending.busy = False
             pipe.send(error)
-    # At once: the run's files are written, and Python's own end stops the thread that would see to
-    # it that this one is not late.
+    # Exit at once: the run's files are written, and a normal Python exit would stop the thread that
+    # limits the time to end.
     os._exit(ending.code)
 
 

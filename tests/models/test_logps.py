@@ -88,7 +88,7 @@ def test_a_model_in_training_mode_is_scored_without_dropout_and_left_as_it_was(g
 
 def test_what_is_no_model_is_refused_in_words(given):
     model, tokenizer = given
-    with pytest.raises(TypeError, match="a list is no causal language model. Give a name"):
+    with pytest.raises(TypeError, match="a list is not a causal language model. Give a name"):
         as_language_model([model])
     model.config._name_or_path = "nowhere/at-all"
     with pytest.raises(ValueError, match="nowhere/at-all: no tokenizer is found"):

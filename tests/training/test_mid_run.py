@@ -250,7 +250,7 @@ def test_broken_weights_replace_no_checkpoint_and_end_no_run_as_done(
     whole = begin(tmp_path / "a", config)
     with monkeypatch.context() as patch:
         poisoned(patch, at, value)
-        with pytest.raises(NonFiniteLoss, match=f"step {at}: after it 1 weights are no finite"):
+        with pytest.raises(NonFiniteLoss, match=f"step {at}: after it 1 weights are not finite"):
             begin(tmp_path / "b", config)
     run = Run(tmp_path / "b")
     assert run.summary["state"] == "failed" and "no finite numbers" in run.summary["error"]
@@ -282,7 +282,7 @@ def test_weights_that_are_numbers_but_give_no_gradient_replace_no_checkpoint(tmp
     config = replace(QUICK, eval_every=0, checkpoint_every=1, schedule="constant")
     control = RunControl()
     move = At(3, lambda: control.set(learning_rate=1e30))
-    with pytest.raises(NonFiniteLoss, match="step 4: after it the gradient is no finite"):
+    with pytest.raises(NonFiniteLoss, match="step 4: after it the gradient is not finite"):
         begin(tmp_path / "b", config, move, control=control)
     run = Run(tmp_path / "b")
     assert torch.load(run.checkpoint / "trainer.pt", weights_only=True)["step"] == 3

@@ -215,5 +215,5 @@ def test_a_configuration_reads_back_whatever_it_holds(run):
 
 @pytest.mark.parametrize("day", ["20260131", "2026-W05-6"])
 def test_a_date_is_written_in_one_way(day):
-    with pytest.raises(ValueError, match="written otherwise, 2026-01-31.* Write it as 2026-01-31"):
+    with pytest.raises(ValueError, match="2026-01-31 in another format.* Write it as 2026-01-31"):
         TrainConfig(template_date=day)

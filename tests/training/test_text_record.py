@@ -245,7 +245,7 @@ def test_a_date_that_a_template_writes_is_the_day_on_which_the_run_began(folder,
 
 def test_a_template_without_a_date_records_none(folder):
     assert prepare(settings(folder, template_date="2025-12-24")).text.date is None
-    with pytest.raises(ValueError, match="template_date='Christmas': no date .* 2026-01-31"):
+    with pytest.raises(ValueError, match="template_date='Christmas': not a date .* 2026-01-31"):
         settings(folder, template_date="Christmas")
 
 
