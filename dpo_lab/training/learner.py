@@ -317,7 +317,7 @@ class Learner:
             reason = shortened(str(error) or type(error).__name__, 120)
             raise ValueError(
                 f"{folder / 'trainer.pt'}: holds no state of this run ({reason}). Remove the "
-                f"folder {folder.name}; a resumed run then starts again from step 0."
+                f"folder {folder.name}, and a resumed run starts again from step 0."
             ) from error
 
 

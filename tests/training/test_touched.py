@@ -31,7 +31,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
 RECORDS = ("metrics.jsonl", "samples.jsonl")
-REMEDY = "[Rr]emove the folder checkpoint, and a resumed run is computed again"
+REMEDY = "[Rr]emove the folder checkpoint, and a resumed run starts again"
 
 
 def go_on(run: Run) -> list:
