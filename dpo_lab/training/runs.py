@@ -138,7 +138,7 @@ class Run:
         path = self.path / "summary.json"
         summary = read_json(path) if path.exists() else {"state": "unfinished"}
         if not isinstance(summary.get("state"), str):
-            raise ValueError(f"{path}: says no state. Remove it; --resume writes it again.")
+            raise ValueError(f"{path}: has no state. Remove it; --resume writes it again.")
         return summary
 
     @property
