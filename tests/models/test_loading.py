@@ -149,7 +149,7 @@ def test_an_adapter_on_an_adapter_is_refused(base, tmp_path):
     "options, message",
     [
         ({"rank": 0}, "lora_rank=0: must be at least 1"),
-        ({"rank": 2, "targets": ("q_proj", "lm_haed")}, "no module 'lm_haed'.*Name modules as"),
+        ({"rank": 2, "targets": ("q_proj", "lm_haed")}, "no module 'lm_haed'.*module names"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(base, options, message):

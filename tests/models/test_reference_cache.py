@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written_to_is_read(scorer, cache, monkeypatch, c
     assert torch.equal(values[:8], whole) and use.cached == 8 and use.computed == 4
     assert cache.path.read_bytes() == before
     said = [r.getMessage() for r in caplog.records if "cannot be written to" in r.getMessage()]
-    assert len(said) == 1 and "are not kept" in said[0]
+    assert len(said) == 1 and "are not stored" in said[0]
 
 
 def test_a_full_disk_keeps_no_value_and_stops_nothing(scorer, cache, caplog):
