@@ -1,4 +1,4 @@
-"""Device and arithmetic by name: what the machine has, and what is fastest on it."""
+"""Resolves device and precision names, and `auto`, on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpo_lab.models.choices import Precision
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device meant by a name; `auto` is the fastest there is.
+    """The device with a name; `auto` is the fastest available one.
 
     Raises:
         ValueError: If the machine has no such device.
@@ -21,24 +21,24 @@ def resolve_device(device: str) -> torch.device:
         "cpu": True,
     }
     if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
+        return torch.device(next(name for name, usable in available.items() if usable))
     if not available.get(device.split(":")[0], False):
-        there = ", ".join(name for name, there in available.items() if there)
+        names = ", ".join(name for name, usable in available.items() if usable)
         raise ValueError(
-            f"device={device!r}: this machine has {there}. Use 'auto' or one of these."
+            f"device={device!r}: this machine has {names}. Use 'auto' or one of these."
         )
     return torch.device(device)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The arithmetic meant by a name.
+    """The precision to use for a setting.
 
-    `auto` is bfloat16 autocast on CUDA that has it, else float32. Weights, the head, log-softmax,
-    sums and losses are float32 either way. On a CPU, bfloat16 is hundreds of times slower than
-    float32 unless it has instructions for it, so `auto` never picks it there.
+    `auto` is bfloat16 autocast on CUDA devices that support it, else float32. Weights, the head,
+    log-softmax, sums and losses are always float32. On a CPU without bfloat16 instructions,
+    bfloat16 is hundreds of times slower than float32, so `auto` never chooses it there.
 
     Raises:
-        ValueError: If there is no such precision.
+        ValueError: If the precision is unknown.
     """
     if precision not in get_args(Precision):
         raise ValueError(

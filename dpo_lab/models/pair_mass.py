@@ -1,4 +1,4 @@
-"""Where the probability of a policy lies: on a pair's own responses, on other pairs', elsewhere."""
+"""Probability mass of a policy on a pair's own responses, on other pairs' responses, elsewhere."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PairMass:
-    """The probability of a pair's own responses, of those of other pairs, and of all others.
-
-    Means over pairs, each at its own prompt; together one.
+    """Probability mass at a pair's prompt, mean over pairs; the three parts sum to one.
 
     Attributes:
-        own: Of the pair's two responses.
-        others: Of responses that some other pair shows, to whatever prompt.
-        none: Of responses that no pair shows.
+        own: On the pair's two answers.
+        others: On answers that occur in other pairs, with any prompt.
+        none: On answers that occur in no pair.
     """
 
     own: float
@@ -26,20 +24,20 @@ class PairMass:
 
 @dataclass(frozen=True, eq=False)
 class ListedPairs:
-    """Pairs among the listed responses.
+    """Pairs whose responses are among the listed ones.
 
     Attributes:
-        places: `(pairs, 3)`: the prompt of each, its chosen and its rejected response.
-        shown: `(responses,)`, true where some pair shows the response.
+        places: `(pairs, 3)`: indices of the prompt, the chosen and the rejected response.
+        shown: `(responses,)`, true if the response occurs in any pair.
     """
 
     places: Tensor
     shown: Tensor
 
     def mass(self, logps: Tensor) -> PairMass:
-        """Where the probability is, given `(prompts, responses)` log-probabilities, nats."""
-        shares = logps.exp()
+        """The probability mass, given `(prompts, responses)` log-probabilities, nats."""
+        probabilities = logps.exp()
         prompt, chosen, rejected = self.places.T
-        own = (shares[prompt, chosen] + shares[prompt, rejected]).mean().item()
-        shown = (shares * self.shown).sum(dim=-1)[prompt].mean().item()
-        return PairMass(own, shown - own, shares.sum(dim=-1)[prompt].mean().item() - shown)
+        own = (probabilities[prompt, chosen] + probabilities[prompt, rejected]).mean().item()
+        shown = (probabilities * self.shown).sum(dim=-1)[prompt].mean().item()
+        return PairMass(own, shown - own, probabilities.sum(dim=-1)[prompt].mean().item() - shown)

@@ -1,4 +1,4 @@
-"""A model's weights: their hash, saved to a folder, and put back from it."""
+"""A model's weights: hash them, save them to a folder, load them back."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dpo_lab.models.loading import LanguageModel
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Hash of a model's weights and of the configuration that gives them meaning.
+    """Hash of a model's weights and configuration.
 
-    Two models with equal fingerprints compute the same function; a model changed in memory has
-    another one than the name it was loaded by. Adapters count with their scale, and with whether
-    they are on.
+    Two models with equal fingerprints compute the same function; a model that was changed in memory
+    differs from the saved model of the same name. An adapter's scale, and whether it is enabled,
+    are part of the hash.
     """
     digest = hashlib.blake2b(digest_size=16)
     config = model.config.to_dict()
@@ -32,9 +32,9 @@ def weights_fingerprint(model: nn.Module) -> str:
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, module in model.named_modules():
         if hasattr(module, "merged_adapters"):  # a layer of PEFT's
-            on = not module.disable_adapters and module.active_adapters
+            enabled = not module.disable_adapters and module.active_adapters
             scales = sorted(getattr(module, "scaling", {}).items())
-            digest.update(repr((name, on, module.merged_adapters, scales)).encode())
+            digest.update(repr((name, enabled, module.merged_adapters, scales)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
@@ -43,17 +43,17 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def save_model(language_model: LanguageModel, folder: Path) -> None:
-    """Write model (or adapter) and tokenizer as `from_pretrained` loads them, in safetensors."""
+    """Save model (or adapter) and tokenizer for `from_pretrained`, in safetensors."""
     with no_bars():
         language_model.model.save_pretrained(folder)
     language_model.tokenizer.save_pretrained(folder)
 
 
 def load_weights(language_model: LanguageModel, folder: Path) -> None:
-    """Put the weights that `save_model` wrote into a model of the same shape.
+    """Load weights that `save_model` wrote into a model of the same shape.
 
     Raises:
-        ValueError: If they are not of such a model.
+        ValueError: If the weights do not fit the model.
     """
     try:
         with no_bars():
@@ -69,18 +69,18 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
 
 
 def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
-    """Weights alone are read from the folder: the configuration is that of the model in memory."""
+    """Load only weights from the folder, for the configuration of the model in memory."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise FileNotFoundError(f"no model.safetensors in {folder}")
-    saved, found = type(model).from_pretrained(
+    saved, report = type(model).from_pretrained(
         None,
         config=copy.deepcopy(model.config),
         state_dict={name: weight for file in files for name, weight in load_file(file).items()},
         dtype=torch.float32,
         output_loading_info=True,
     )
-    unmatched = found["missing_keys"] | found["unexpected_keys"]
+    unmatched = report["missing_keys"] | report["unexpected_keys"]
     if not unmatched:
         model.load_state_dict(saved.state_dict())
     return unmatched
