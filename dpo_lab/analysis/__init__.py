@@ -1,1 +1,1 @@
-"""Numbers about a policy or a run: credit, displacement, suspect labels, the frontier."""
+"""Analysis of a policy or a run: token credit, displacement, suspect labels, the frontier."""

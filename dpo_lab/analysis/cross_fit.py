@@ -1,4 +1,4 @@
-"""Every pair scored by a run that has not seen it: labels are judged, not remembered."""
+"""Cross-fitting: score every pair with a run that was not trained on it, to find wrong labels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from dpo_lab.training.run_job import run_job
 def cross_fitted_scores(
     config: TrainConfig, preferences: Preferences, folds: int = 4, seed: int = 0
 ) -> PairMargins:
-    """Train once a fold on all other folds, and score the fold with that.
+    """Train one run per fold on all other folds, and score the fold with it.
 
-    A run that has seen a wrong label may have learned it by heart, the more so the larger the
-    model; one that has not can only judge it by the others.
+    A run that was trained on a wrong label may have memorised it, especially with a large model.
+    A run that has not seen the label can only judge it by the other pairs.
 
     Args:
-        config: Of every one of the runs. Nothing is held out or evaluated.
+        config: Configuration of each run. Nothing is held out or evaluated.
         preferences: The pairs.
-        folds: How many runs, each on `1 - 1 / folds` of the pairs.
-        seed: Which pair is in which fold.
+        folds: Number of runs, each on `1 - 1 / folds` of the pairs.
+        seed: Decides which pair is in which fold.
 
     Returns:
-        Scores of all pairs, in their order, beside the one reference of all runs.
+        Scores of all pairs, in their original order; all runs share one reference.
 
     Raises:
         ValueError: If there are fewer than two folds, or fewer pairs than folds.
@@ -38,7 +38,7 @@ def cross_fitted_scores(
     if not 2 <= folds <= len(preferences):
         raise ValueError(
             f"folds={folds}: must be between 2 and the {len(preferences)} pairs, since each fold "
-            "is scored by a run on the others. Four are a fair choice."
+            "is scored by a run on the others. Four is a good default."
         )
     quiet = {"held_out": 0.0, "eval_every": 0, "eval_pairs": 0, "kl_samples": 0}
     config = replace(config, sample_prompts=0, **quiet)
@@ -49,20 +49,20 @@ def cross_fitted_scores(
 
 
 def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int]) -> PairMargins:
-    own = set(fold)
-    others = [pair for index, pair in enumerate(preferences) if index not in own]
+    in_fold = set(fold)
+    others = [pair for index, pair in enumerate(preferences) if index not in in_fold]
     others = replace(preferences, pairs=tuple(others))
     job = run_job(config, data=others, keep_reference=True, measure=False).job
-    held_out = replace(preferences, pairs=tuple(preferences[index] for index in sorted(own)))
+    held_out = replace(preferences, pairs=tuple(preferences[index] for index in sorted(in_fold)))
     with threads_for(job.policy.model):
         return score_pairs(job, held_out)
 
 
 def _joined(preferences: Preferences, parts: Sequence[PairMargins]) -> PairMargins:
-    """The folds' scores, in the order of the pairs."""
-    place = {pair.row: index for index, pair in enumerate(preferences)}
+    """Join the folds' scores, in the original order of the pairs."""
+    position = {pair.row: index for index, pair in enumerate(preferences)}
     pairs = [pair for part in parts for pair in part.preferences]
-    order = torch.tensor([place[pair.row] for pair in pairs]).argsort()
+    order = torch.tensor([position[pair.row] for pair in pairs]).argsort()
     columns = {
         name: torch.cat([getattr(part.logps, name) for part in parts])[order] for name in LOGPS
     }

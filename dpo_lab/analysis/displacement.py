@@ -1,7 +1,7 @@
-"""Likelihood displacement: where does the probability of the pairs' answers go?
+"""Likelihood displacement: which answers gain the probability that the pairs' answers lose.
 
-The DPO loss asks that the chosen answer fall less than the rejected one. Where the pair's answers
-lose probability, others gain it, and no pair says whether those are any good.
+The DPO loss only asks that the chosen answer fall less than the rejected one. When both lose
+probability, other answers gain it, and no pair says whether those are any good.
 
 Source:
     Razin et al. 2024, "Unintentional Unalignment: Likelihood Displacement in Direct Preference
@@ -26,18 +26,18 @@ from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer
 
 GROUPS = ("mostly chosen", "as often both", "mostly rejected", "in no pair")
-"""What the pairs of a prompt say of a response."""
+"""What the pairs of a prompt say about a response."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """The probability of something before and after.
+    """Probability of a response, a token or a group of responses, before and after training.
 
     Attributes:
-        text: What: a response, a token, a group of responses.
-        before: Its probability by the reference.
-        after: Its probability by the policy.
-        note: What the pairs say of it, or an empty text.
+        text: The response or token, or the name of the group.
+        before: Its probability under the reference.
+        after: Its probability under the policy.
+        note: What the pairs say about it, or an empty text.
     """
 
     text: str
@@ -47,19 +47,19 @@ class Share:
 
     @property
     def gain(self) -> float:
-        """`after - before`; below 0 where it lost."""
+        """`after - before`; negative for a loss."""
         return self.after - self.before
 
 
 @dataclass(frozen=True, eq=False)
 class Displacement:
-    """How the probability of all responses moved, from reference to policy.
+    """Probabilities of all responses to a prompt, under the reference and under the policy.
 
     Attributes:
         responses: The texts.
-        before: `(responses,)`, probabilities by the reference, float64.
-        after: `(responses,)`, by the policy.
-        kinds: What the pairs say of each response, one of `GROUPS`.
+        before: `(responses,)`, probabilities under the reference, float64.
+        after: `(responses,)`, the same under the policy.
+        kinds: What the pairs say about each response, one of `GROUPS`.
     """
 
     responses: tuple[str, ...]
@@ -69,48 +69,49 @@ class Displacement:
 
     @property
     def moved(self) -> float:
-        """Probability that changed hands: half the sum of all changes' sizes, in [0, 1]."""
+        """Total variation distance: half the sum of the absolute changes, in [0, 1]."""
         return (self.after - self.before).abs().sum().item() / 2
 
     @property
     def to_unseen(self) -> float:
-        """Share of all that was gained which went to responses in no pair, in [0, 1]."""
+        """Share of the gained probability that went to responses in no pair, in [0, 1]."""
         gains = (self.after - self.before).clamp(min=0)
         unseen = torch.tensor([kind == GROUPS[-1] for kind in self.kinds])
         return (gains[unseen].sum() / gains.sum().clamp_min(1e-300)).item()
 
     def groups(self) -> list[Share]:
         """The probability of each of `GROUPS` before and after; they sum to one."""
-        found = []
+        shares = []
         for group in GROUPS:
-            own = torch.tensor([kind == group for kind in self.kinds])
-            found.append(Share(group, self.before[own].sum().item(), self.after[own].sum().item()))
-        return found
+            mask = torch.tensor([kind == group for kind in self.kinds])
+            before, after = (values[mask].sum().item() for values in (self.before, self.after))
+            shares.append(Share(group, before, after))
+        return shares
 
     def gaining(self, count: int = 8) -> list[Share]:
-        """The responses that gained most, the first of all on top."""
-        return self._first((self.before - self.after).argsort(stable=True)[:count])
+        """The responses that gained most, largest gain first."""
+        return self._shares((self.before - self.after).argsort(stable=True)[:count])
 
     def losing(self, count: int = 8) -> list[Share]:
-        """The responses that lost most."""
-        return self._first((self.after - self.before).argsort(stable=True)[:count])
+        """The responses that lost most, largest loss first."""
+        return self._shares((self.after - self.before).argsort(stable=True)[:count])
 
-    def _first(self, places: Tensor) -> list[Share]:
+    def _shares(self, indices: Tensor) -> list[Share]:
         return [
             Share(self.responses[i], self.before[i].item(), self.after[i].item(), self.kinds[i])
-            for i in places.tolist()
+            for i in indices.tolist()
         ]
 
 
 def exact_displacement(
     world: ResponseSpace, policy_logps: Tensor, pairs: Sequence[Pair], prompt: str
 ) -> Displacement:
-    """Who gained and who lost, of all responses to one prompt.
+    """Which of all responses to one prompt gained probability, and which lost it.
 
     Args:
         world: All responses with their reference probabilities.
         policy_logps: `(prompts, responses)`, nats, of `world.logps(policy)`.
-        pairs: The training pairs; those of this prompt say which responses were ever shown.
+        pairs: The training pairs; only those of this prompt decide a response's group.
         prompt: One of the world's prompts.
 
     Raises:
@@ -119,9 +120,8 @@ def exact_displacement(
     if prompt not in world.prompts:
         raise ValueError(f"prompt={prompt!r}: is not in this world. Take one of its prompts.")
     row = world.prompts.index(prompt)
-    own = [pair for pair in pairs if pair.prompt == prompt]
     votes, seen = Counter(), set()
-    for pair in own:
+    for pair in (pair for pair in pairs if pair.prompt == prompt):
         chosen, rejected = response_text(pair.chosen), response_text(pair.rejected)
         votes[chosen] += 1
         votes[rejected] -= 1
@@ -139,13 +139,13 @@ def _kind(votes: int, seen: bool) -> str:
 
 @dataclass(frozen=True)
 class StepDisplacement:
-    """The next token at one step along a response, before and after.
+    """Next-token probabilities at one step of a response, before and after.
 
     Attributes:
-        own: The response's own token.
-        gaining: The tokens that gained most probability, the first of all on top.
-        losing: The tokens that lost most.
-        moved: Probability that changed hands, in [0, 1].
+        own: The response's token at this step.
+        gaining: The tokens that gained most probability, largest gain first.
+        losing: The tokens that lost most, largest loss first.
+        moved: Total variation distance, in [0, 1].
     """
 
     own: Share
@@ -158,17 +158,17 @@ class StepDisplacement:
 def token_displacement(
     policy: LogpScorer, reference: Reference, prompt: Ids, response: Ids, top: int = 5
 ) -> list[StepDisplacement]:
-    """Who gained at each step along a response, in any model.
+    """How next-token probability moved at each step of a response, for any model.
 
     Args:
-        policy: Scores with the policy.
+        policy: Scorer of the policy.
         reference: Its reference.
-        prompt: Ids of the prompt.
-        response: Ids of the response, as a tokenised pair holds them.
-        top: How many gaining and losing tokens to name.
+        prompt: Token ids of the prompt.
+        response: Token ids of the response, as in a tokenised pair.
+        top: Number of gaining and of losing tokens to list.
 
     Returns:
-        One for each token of the response.
+        One step per token of the response.
     """
     batch = policy.batch([(prompt, response)])
     states = policy.states(batch)
@@ -176,22 +176,23 @@ def token_displacement(
         reference_states = scorer.states(batch)
     tokenizer = policy.language_model.tokenizer
     texts, steps = token_texts(tokenizer, response), []
-    # One step's logits at a time: a large vocabulary fits in memory at any length.
-    for place, row in enumerate(batch.token.tolist()):
+    # One step's logits at a time, so that long responses and large vocabularies fit in memory.
+    for position, row in enumerate(batch.token.tolist()):
         rows = slice(row, row + 1)
-        after = policy.logits(states[rows])[0].cpu().double().softmax(-1)  # not all have float64
+        # On the CPU, since not every device has float64.
+        after = policy.logits(states[rows])[0].cpu().double().softmax(-1)
         with reference.active() as scorer:
             before = scorer.logits(reference_states[rows])[0].cpu().double().softmax(-1)
         gains = after - before
-        context = response[:place]
+        context = response[:position]
 
         def share(token: int, before=before, after=after, context=context) -> Share:
             text = token_texts(tokenizer, (*context, token))[-1]
             return Share(text, before[token].item(), after[token].item())
 
-        own = Share(texts[place], *(p[response[place]].item() for p in (before, after)))
-        first = [part.topk(min(top, len(gains))).indices.tolist() for part in (gains, -gains)]
-        gaining, losing = (tuple(map(share, tokens)) for tokens in first)
+        own = Share(texts[position], *(p[response[position]].item() for p in (before, after)))
+        most = [part.topk(min(top, len(gains))).indices.tolist() for part in (gains, -gains)]
+        gaining, losing = (tuple(map(share, tokens)) for tokens in most)
         steps.append(StepDisplacement(own, gaining, losing, gains.abs().sum().item() / 2))
     return steps
 
@@ -199,19 +200,18 @@ def token_displacement(
 def sampled_displacement(
     before: Sequence[Completion], after: Sequence[Completion], top: int = 10
 ) -> list[Share]:
-    """The answers whose share among samples changed most, where they cannot be listed.
+    """The sampled answers whose share changed most, for models whose answers cannot be listed.
 
     Args:
-        before: Sampled answers of the reference.
-        after: Sampled answers of the policy, to the same prompts.
-        top: How many answers to name.
+        before: Answers sampled from the reference.
+        after: Answers sampled from the policy, to the same prompts.
+        top: Number of answers to return.
 
     Returns:
-        Answers by the size of the change, each share with a standard error of
-        `sqrt(p * (1 - p) / n)`.
+        Answers, largest change first. A share has a standard error of `sqrt(p * (1 - p) / n)`.
 
     Raises:
-        ValueError: If either has no answer.
+        ValueError: If either sequence is empty.
     """
     if not before or not after:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The exact frontier behind a run, ready to be drawn, and the run's distance from it in words."""
+"""The exact reward-KL frontier as a curve to plot, and a run's distance from it in words."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist(), 0.0)
 LISTED = ("listed/kl", "listed/score")
 SAMPLED = ("kl/per_token", "score/policy")
 _NO_KL = 1e-4
-"""Nats under which the reward that can be gained is rounding."""
+"""KL in nats below which the reward that can be gained is only rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrontierCurve:
-    """A frontier as a curve.
+    """The exact reward-KL frontier, computed at many betas.
 
     Attributes:
         frontier: The exact frontier.
-        curve: `(points, 2)`: KL in nats, rising, and the most reward that any policy has there.
+        curve: `(points, 2)`: KL in nats, increasing, and the highest reward of any policy there.
     """
 
     frontier: Frontier
@@ -39,20 +39,20 @@ class FrontierCurve:
         points = frontier.curve(list(BETAS))
         return cls(frontier, np.array([(point.kl, point.reward) for point in points]))
 
-    @cache  # noqa: B019  a theory lives as long as its workbench
+    @cache  # noqa: B019  a curve lives as long as its workbench
     def star(self, beta: float) -> FrontierPoint:
-        """pi* at a beta."""
+        """KL and reward of pi* at a beta."""
         return self.frontier.at(beta)
 
     def reward_at(self, kl: float) -> float:
-        """The most reward that any policy of this KL has: never less, and hardly more.
+        """The highest reward of any policy at this KL, as a tight upper bound.
 
-        The frontier is concave, and beta is its slope: every tangent lies above it.
+        The frontier is concave with slope beta, so every tangent lies above it.
         """
         return self._tangent(kl)[0]
 
     def slope_at(self, kl: float) -> float:
-        """What a nat more can gain at this KL."""
+        """The reward that one more nat of KL can gain here."""
         return self._tangent(kl)[1]
 
     def _tangent(self, kl: float) -> tuple[float, float]:
@@ -68,7 +68,7 @@ class FrontierCurve:
 
 
 class FrontierCache:
-    """The frontiers of a workbench's runs, each computed once, beside the training."""
+    """The frontiers of a workbench's runs, each computed once."""
 
     def __init__(self) -> None:
         self._computed: dict[tuple, FrontierCurve] = {}
@@ -76,24 +76,24 @@ class FrontierCache:
         self._key: tuple | None = None
 
     def begin(self) -> None:
-        """A run begins, and nothing is known of it yet."""
+        """A run starts: its frontier is not known yet."""
         self._key = None
 
     def prepared(self, job: Job) -> None:
-        """In the run's thread, before it trains: note what its frontier is computed from."""
+        """Note what the run's frontier depends on; called in its thread, before it trains."""
         self._key = world_key(job)
 
     def warm(self, job: Job) -> None:
-        """Compute a job's frontier here and now, for the runs to come."""
+        """Compute a job's frontier now, for later runs to use."""
         world, key = world_of(job), world_key(job)
         if world is not None:
             self._computed[key] = FrontierCurve.of(world.frontier)
 
     def compute(self) -> bool:
-        """Compute the frontier of the run that is going on, once its world is listed.
+        """Compute the frontier of the current run, once its responses are listed.
 
         Returns:
-            Whether there was anything to compute.
+            Whether a frontier was computed.
         """
         key, world = self._key, known_world(self._key)
         if world is None or key in self._computed:
@@ -103,25 +103,25 @@ class FrontierCache:
 
     @property
     def current(self) -> FrontierCurve | None:
-        """The frontier of the run that is going on, where it is known."""
+        """The frontier of the current run, if it is known."""
         return self._computed.get(self._key)
 
     def shelve(self, name: str) -> None:
-        """The run has ended, and has a name from now on."""
+        """Keep the frontier of the run that has just ended under the run's name."""
         self._of_run[name] = self._key
 
     def of(self, name: str) -> FrontierCurve | None:
-        """The frontier of a run that has ended, where it is known."""
+        """The frontier of a run that has ended, if it is known."""
         return self._computed.get(self._of_run.get(name))
 
 
 def on_frontier(records: History) -> tuple[str, str]:
-    """The keys of KL and score that a run's path is drawn from: exact ones, where it has them."""
+    """Keys of KL and score for a run's path: exact ones if it has them, else sampled ones."""
     return LISTED if len(records.columns(*LISTED)) else SAMPLED
 
 
 def beyond(records: History) -> str:
-    """A warning in words where the policy goes on after the words that the frontier is about."""
+    """A warning if too many answers exceed the frontier's word limit, else an empty text."""
     last = records.newest("listed/beyond", "kl/per_token", "kl/n")
     if last is None or last["listed/beyond"] <= LEFT_OUT:
         return ""
@@ -131,19 +131,19 @@ def beyond(records: History) -> str:
     return (
         f"At step {last.step} the policy goes on after {MAX_WORDS} words in "
         f"{last['listed/beyond']:.0%} of {last['kl/n']:.0f} answers. "
-        f"Beside the frontier an answer counts up to word {MAX_WORDS}; whole, its answers have a "
-        f"KL of {about} {kl} nats, measured on these samples."
+        f"The frontier counts an answer up to word {MAX_WORDS} only; whole answers have a KL of "
+        f"{about} {kl} nats, measured on these samples."
     )
 
 
 def distance(records: History, theory: FrontierCurve | None, aims_at_optimum: bool = True) -> str:
-    """How far a run is from what is possible, in words; nothing where that is not known.
+    """How close a run is to the frontier, in words; an empty text if that is not known.
 
-    Sums over all answers come at every other evaluation: beta is that of the same step.
+    Not every evaluation sums over all answers; beta is that of the step whose numbers are used.
 
     Args:
-        records: Of the run.
-        theory: Its frontier.
+        records: The run's records.
+        theory: The run's frontier.
         aims_at_optimum: Whether pi* is the optimum of the run's loss.
     """
     keys = on_frontier(records)
@@ -155,7 +155,7 @@ def distance(records: History, theory: FrontierCurve | None, aims_at_optimum: bo
     gained, how = (score - start) / (best - start), "exactly"
     share = f"{gained:.0%}"
     if keys is SAMPLED:
-        # For these prompts alone, where that is known: the frontier is theirs.
+        # The frontier is that of these prompts: prefer the error for these prompts alone.
         ends = ("_stderr_samples", "_stderr")
         errors = [[last.get(key + end) for key in keys] for end in ends]
         known = [both for both in errors if None not in both]

@@ -1,4 +1,4 @@
-"""What wrong labels do to DPO and to the losses that are meant for them, measured exactly."""
+"""Label noise: how much of the true reward plain, conservative and robust DPO recover, exactly."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.run_job import run_job
 
 CONTENDERS = {"plain": "sigmoid", "conservative": "sigmoid", "robust": "robust"}
-"""Names of the losses that are compared; all but plain DPO get the true share of flips."""
+"""Losses to compare, by name; all but plain DPO are given the true share of flipped labels."""
 
 
 def trained_on(rows: list[dict[str, str]], config: TrainConfig) -> LanguageModel:
-    """The policy after a run on rows in memory, with nothing held out or measured.
+    """Train on rows in memory, and return the policy; no outcome is measured.
 
     Args:
         rows: Pairs with `prompt`, `chosen`, `rejected`.
-        config: Of the run.
+        config: Configuration of the run.
     """
     return run_job(config, data=rows, measure=False).job.policy
 
@@ -24,24 +24,24 @@ def trained_on(rows: list[dict[str, str]], config: TrainConfig) -> LanguageModel
 def under_noise(
     world: ResponseSpace, share: float, *, pairs: int = 4000, steps: int = 150, seed: int = 3
 ) -> dict[str, RewardFit]:
-    """Train plain, conservative and robust DPO where some labels are turned around.
+    """Train plain, conservative and robust DPO on pairs with some labels flipped.
 
     Args:
-        world: Of `micro`.
-        share: Share of the labels that are turned around, in [0, 0.5).
-        pairs: How many pairs, labels drawn from Bradley-Terry before that.
+        world: Response space of `micro`.
+        share: Share of the labels to flip, in [0, 0.5).
+        pairs: Number of pairs; their labels are drawn from Bradley-Terry, then flipped.
         steps: Optimiser steps.
-        seed: Of the pairs.
+        seed: Seed of the pairs.
 
     Returns:
-        How much of the true reward each has found, by its name in `CONTENDERS`.
+        How well each policy's implicit reward fits the true one, by name in `CONTENDERS`.
 
     Raises:
         ValueError: If the share is out of range.
     """
     weights = world.said_and_rare
     rows = world.pairs(weights, weights, pairs, flipped=share, seed=seed)
-    found = {}
+    fits = {}
     for name, loss in CONTENDERS.items():
         config = TrainConfig(
             loss=loss,
@@ -55,5 +55,5 @@ def under_noise(
             eval_every=0,
             eval_pairs=0,
         )
-        found[name] = world.recovered(trained_on(rows, config), beta=config.beta)
-    return found
+        fits[name] = world.recovered(trained_on(rows, config), beta=config.beta)
+    return fits

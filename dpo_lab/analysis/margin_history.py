@@ -1,4 +1,4 @@
-"""How the reward margins of the same pairs spread out while a run goes on."""
+"""Distribution of reward margins during training: the same pairs, scored at several steps."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from dpo_lab.training.setup import Job, tokenize
 
 
 class MarginHistory(Callback):
-    """Reward margins of the same pairs at several steps of a run.
+    """Callback that records the reward margins of the same pairs at several steps of a run.
 
-    Give it to `train(job, callbacks=[history])`. The pairs are scored with the policy as it is
-    after each of the steps; the reference is scored once. Without evaluations (`eval_every=0`),
-    prepare the job with `keep_reference=True`. A run that starts again empties it; one that goes on
-    from a checkpoint keeps the steps up to there.
+    Pass it as `train(job, callbacks=[history])`. The policy scores the pairs after each of the
+    steps; the reference scores them once. Without evaluations (`eval_every=0`), prepare the job
+    with `keep_reference=True`. A run that starts over clears the history; a run that resumes from
+    a checkpoint keeps the steps up to the checkpoint.
 
-    Each step's beta is that of its record. A step that has no record, the one at which a run begins
-    or goes on, takes that of the next.
+    Each step uses the beta of its record. The step at which a run starts or resumes is scored
+    before there is a record, and uses the beta of the next one.
 
     Args:
         preferences: The pairs; held-out ones show what was learned, training ones what was fitted.
-        steps: After which steps to score, 0 being the start.
+        steps: Steps after which to score; 0 is the start.
 
     Attributes:
-        steps: The steps that were scored so far.
+        steps: The steps scored so far.
 
     Raises:
         ValueError: If no step is given.
@@ -58,7 +58,7 @@ class MarginHistory(Callback):
         """Margins, `(steps, pairs)`, nats.
 
         Raises:
-            ValueError: If no step was scored yet.
+            ValueError: If no step has been scored yet.
         """
         if not self._margins:
             raise ValueError(
@@ -69,34 +69,34 @@ class MarginHistory(Callback):
 
     @property
     def reward_margins(self) -> Tensor:
-        """Beta x margin, `(steps, pairs)`, beta being that of the step.
+        """Beta x margin, `(steps, pairs)`, with the beta of each step.
 
         Raises:
-            ValueError: If no step was scored yet.
+            ValueError: If no step has been scored yet.
         """
         betas = [self._job.live.beta if beta is None else beta for beta in self._betas]
         return self.margins * torch.tensor(betas)[:, None]
 
     @property
     def share_below_zero(self) -> Tensor:
-        """Share of pairs whose margin is below 0, `(steps,)`: those that the run has wrong.
+        """Share of pairs with a margin below 0, `(steps,)`: those that the run ranks wrongly.
 
-        Below by more than the rounding of float32, so that it reads 0 at the start.
+        Below by more than float32 rounding, so that the share is 0 at the start.
         """
         return (self.margins < -ROUNDING).double().mean(dim=1)
 
     def histogram(self, bins: int = 60) -> tuple[Tensor, Tensor]:
-        """Counts of pairs by reward margin.
+        """Number of pairs per bin of reward margin, at each step.
 
         Args:
-            bins: How many, of one width, over all margins of all steps; 0 is an edge.
+            bins: Number of bins of equal width over the margins of all steps; 0 is an edge.
 
         Returns:
-            Edges, `(bins + 1,)` or a few more; and counts, `(steps, bins)`, each row summing to the
-            number of pairs.
+            Edges, `(bins + 1,)` or a few more; and counts, `(steps, bins)`. Each row of counts sums
+            to the number of pairs.
 
         Raises:
-            ValueError: If there is no bin, or no step was scored yet.
+            ValueError: If `bins` is below 1, or no step has been scored yet.
         """
         if bins < 1:
             raise ValueError(f"bins={bins}: no pair can be counted in no bin. Give bins >= 1.")
@@ -105,12 +105,12 @@ class MarginHistory(Callback):
         width = (high - low) / bins
         below, above = -int(low // width), int(high // width) + 1
         edges = torch.arange(-below, above + 1, dtype=torch.float64) * width
-        place = (margins / width).floor().long().clamp(-below, above - 1) + below
+        indices = (margins / width).floor().long().clamp(-below, above - 1) + below
         counts = torch.zeros(len(margins), below + above, dtype=torch.float64)
-        return edges, counts.scatter_add_(1, place, torch.ones_like(margins))
+        return edges, counts.scatter_add_(1, indices, torch.ones_like(margins))
 
     def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
-        """Score with the reference, and with the policy where it begins."""
+        """Score with the reference and, if its step was asked for, with the initial policy."""
         self._forget(job, first_step)
         self._job = job
         self._tokens = tokenize(
@@ -122,17 +122,17 @@ class MarginHistory(Callback):
             self._score(first_step, None)
 
     def on_step(self, record: StepRecord) -> None:
-        """Score with the policy after a step that was asked for."""
+        """Score with the policy, if this step was asked for."""
         self._betas = [record.beta if beta is None else beta for beta in self._betas]
         if record.step in self._asked and record.step not in self.steps:
             self._score(record.step, record.beta)
 
     def _forget(self, job: Job, first_step: int) -> None:
-        """Drop what this run did not do, or will do again."""
-        goes_on = first_step > 0 and self._job and self._job.fingerprint == job.fingerprint
-        kept = [place for place, step in enumerate(self.steps) if goes_on and step <= first_step]
+        """Drop the steps of another run, and those that this run will repeat."""
+        resumed = first_step > 0 and self._job and self._job.fingerprint == job.fingerprint
+        kept = [index for index, step in enumerate(self.steps) if resumed and step <= first_step]
         for values in (self.steps, self._margins, self._betas):
-            values[:] = [values[place] for place in kept]
+            values[:] = [values[index] for index in kept]
 
     def _score(self, step: int, beta: float | None) -> None:
         self._margins.append(self._margins_of(self._job.scorer) - self._reference)
@@ -140,6 +140,6 @@ class MarginHistory(Callback):
         self.steps.append(step)
 
     def _margins_of(self, scorer: LogpScorer) -> Tensor:
-        """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats, as the loss sees them."""
+        """`log pi(y_w|x) - log pi(y_l|x)` of each pair, `(pairs,)`, nats, as used by the loss."""
         chosen, rejected = logps_of(self._job, scorer, self._tokens.pairs)
         return chosen - rejected

@@ -1,4 +1,4 @@
-"""What a run thinks of every pair: its reward margin, and labels that it doubts."""
+"""Reward margin of every pair under a run, and rankings of the pairs that find suspect labels."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ ORDERS: dict[Order, str] = {
     "log-probability": "rejected answer still the likelier one",
     "change": "moved most by training",
 }
-"""Ways to sort pairs, and what stands on top."""
+"""Ways to sort pairs, and which pairs come first."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairMargins:
-    """Pairs with what policy and reference give them.
+    """Pairs with their log-probabilities under policy and reference.
 
     Attributes:
         preferences: The pairs that could be tokenised, as text.
         tokens: Their ids, in the same order.
-        logps: Log-probabilities, each `(pairs,)`, nats: those that the loss saw, so under
-            `ld_alpha` what the longer response has more counts less.
-        beta: Of the reward.
+        logps: Log-probabilities as used by the loss, each `(pairs,)`, nats: under `ld_alpha`,
+            tokens beyond the length of the shorter response count less.
+        beta: Beta of the reward.
     """
 
     preferences: Preferences
@@ -43,28 +43,28 @@ class PairMargins:
     beta: float
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return len(self.tokens)
 
     @property
     def before(self) -> Tensor:
-        """`log pi_ref(y_w|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats: how far chosen leads.
+        """`log pi_ref(y_w|x) - log pi_ref(y_l|x)`, `(pairs,)`, nats: the chosen answer's lead.
 
-        No margin in the sense of the glossary, which is one of log-ratios: `after - before`.
+        This is not the margin, which is the difference of the log-ratios: `after - before`.
         """
         return self.logps.reference_chosen - self.logps.reference_rejected
 
     @property
     def after(self) -> Tensor:
-        """`log pi(y_w|x) - log pi(y_l|x)`, `(pairs,)`, nats: the same by the policy."""
+        """`log pi(y_w|x) - log pi(y_l|x)`, `(pairs,)`, nats: the same under the policy."""
         return self.logps.policy_chosen - self.logps.policy_rejected
 
     @property
     def reward_margins(self) -> Tensor:
-        """`beta * (after - before)`, `(pairs,)`: what the DPO loss sees, `ld_alpha` included.
+        """`beta * (after - before)`, `(pairs,)`: the input of the DPO loss, `ld_alpha` included.
 
-        Other losses, and DPO with another `f_divergence_type`, see something else of the same
-        log-probabilities.
+        Other losses, and DPO with another `f_divergence_type`, use the same log-probabilities
+        in another way.
         """
         return self.beta * self.logps.margins
 
@@ -72,27 +72,27 @@ class PairMargins:
     def label_probability(self) -> Tensor:
         """`sigmoid(reward_margins)`, `(pairs,)`; small where model and label disagree.
 
-        It is the Bradley-Terry probability of the label where beta x log-ratio is the implicit
-        reward: where the run's configuration `aims_at_optimum`, so under `sigmoid` and `robust`
-        without smoothing, divergence or `ld_alpha`. Under any other loss it only sorts and squeezes
-        the margins; `rewards` in `LOSSES` says what they are.
+        It is the Bradley-Terry probability of the label if beta x log-ratio is the implicit reward,
+        that is if the run's configuration `aims_at_optimum`: under `sigmoid` and `robust` without
+        smoothing, divergence or `ld_alpha`. Under any other loss it only maps the margins
+        monotonically to (0, 1); `rewards` in `LOSSES` says what they mean.
         """
         return torch.sigmoid(self.reward_margins)
 
     def order(self, by: Order = "disagreement") -> Tensor:
-        """Indices of the pairs, those first that the order is about.
+        """Indices of the pairs, sorted.
 
         Args:
-            by: `disagreement`: the labels that the model finds least likely, so the likely
-                mislabelled ones. `log-probability`: the lowest `after`, pairs whose rejected answer
-                the policy would still rather say. `change`: the largest absolute reward margin.
+            by: What comes first. `disagreement`: the labels that the model finds least likely, so
+                likely wrong ones. `log-probability`: the lowest `after`, pairs whose rejected
+                answer the policy still finds likelier. `change`: the largest absolute margin.
 
         Raises:
             ValueError: If there is no such order.
         """
         if by not in get_args(Order):
             raise ValueError(f"by={by!r}: unknown order. Use one of {', '.join(ORDERS)}.")
-        # By the reward margin itself: far out, two probabilities of a label may round to the same.
+        # Sorted by reward margin, since two extreme probabilities may round to the same value.
         keys = {
             "disagreement": self.reward_margins,
             "log-probability": self.after,
@@ -122,12 +122,12 @@ class PairMargins:
 
 
 def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -> PairMargins:
-    """Score pairs with a job's policy, as it is now, and its reference.
+    """Score pairs with a job's current policy and its reference.
 
     Args:
         job: From `prepare`, with its reference kept if it was trained since.
         preferences: Any pairs: those it was trained on, or others.
-        beta: Of the reward; by default the job's beta now, which is what its run ended with.
+        beta: Beta of the reward; by default the job's current beta, with which its run ended.
 
     Raises:
         ValueError: If beta is not above 0.
@@ -146,9 +146,9 @@ def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -
 
 
 def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
-    """Log-probabilities of pairs by policy and reference as they are now, each `(pairs,)`, nats.
+    """Log-probabilities of pairs under the current policy and the reference, `(pairs,)`, nats.
 
-    As the job's loss sees them: tokens weigh what `ld_alpha` says.
+    As used by the job's loss: tokens are weighted by `ld_alpha`.
     """
     policy = logps_of(job, job.scorer, tokens.pairs)
     with job.reference.active() as scorer:
@@ -156,43 +156,43 @@ def pair_logps(job: Job, tokens: TokenizedPairs) -> PairLogps:
 
 
 def mean_scores(several: Sequence[PairMargins]) -> PairMargins:
-    """The mean of several runs' log-probabilities, free of the accidents of any one of them.
+    """Mean log-probabilities of several runs, to average out the chance in each of them.
 
     Args:
-        several: Scores of the same pairs at the same beta, by runs that differ in their seed, say.
+        several: Scores of the same pairs at the same beta, for example from runs with other seeds.
 
     Raises:
         ValueError: If there are none, or they are not of the same pairs and beta.
     """
     first = several[0] if several else None
     if first is None or any(
-        one.tokens.pairs != first.tokens.pairs or one.beta != first.beta for one in several
+        run.tokens.pairs != first.tokens.pairs or run.beta != first.beta for run in several
     ):
         raise ValueError(
             f"{len(several)} scores: a mean needs at least one, and all of the same pairs at one "
             "beta. Score the same preferences with every run."
         )
     means = {
-        name: torch.stack([getattr(one.logps, name) for one in several]).mean(dim=0)
+        name: torch.stack([getattr(run.logps, name) for run in several]).mean(dim=0)
         for name in LOGPS
     }
     return replace(first, logps=PairLogps(**means))
 
 
 def precision_at(order: Tensor, wanted: Tensor, count: int | None = None) -> float:
-    """Share of the first pairs of a ranking that are among those wanted.
+    """Share of the top pairs of a ranking that are wanted ones.
 
     Args:
-        order: Indices, the first suspected most.
-        wanted: `(pairs,)`, true where the pair is to be found.
-        count: How many of the first; by default as many as are wanted.
+        order: Indices, most suspect first.
+        wanted: `(pairs,)`, true for the pairs to find.
+        count: Number of top pairs; by default the number of wanted ones.
 
     Raises:
-        ValueError: If none is wanted and no count is given.
+        ValueError: If the count is below 1.
     """
     count = int(wanted.sum()) if count is None else count
     if count < 1:
         raise ValueError(
-            f"count={count}: the share of no pairs is no number. Give at least 1, or plant some."
+            f"count={count}: a share of no pairs is undefined. Give 1 or more, or flip some labels."
         )
     return wanted[order[:count]].double().mean().item()

@@ -1,4 +1,4 @@
-"""The form of answers, before and after: length, repetition, whether they end, variety."""
+"""Length, repetition, endings and diversity of sampled answers, before and after training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dpo_lab.training.outcome import Z95, MeanCI
 from dpo_lab.training.setup import Job
 
 BLOCKS = 10
-"""Variety is counted in so many blocks of the answers: its spread over them gives an interval."""
+"""Blocks of answers in which distinct n-grams are counted: their spread gives an interval."""
 _T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 """Student's t at 97.5 %, for 1 to `BLOCKS - 1` degrees of freedom."""
 
 
 def repetition(ids: Sequence[int], n: int) -> float:
-    """Share of an answer's n-grams that came before in it, `1 - distinct / all`.
+    """Share of an answer's n-grams that occurred earlier in it, `1 - distinct / all`.
 
     Args:
-        ids: Tokens of one answer, without its end token.
-        n: Length of the n-grams; an answer shorter than n repeats nothing.
+        ids: Token ids of one answer, without its end token.
+        n: Length of the n-grams; an answer shorter than n has no repetition.
 
     Source:
         Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", seq-rep-n.
@@ -37,7 +37,7 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
     """Distinct n-grams of several answers over all their n-grams; it falls as answers are added.
 
     Args:
-        answers: Tokens of the answers, without their end tokens.
+        answers: Token ids of the answers, without their end tokens.
         n: Length of the n-grams.
 
     Source:
@@ -45,8 +45,8 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
         distinct-n.
 
     Note:
-        They divide by the number of words. Here it is by the number of n-grams, so that answers
-        that repeat nothing reach 1 for every n; for n = 1 it is the same.
+        The paper divides by the number of words. This divides by the number of n-grams, so that
+        answers without repetition reach 1 for every n; for n = 1 both are the same.
     """
     grams = [gram for ids in answers for gram in _grams(ids, n)]
     return len(set(grams)) / len(grams) if grams else math.nan
@@ -60,15 +60,15 @@ def _grams(ids: Sequence[int], n: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The form of many answers, each number with a 95 % interval.
+    """Length, repetition, endings and diversity of many answers, with 95 % intervals.
 
     Attributes:
         length: Tokens, without the end token.
         repetition: Mean share of repeated n-grams within an answer.
         ended: Share of answers that the model ended itself (Wilson's interval).
-        distinct: Distinct n-grams over all, mean over `BLOCKS` blocks of the answers drawn by lot
-            (Student's interval over blocks); compare only with as many answers. None where fewer
-            than two blocks hold an n-gram.
+        distinct: Distinct n-grams over all, mean over `BLOCKS` random blocks of the answers
+            (Student's interval over blocks); compare only equal numbers of answers. None if
+            fewer than two blocks hold an n-gram.
         n: Length of the n-grams.
     """
 
@@ -87,51 +87,51 @@ class AnswerForm:
             n: Length of the n-grams.
 
         Raises:
-            ValueError: If there are fewer answers than two a block.
+            ValueError: If there are fewer than two answers per block.
         """
         if len(completions) < 2 * BLOCKS:
             raise ValueError(
                 f"{len(completions)} answers: intervals need at least {2 * BLOCKS}. Sample more."
             )
-        words = [c.ids[:-1] if c.ended else c.ids for c in completions]
+        answers = [c.ids[:-1] if c.ended else c.ids for c in completions]
         return cls(
-            _mean([float(len(ids)) for ids in words]),
-            _mean([repetition(ids, n) for ids in words]),
+            _mean([float(len(ids)) for ids in answers]),
+            _mean([repetition(ids, n) for ids in answers]),
             MeanCI.of([float(completion.ended) for completion in completions]),
-            _distinct_by_blocks(words, n),
+            _distinct_by_blocks(answers, n),
             n,
         )
 
 
-def _distinct_by_blocks(words: Sequence[Sequence[int]], n: int) -> MeanCI | None:
-    """Mean over blocks of the answers; none where no spread over blocks can be told."""
-    # Prompts may come round every ten answers: by lot, no block holds the answers to one of them.
-    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
-    blocks = [distinct([words[i] for i in order[k::BLOCKS]], n) for k in range(BLOCKS)]
-    found = [value for value in blocks if math.isfinite(value)]
-    return _mean(found, _T95[len(found) - 2]) if len(found) > 1 else None
+def _distinct_by_blocks(answers: Sequence[Sequence[int]], n: int) -> MeanCI | None:
+    """Mean over blocks of the answers; none if fewer than two blocks have a value."""
+    # Shuffled: if prompts repeat every ten answers, a block would hold one prompt's answers only.
+    order = torch.randperm(len(answers), generator=torch.Generator().manual_seed(0)).tolist()
+    blocks = [distinct([answers[i] for i in order[k::BLOCKS]], n) for k in range(BLOCKS)]
+    values = [value for value in blocks if math.isfinite(value)]
+    return _mean(values, _T95[len(values) - 2]) if len(values) > 1 else None
 
 
 def _mean(values: Sequence[float], errors: float = Z95) -> MeanCI:
-    """Mean and standard errors on either side, even where every value is 0 or 1.
+    """Mean plus or minus some standard errors, even if every value is 0 or 1.
 
-    These are no draws of a share.
+    Wilson's interval would not apply: these values are not Bernoulli draws.
     """
-    found = torch.tensor(values, dtype=torch.float64)
-    mean, half = found.mean().item(), errors * (found.std() / math.sqrt(len(values))).item()
+    column = torch.tensor(values, dtype=torch.float64)
+    mean, half = column.mean().item(), errors * (column.std() / math.sqrt(len(values))).item()
     return MeanCI(mean, mean - half, mean + half, len(values))
 
 
 def before_and_after(
     job: Job, prompts: Sequence[Text], *, max_new_tokens: int | None = None, seed: int = 0
 ) -> tuple[list[Completion], list[Completion]]:
-    """Answers of reference and policy to the same prompts, drawn at temperature 1.
+    """Sample answers of reference and policy to the same prompts, at temperature 1.
 
     Args:
         job: A job whose policy has been trained.
-        prompts: A prompt that comes twice gets independent answers.
-        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
-        seed: Of both draws: where the models agree, so do the answers.
+        prompts: The prompts; a repeated prompt gets independent answers.
+        max_new_tokens: Maximum tokens of an answer; by default that of `sample`.
+        seed: Seed of both: where the models agree, so do the answers.
     """
     ids = job.policy.encoder.prompts(prompts)
     limits = {"max_new_tokens": max_new_tokens, "seed": seed}

@@ -1,6 +1,6 @@
 """Token credit: which tokens a response's implicit reward comes from.
 
-The implicit reward is a sum over tokens, so it can be told apart token by token, in any model:
+The implicit reward is a sum over tokens, so it can be split token by token, in any model:
 `r(x, y) = beta * log(pi(y|x) / pi_ref(y|x)) = sum_t beta * log(pi(y_t|..) / pi_ref(y_t|..))`.
 """
 
@@ -25,10 +25,10 @@ class Credit:
     """The implicit reward of one response, token by token.
 
     Attributes:
-        texts: What each token adds to the text, white space included; the end token as it is named.
+        texts: The text that each token adds, white space included; the end token by its name.
         policy_logps: `(tokens,)`, `log pi(y_t|x, y_<t)`, nats, float64.
-        reference_logps: `(tokens,)`, the same of the reference.
-        beta: Of the reward.
+        reference_logps: `(tokens,)`, the same under the reference.
+        beta: Beta of the reward.
         ends: Whether the last token ends the response.
     """
 
@@ -60,20 +60,20 @@ def token_credit(
     """Implicit rewards of responses, token by token.
 
     Args:
-        policy: Scores with the policy.
+        policy: Scorer of the policy.
         reference: Its reference.
-        sequences: `(prompt, response)` ids, as a tokenised pair holds them.
-        beta: Of the reward, > 0.
-        token_budget: Most tokens in a forward pass.
+        sequences: `(prompt, response)` token ids, as in a tokenised pair.
+        beta: Beta of the reward, > 0.
+        token_budget: Maximum tokens in a forward pass.
 
     Returns:
-        One credit a response, in order.
+        One credit per response, in order.
 
     Raises:
         ValueError: If beta is not above 0.
 
     Source:
-        Rafailov et al. 2023, Eq. 5 without the term of the prompt alone; token by token: Rafailov
+        Rafailov et al. 2023, Eq. 5 without its prompt-only term; token by token: Rafailov
         et al. 2024, "From r to Q*: Your Language Model is Secretly a Q-Function" (arXiv
         2404.12358), section 4.
     """
@@ -88,24 +88,24 @@ def token_credit(
         with reference.active() as scorer:
             before = scorer.token_logps(batch).cpu().double()
         token, owner = batch.token.cpu(), batch.response.cpu()
-        for place, index in enumerate(indices):
-            own = token[owner == place]
+        for position, index in enumerate(indices):
+            scored = token[owner == position]
             ids = sequences[index][1]
             ends = ids[-1] in model.encoder.end_ids
             texts = token_texts(model.tokenizer, ids)
-            credits[index] = Credit(texts, after[own], before[own], beta, ends)
+            credits[index] = Credit(texts, after[scored], before[scored], beta, ends)
     return credits
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> tuple[str, ...]:
-    """What each token adds to the text of those before it; together they are the text.
+    """The text that each token adds to the tokens before it; joined, they give the whole text.
 
-    A token that holds part of a character shows as the replacement character, and the one that
-    completes it shows the character.
+    A token that holds part of a character shows as the replacement character; the token that
+    completes the character shows it.
 
     Args:
         tokenizer: The model's tokenizer.
-        ids: Ids of a response, with or without its end token.
+        ids: Token ids of a response, with or without its end token.
     """
     texts, before = [], ""
     for count in range(1, len(ids) + 1):

@@ -1,7 +1,7 @@
-"""A pair's tokens as training uses them: which are read, which are scored and why, which are cut.
+"""Report of a pair's tokens as training uses them: which are read, scored or cut, and why.
 
-Nothing is tokenised or masked here. Ids come from `Encoder` and `tokenize_pairs`, the scored places
-from `collate`, log-probabilities from a `LogpScorer`: what is shown is what a run computes with.
+Nothing is tokenised or masked here. Ids come from `Encoder` and `tokenize_pairs`, scored positions
+from `collate`, log-probabilities from a `LogpScorer`: the report shows what a run computes with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIDES = ("chosen", "rejected")
 
 _SHOWN_AS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp")
-"""Unicode's control, format, unassigned and separating characters: shown by their numbers."""
+"""Unicode categories (control, format, unassigned, separators) shown as code points."""
 
 _READ = {
     "BOS": "read, not scored: the beginning of the text, which nothing predicts",
@@ -45,16 +45,16 @@ class Token:
     """One token of prompt + response.
 
     Attributes:
-        text: What it adds to the text, with white space and control characters made visible.
-        name: What the tokenizer calls it.
+        text: Its text, with white space and control characters made visible.
+        name: The tokenizer's name for it.
         id: Its id.
-        part: What it belongs to.
+        part: The part of the sequence that it belongs to.
         why: Why it is scored or not, in words.
-        position: Where it stands in the sequence that the model reads; none if it does not.
+        position: Its position in the sequence that the model reads; none if it is not read.
         predicted_by: The position whose logits predict it, if it is scored.
         cut: Whether it was cut off to fit the limits.
-        logp: Log-probability by the policy, nats, if asked for.
-        reference_logp: The same by the reference.
+        logp: Log-probability under the policy, nats, if a policy was given.
+        reference_logp: The same under the reference.
     """
 
     text: str
@@ -76,10 +76,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Side:
-    """Every token of prompt + response, those that were cut off among them.
+    """Every token of prompt + response, including those that were cut off.
 
     Attributes:
-        tokens: In order of the text.
+        tokens: The tokens in text order.
     """
 
     tokens: tuple[Token, ...]
@@ -133,12 +133,12 @@ class PairTokens:
 
     @property
     def prompt_cut(self) -> int:
-        """Tokens that the prompt lost at its beginning."""
+        """Number of tokens cut from the beginning of the prompt."""
         return sum(token.cut for token in self.chosen.prompt)
 
     @property
     def cut(self) -> bool:
-        """Whether anything was cut off."""
+        """Whether any token was cut off."""
         return any(token.cut for side in (self.chosen, self.rejected) for token in side.tokens)
 
 
@@ -160,7 +160,7 @@ def pair_tokens(
         max_length: As in `tokenize_pairs` and `TrainConfig`.
         max_prompt_length: The same.
         prompt_format: The same.
-        policy: Gives every scored token its log-probability.
+        policy: Scorer that gives every scored token its log-probability.
         reference: The same for the reference.
 
     Returns:
@@ -172,10 +172,10 @@ def pair_tokens(
     encoder = Encoder(tokenizer)
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
     used, dropped = _as_trained(pair, tokenizer, prompt_format=prompt_format, **limits)
-    found, _ = encode_pairs(encoder, [pair], prompt_format)
-    if not found:  # there is nothing to show; `dropped` says why
+    encoded, _ = encode_pairs(encoder, [pair], prompt_format)
+    if not encoded:  # there is nothing to show; `dropped` says why
         return PairTokens(pair.row, Side(()), Side(()), dropped)
-    (whole,) = found
+    (whole,) = encoded
     if used is None:
         sides = (Side(tuple(_all(whole, side, encoder))) for side in SIDES)
         return PairTokens(pair.row, *sides, dropped)
@@ -188,7 +188,7 @@ def pair_tokens(
 def _as_trained(
     pair: Pair, tokenizer: PreTrainedTokenizerBase, **options: int | str | None
 ) -> tuple[TokenizedPair | None, str | None]:
-    """The ids that a run would train on, or why it would not."""
+    """The ids that a run would train on, or the reason why it drops the pair."""
     alone = Preferences((pair,), LoadReport(f"row {pair.row}", 1, 1))
     try:
         return tokenize_pairs(alone, tokenizer, on_bad_rows="raise", **options)[0], None
@@ -198,7 +198,7 @@ def _as_trained(
 
 
 Scores = dict[int, tuple[int, float | None, float | None]]
-"""Of each scored position: the position that predicts it, and its log-probabilities."""
+"""For each scored position: the position that predicts it, and both log-probabilities."""
 
 
 def _scores(
@@ -207,23 +207,23 @@ def _scores(
     policy: LogpScorer | None,
     reference: LogpScorer | Reference | None,
 ) -> list[Scores]:
-    """What is scored in each sequence; which places, a batch itself says."""
+    """Scored positions of each sequence, as a batch has them, with their log-probabilities."""
     batch = collate(sequences, pad_id)
     sources = batch.source % batch.input_ids.shape[1]
-    found = []
-    values = [_token_logps(scorer, sequences) for scorer in (policy, reference)]
+    scores = []
+    logps = [_token_logps(scorer, sequences) for scorer in (policy, reference)]
     for at in range(len(sequences)):
         columns = [sources[batch.token][batch.response == at].tolist()]
-        columns += [some[at] for some in values]
-        found.append({row[0] + 1: row for row in zip(*columns, strict=True)})
-    return found
+        columns += [of_model[at] for of_model in logps]
+        scores.append({row[0] + 1: row for row in zip(*columns, strict=True)})
+    return scores
 
 
 @torch.no_grad()
 def _token_logps(
     scorer: LogpScorer | Reference | None, sequences: list[PromptResponse]
 ) -> list[list[float] | list[None]]:
-    """Log-probabilities of each sequence's scored tokens, in order; none without a scorer."""
+    """Log-probabilities of each sequence's scored tokens, in order; `None` without a scorer."""
     if scorer is None:
         return [[None] * len(response) for _, response in sequences]
     with nullcontext(scorer) if isinstance(scorer, LogpScorer) else scorer.active() as active:
@@ -235,23 +235,23 @@ def _token_logps(
 def _side(
     whole: TokenizedPair, used: TokenizedPair, side: str, encoder: Encoder, scores: Scores
 ) -> Side:
-    """One sequence, and in their places the tokens that were cut from it."""
+    """One sequence, with the tokens that were cut from it in their original places."""
     lost, kept = len(whole.prompt) - len(used.prompt), len(getattr(used, side))
     # Where the cut begins: BOS may have been kept in front of it.
     start = 0 if whole.prompt[lost:] == used.prompt else 1
     tokens, position = [], 0
     for index, token in enumerate(_all(whole, side, encoder)):
-        place = index - len(whole.prompt)
-        if start <= index < start + lost or place >= kept:
+        offset = index - len(whole.prompt)
+        if start <= index < start + lost or offset >= kept:
             why = "cut: the prompt was too long, and its beginning goes first"
-            why = why if place < 0 else "cut: the response was too long; it has no end any more"
+            why = why if offset < 0 else "cut: the response was too long; it has no end any more"
             tokens.append(replace(token, cut=True, why=why))
             continue
         by, logp, reference_logp = scores.get(position, (None, None, None))
         why = _READ.get(token.part, "")
         if by is not None:
             end = "the end of the response; " if token.part == "end token" else ""
-            last = ", the prompt's last" if place == 0 else ""
+            last = ", the prompt's last" if offset == 0 else ""
             why = f"scored: {end}predicted from position {by}{last}"
         values = {"logp": logp, "reference_logp": reference_logp}
         tokens.append(replace(token, position=position, predicted_by=by, why=why, **values))
@@ -260,36 +260,36 @@ def _side(
 
 
 def _all(whole: TokenizedPair, side: str, encoder: Encoder) -> Iterator[Token]:
-    """Every token before the cut, without position or score."""
+    """Every token of the uncut sequence, without position or score."""
     why, tokenizer = "not used: the row is dropped", encoder.tokenizer
     parts = [(token, "prompt") for token in whole.prompt]
     if whole.prompt[:1] == (tokenizer.bos_token_id,):
         parts[0] = (whole.prompt[0], "BOS")
     parts += [(token, "response") for token in getattr(whole, side)]
-    if parts[-1][0] in encoder.end_ids:  # one that was cut when it was sampled has none
+    if parts[-1][0] in encoder.end_ids:  # a response that hit its length limit has none
         parts[-1] = (parts[-1][0], "end token")
     for token, part in parts:
         yield Token(*shown(tokenizer, token), token, part, why)
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> tuple[str, str]:
-    """A token's text with nothing in it invisible, and the tokenizer's own name for it.
+    """A token's text with invisible characters made visible, and the tokenizer's name for it.
 
     Args:
-        tokenizer: Whose token it is.
-        token: Its id.
+        tokenizer: The tokenizer.
+        token: The token's id.
     """
     name = str(tokenizer.convert_ids_to_tokens(token))
     text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if name.startswith("▁") and not text.startswith(" "):
         text = " " + text  # SentencePiece drops the space of a text's first token
     if not text or "\ufffd" in text:
-        text = name  # a part of a character: only the tokenizer has a name for it
+        text = name  # part of a character has no text of its own
     return "".join(map(visible_letter, text)), name
 
 
 def visible_letter(letter: str) -> str:
-    """A letter as it is; white space and control characters as signs that one sees."""
+    """A character as it is, or a visible symbol for white space and control characters."""
     if letter in _SHOWN_AS or unicodedata.category(letter) not in _INVISIBLE:
         return _SHOWN_AS.get(letter, letter)
     return f"⟨{ord(letter):X}⟩"
