@@ -1,1 +1,1 @@
-"""A person, or a simulated one, compares two answers."""
+"""Annotation: a person, or a simulated annotator, compares two answers."""

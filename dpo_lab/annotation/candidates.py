@@ -1,4 +1,4 @@
-"""Two different answers of a model to one prompt, for somebody to compare."""
+"""Sample two different answers of a model to one prompt, for an annotator to compare."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ def two_answers(
     """Two different answers to each prompt, drawn at temperature 1, in random order.
 
     Args:
-        language_model: Who answers, to all prompts at once.
+        language_model: The model; it answers all prompts in one batch.
         prompts: Texts, or lists of messages.
         seed: With the same prompts, equal seeds give equal answers in the same order.
-        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
+        max_new_tokens: Maximum tokens of an answer; by default that of `sample`.
 
     Returns:
-        For each prompt both answers; none where their texts differ in outer white space alone, or
-        one of them has no other character.
+        For each prompt both answers; none if one is blank or they differ in outer white space only.
     """
     random = Random(seed)
     twice = [prompt for prompt in prompts for _ in range(2)]
@@ -42,12 +41,12 @@ def two_answers(
 
 
 def prompt_of_draw(prompts: Sequence[Text], draw: int, seed: int) -> Text:
-    """The prompt that a draw is for: all of them in turn, in another order every round.
+    """The prompt of a draw: each round goes through all prompts, in a new random order.
 
     Args:
         prompts: Prompts.
         draw: Number of the draw, from 0.
-        seed: Of the orders.
+        seed: Seed of the orders.
     """
-    turn, place = divmod(draw, len(prompts))
-    return Random(f"{seed} {turn}").sample(list(prompts), len(prompts))[place]
+    turn, index = divmod(draw, len(prompts))
+    return Random(f"{seed} {turn}").sample(list(prompts), len(prompts))[index]

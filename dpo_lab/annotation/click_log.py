@@ -1,6 +1,6 @@
-"""A log that is added to line by line; what a kill or a power cut leaves of it is fixed.
+"""Append-only click log: every line is synced to disk, and a torn last line is repaired.
 
-Nothing is thrown away: what is cut off, and what the lab did not write, is kept beside the file.
+Nothing is thrown away: removed text, and files that the lab did not write, are kept beside it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dpo_lab.training.files import sync, write_bytes
 
 
 def begin(log: Path) -> None:
-    """An empty log, on the disk when this returns."""
+    """Create an empty log, on disk when this returns."""
     log.touch()
     for made in (log, log.parent, log.parent.parent):
         sync(made)
 
 
 def append(log: Path, line: Mapping[str, Any]) -> None:
-    """Add a line, on the disk when this returns.
+    """Append a line, on disk when this returns.
 
     Raises:
-        OSError: If it cannot be written; then the log is as it was.
+        OSError: If it cannot be written; the log is then unchanged.
     """
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     size = os.fstat(handle).st_size
@@ -43,16 +43,16 @@ def append(log: Path, line: Mapping[str, Any]) -> None:
 
 
 def mend_end(log: Path) -> str:
-    """Cut a last line that was never whole off a log; a line that was is left as it is.
+    """Remove a torn last line, which a kill or a power cut left, from a log.
 
-    A line is whole if it ends, and not in the NUL bytes of a power cut, or if only its end is
-    missing; then it gets that. What is cut off is added to a file beside the log, with `.cut`.
+    A last line is torn if it has no newline and is not JSON, or if it ends in NUL bytes. One that
+    only lacks its newline gets it. A torn line is moved to a file beside the log, with `.cut`.
 
     Args:
         log: The file; every line is JSON.
 
     Returns:
-        What was cut off, in words; empty if nothing was.
+        A message about what was removed; empty if nothing was.
     """
     data = log.read_bytes()
     last = data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
@@ -74,13 +74,13 @@ def mend_end(log: Path) -> str:
 
 
 def keep_aside(path: Path) -> Path:
-    """Rename a file to one that is not there yet: with `.before`, `.before.2` and so on.
+    """Rename a file to an unused name: `.before` added, or `.before.2` and so on.
 
     Returns:
         Its new path.
     """
     names = (f"{path.name}.before" + f".{n}" * (n > 1) for n in count(1))
-    kept = next(one for name in names if not (one := path.with_name(name)).exists())
+    kept = next(free for name in names if not (free := path.with_name(name)).exists())
     os.rename(path, kept)
     return kept
 

@@ -1,4 +1,4 @@
-"""Which question comes next: pairs drawn ahead in a thread, some of them asked twice."""
+"""Queue of annotation questions: answers sampled ahead in a thread, some questions asked twice."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from dpo_lab.models.sampling import Completion
 from dpo_lab.models.weights import weights_fingerprint
 
 AHEAD = 4
-"""Pairs that lie ready while a person reads, and that are drawn at once: hardly slower than one."""
+"""Pairs of answers kept ready, and sampled in one batch: hardly slower than sampling one pair."""
 TRIES = 8
-"""Draws after which a model is taken to have one answer only."""
+"""Draws after which a prompt is given up, since the model seems to have only one answer to it."""
 REST = 5
-"""Answers between a question and its repetition at least."""
+"""Minimum number of answers between a question and its repetition."""
 
 
 def check_repeat(repeat: float) -> None:
-    """Refuse a share of repeated questions that is none.
+    """Check the share of questions to repeat.
 
     Raises:
         ValueError: If it is out of range.
@@ -35,26 +35,26 @@ def check_repeat(repeat: float) -> None:
 
 
 class QuestionQueue:
-    """Asks questions and gives the answers to a session; nothing is asked before that is on disk.
+    """Asks questions and stores the answers in a session, each on disk before the next question.
 
     Args:
-        session: Where the answers go.
+        session: The session that stores the answers.
         prompts: Texts, or lists of messages.
-        load: Gives the model that answers; called in the drawing thread.
-        seed: Of the answers, their order and what is repeated. A session that is opened again
-            with the same prompts, model and seed asks what it would have asked without the break.
+        load: Returns the model that answers; called in the sampling thread.
+        seed: Seed of the answers, their order and the repetitions. A session that is reopened with
+            the same prompts, model and seed asks what it would have asked without the break.
         repeat: Share of the questions that repeat an earlier one with its sides swapped.
-        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
-        changed: Called in the drawing thread when there is a new question or a problem.
+        max_new_tokens: Maximum tokens of an answer; by default that of `sample`.
+        changed: Called in the sampling thread when there is a new question or an error.
 
     Attributes:
-        question: What is asked now; none while it is drawn.
+        question: The current question; none while it is being sampled.
         model: The model, once it is loaded.
         given_up: Prompts to which the model gave no two different answers.
-        error: What the drawing failed with.
+        error: The error that ended the sampling.
 
     Raises:
-        ValueError: If the share is out of range.
+        ValueError: If `repeat` is out of range.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class QuestionQueue:
         self._thread = threading.Thread(target=self._work, name="dpo-lab pairs", daemon=True)
 
     def start(self) -> QuestionQueue:
-        """Begin; returns at once."""
+        """Start the sampling thread; returns at once."""
         with self._news:
             self._ask()
         self._thread.start()
         return self
 
     def wait(self, timeout: float | None = None) -> Question:
-        """Until there is a question.
+        """Wait for the current question.
 
         Raises:
-            RuntimeError: If it was closed.
-            TimeoutError: If there is none yet.
-            BaseException: What the drawing failed with.
+            RuntimeError: If the queue was closed.
+            TimeoutError: If there is no question in time.
+            BaseException: The error that ended the sampling.
         """
         with self._news:
             self._keep_up()
@@ -106,24 +106,24 @@ class QuestionQueue:
                 raise self.error
             if self._closed:
                 raise RuntimeError(f"{self.session.path}: closed. Open the session again to go on.")
-        raise TimeoutError(f"no question after {timeout:g} s; it is drawn still. Wait longer.")
+        raise TimeoutError(f"no question after {timeout:g} s: still sampling. Wait longer.")
 
     def now(self) -> tuple[Question | None, int]:
-        """The question that is asked, and the session's `clicks` that belong to it."""
+        """The current question, and the value of the session's `clicks` that belongs to it."""
         with self._news:
             self._keep_up()
             return self.question, self.session.clicks
 
     def answer(self, choice: Choice, click: int | None = None) -> bool:
-        """Answer the question that is asked now.
+        """Answer the current question.
 
         Args:
             choice: A, B, tie or skip.
-            click: The session's `clicks` when the question was shown. An answer to another
-                question than the one that is asked now (a double click) is not taken.
+            click: The session's `clicks` when the question was shown. An answer to any question
+                but the current one (a double click) is ignored.
 
         Returns:
-            Whether it was taken.
+            Whether the answer was accepted.
 
         Raises:
             ValueError: If there is no such choice.
@@ -140,13 +140,13 @@ class QuestionQueue:
             return True
 
     def undo(self, click: int | None = None) -> bool:
-        """Take the last answer back and ask its question again.
+        """Undo the last answer and ask its question again.
 
         Args:
             click: As in `answer`.
 
         Returns:
-            Whether there was one.
+            Whether an answer was undone.
 
         Raises:
             OSError: If it cannot be written.
@@ -171,19 +171,19 @@ class QuestionQueue:
         return drawing if self.model else "The model is being loaded."
 
     def rest(self) -> None:
-        """Draw no more for now, and wait for the draw in progress: a run needs the model."""
+        """Pause sampling, and wait for the batch in progress: a run needs the model."""
         with self._news:
             self._resting = True
             self._news.wait_for(lambda: not self._drawing)
 
     def go_on(self) -> None:
-        """Draw again."""
+        """Resume sampling."""
         with self._news:
             self._resting = False
             self._news.notify_all()
 
     def close(self) -> None:
-        """Ask no more, and close the session."""
+        """Stop asking, and close the session."""
         with self._news:
             self._closed, self.question = True, None
             self._news.notify_all()
@@ -192,12 +192,12 @@ class QuestionQueue:
         self.session.close()
 
     def _keep_up(self) -> None:
-        """Ask what follows the last click; an interrupt may have come between the two."""
+        """Ask the question after the last click, in case an interrupt came between the two."""
         if self._asked_after != self.session.clicks and not self._closed:
             self._ask()
 
     def _ask(self) -> None:
-        """What is asked now."""
+        """Choose the current question."""
         session, number = self.session, self.session.next_number
         self._put_back()
         if session.taken_back:
@@ -210,7 +210,7 @@ class QuestionQueue:
         self._news.notify_all()
 
     def _repeated(self, number: int) -> Question | None:
-        """An earlier question with its sides swapped, where it is time for one."""
+        """An earlier question with its sides swapped, if one is due."""
         random = Random(f"{self._seed} repeat {number}")
         if random.random() >= self._repeat:
             return None
@@ -227,7 +227,7 @@ class QuestionQueue:
         return random.choice(old).swapped(number)
 
     def _put_back(self) -> None:
-        """No question; a new pair that is shown comes after those whose answer is taken back."""
+        """Clear the question; a new pair goes back to the queue, behind undone questions."""
         question, self.question = self.question, None
         if question and question.number == self.session.next_number and question.repeats is None:
             self._drawn.appendleft(question)
@@ -239,13 +239,13 @@ class QuestionQueue:
             self._source = f"{self.model.name} {weights_fingerprint(self.model.base)[:12]}"
             number = self.session.next_draw
             while self._wait_for_room():
-                # Always the same draws together, so that a break changes none of them.
+                # Always the same draws in a batch, so that a reopened session repeats them.
                 block, done = divmod(number, AHEAD)
                 drawn = self._draw(prompts, block)[done:]
                 number += AHEAD - done
                 with self._news:
                     self._drawing = False
-                    self._drawn.extend(one for one in drawn if one)
+                    self._drawn.extend(question for question in drawn if question)
                     if self.question is None and not self._closed:
                         self._ask()
                     self._news.notify_all()
@@ -257,7 +257,7 @@ class QuestionQueue:
             self._changed()
 
     def _wait_for_room(self) -> bool:
-        """Until a pair is to be drawn; false once the interview is closed."""
+        """Wait until a pair is to be sampled; false once the queue is closed."""
         with self._news:
             self._news.wait_for(
                 lambda: self._closed or (len(self._drawn) < AHEAD and not self._resting)
@@ -266,24 +266,24 @@ class QuestionQueue:
             return self._drawing
 
     def _draw(self, prompts: list[Text], block: int) -> list[Question | None]:
-        """Draws that belong together; none for a prompt that is given up."""
+        """Sample one block of draws; none for a prompt that is given up."""
         numbers = range(block * AHEAD, (block + 1) * AHEAD)
         asked = [prompt_of_draw(prompts, number, self._seed) for number in numbers]
-        found = self._two_answers(asked, f"{self._seed} block {block}")
-        for place, (number, prompt) in enumerate(zip(numbers, asked, strict=True)):
+        pairs = self._two_answers(asked, f"{self._seed} block {block}")
+        for index, (number, prompt) in enumerate(zip(numbers, asked, strict=True)):
             for attempt in range(1, TRIES):
-                if found[place] or prompt in self.given_up:
+                if pairs[index] or prompt in self.given_up:
                     break
-                (found[place],) = self._two_answers([prompt], f"{self._seed} {number} {attempt}")
-            if not found[place] and prompt not in self.given_up:
+                (pairs[index],) = self._two_answers([prompt], f"{self._seed} {number} {attempt}")
+            if not pairs[index] and prompt not in self.given_up:
                 self._give_up(prompt, prompts)
         return [
-            self._new(prompt, number, *two) if two else None
-            for number, prompt, two in zip(numbers, asked, found, strict=True)
+            self._new(prompt, number, *pair) if pair else None
+            for number, prompt, pair in zip(numbers, asked, pairs, strict=True)
         ]
 
     def _new(self, prompt: Text, draw: int, a: Completion, b: Completion) -> Question:
-        """A question that gets its number when it is asked."""
+        """A new question; its number is set when it is asked."""
         sampled = {"a_sampled": a.sampled, "b_sampled": b.sampled}
         return Question(0, prompt, a.text, b.text, draw, self._source, **sampled)
 
@@ -294,7 +294,7 @@ class QuestionQueue:
 
     def _give_up(self, prompt: Text, prompts: list[Text]) -> None:
         self.given_up.append(prompt)
-        if all(one in self.given_up for one in prompts):
+        if all(other in self.given_up for other in prompts):
             raise ValueError(
                 f"prompts: {self.model.name} gives no two different answers to any of them, such "
                 f"as {prompt_text(prompt)[:60]!r}. Give other prompts, or another model."

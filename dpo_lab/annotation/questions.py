@@ -1,4 +1,4 @@
-"""What a person is asked, two answers side by side, and what was clicked."""
+"""Questions of an annotation session, two answers side by side, and the choices made."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Question:
     """Two answers side by side, as they were shown.
 
     Attributes:
-        number: Of the question in its session, from 1.
+        number: Number of the question in its session, from 1.
         prompt: Text, or messages.
         a: The answer on the left.
         b: The answer on the right.
         draw: Number of the draw that gave the two answers.
-        model: Whose answers they are: name and the first letters of the weights' hash.
+        model: The model that answered: its name and the first digits of its weights' hash.
         repeats: Number of the earlier question that this one asks again with its sides swapped.
-        a_sampled: The ids of the answer on the left, which training scores; none in a log from
-            before they were kept.
-        b_sampled: The same of the answer on the right.
+        a_sampled: The sampled ids of the left answer, which training scores; none in old logs that
+            did not keep them.
+        b_sampled: The same for the right answer.
     """
 
     number: int
@@ -43,11 +43,12 @@ class Question:
 
     @property
     def cut(self) -> int:
-        """How many of its two answers were cut at their length limit."""
-        return sum(one is not None and one.cut for one in (self.a_sampled, self.b_sampled))
+        """How many of the two answers were cut at the length limit."""
+        sides = (self.a_sampled, self.b_sampled)
+        return sum(sampled is not None and sampled.cut for sampled in sides)
 
     def swapped(self, number: int) -> Question:
-        """The same question asked again under another number, its sides swapped."""
+        """The same question under another number, with its sides swapped."""
         return replace(
             self,
             number=number,
@@ -60,11 +61,11 @@ class Question:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Question:
-        """The question of a line of the log.
+        """The question in a line of the log.
 
         Raises:
             LookupError: If a field is missing.
-            ValueError: If the ids of an answer are none.
+            ValueError: If the ids of an answer are invalid.
         """
         names = [field.name for field in fields(cls) if field.name not in _SAMPLED]
         sampled = {side: line.get(side) for side in _SAMPLED}
@@ -74,11 +75,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question and what was clicked.
+    """A question and the choice that was clicked.
 
     Attributes:
         question: The question.
-        choice: The side that is better, tie (they are alike) or skip (no answer at all).
+        choice: The better side, tie (neither is better) or skip (no answer).
     """
 
     question: Question
@@ -91,9 +92,9 @@ class Answer:
 
     @property
     def row(self) -> dict[str, Any] | None:
-        """As a preference pair; none after a tie or a skip, which train nothing."""
+        """The preference pair; none after a tie or a skip, which train nothing."""
         if self.winner is None:
             return None
-        one, way = self.question, 1 if self.choice == "A" else -1
-        texts, sampled = (one.a, one.b)[::way], (one.a_sampled, one.b_sampled)[::way]
-        return pair_row(one.prompt, *texts, *sampled)
+        asked, order = self.question, 1 if self.choice == "A" else -1
+        texts, sampled = (asked.a, asked.b)[::order], (asked.a_sampled, asked.b_sampled)[::order]
+        return pair_row(asked.prompt, *texts, *sampled)

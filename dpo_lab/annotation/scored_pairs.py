@@ -1,4 +1,4 @@
-"""Preference pairs from a model's own answers and a score: four answers, six pairs."""
+"""Preference pairs from a model's own sampled answers, labelled by a reward function."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def completion_pairs(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Draw several answers to every prompt, and compare each with each.
+    """Sample several answers to every prompt, and label every pair of them.
 
-    Pairs of equal answers, and of an empty one, are left out.
+    Pairs of equal answers, or with an empty answer, are left out.
 
     Args:
-        language_model: Who answers, at temperature 1.
-        prompts: Prompts; one that comes twice gets independent answers.
+        language_model: The model that answers, at temperature 1.
+        prompts: Prompts; a repeated prompt gets independent answers.
         score: Ground-truth reward of `(prompt, response)`.
-        completions: Answers to a prompt; four make six pairs.
+        completions: Answers per prompt; four make six pairs.
         labels: `sampled` from Bradley-Terry with the score, so that the optimum is finite; or
-            `better`, the higher score wins always and pairs of equal scores are left out, as in
+            `better`: the higher score always wins and pairs of equal scores are left out, as in
             the paper.
-        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
-        prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
-        seed: Of answers and labels.
+        max_new_tokens: Maximum tokens of an answer; by default that of `sample`.
+        prompt_format: Whether text is put through the chat template, as in `Encoder.as_prompt`.
+        seed: Seed of answers and labels.
         progress: Called with `(done, total)` answers.
 
     Returns:
-        Rows with `prompt`, as the model got it, `chosen` and `rejected`, messages where the prompt
-        is made of messages; and with the ids of both answers, so that training scores what was
+        Rows with `prompt` as given to the model, `chosen` and `rejected` (messages if the prompt
+        is a list of messages), and the ids of both answers, so that training scores what was
         sampled.
 
     Raises:
@@ -69,12 +69,12 @@ def completion_pairs(
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for index, prompt in enumerate(prompts):
-        own = answers[index * completions : (index + 1) * completions]
-        worth = {one.text: score(prompt_text(prompt), one.text) for one in own}
-        for first, second in combinations(own, 2):
+        sampled = answers[index * completions : (index + 1) * completions]
+        scores = {answer.text: score(prompt_text(prompt), answer.text) for answer in sampled}
+        for first, second in combinations(sampled, 2):
             if first.text == second.text or not (first.text and second.text):
                 continue
-            values = worth[first.text], worth[second.text]
+            values = scores[first.text], scores[second.text]
             if labels == "better":
                 if values[0] == values[1]:
                     continue
@@ -83,6 +83,6 @@ def completion_pairs(
                 rewards = torch.tensor(values, dtype=torch.float64)
                 wins = sample_preferences(*rewards, generator).item()
             chosen, rejected = (first, second) if wins else (second, first)
-            sampled = chosen.sampled, rejected.sampled
-            rows.append(pair_row(prompt, chosen.text, rejected.text, *sampled))
+            ids = chosen.sampled, rejected.sampled
+            rows.append(pair_row(prompt, chosen.text, rejected.text, *ids))
     return rows

@@ -1,13 +1,13 @@
-"""What a person clicked: an append-only log, and the preference pairs that follow from it.
+"""An annotation session on disk: a click log, and the preference pairs made from it.
 
-clicks.log         one JSON line a click (A, B, tie, skip, undo), synced before it counts
+clicks.log         one JSON line per click (A, B, tie, skip, undo), synced before it takes effect
 preferences.jsonl  the pairs of the answers in effect: `load_preferences` and TRL read it
-clicks.log.cut     what a kill or a power cut had left of a last line
+clicks.log.cut     torn last lines, left by a kill or a power cut
 *.before           a `preferences.jsonl` that was changed by hand
 .lock              held while a session is open
 
-The log is what was said; the pairs are made of it after every click and whenever the session is
-opened. A kill between the two leaves the pairs one click behind, until then.
+The pairs are made from the log after every click and whenever the session is opened. A kill after
+a click may leave them one click behind until the session is opened again.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ UNDO = "undo"
 
 
 class Session:
-    """The answers of one person, on disk; begun, or found as they were left.
+    """One annotator's answers on disk; a new session, or an earlier one reopened.
 
     Args:
         path: The session's folder.
 
     Attributes:
-        answers: Those in effect, in order.
-        taken_back: Questions whose answer was undone and that wait for another, the next one last.
-        clicks: Lines of the log: every click changes it.
+        answers: The answers in effect, in order.
+        taken_back: Questions whose answers were undone, to be asked again, the next one last.
+        clicks: Number of lines in the log, which grows with every click.
         next_number: Number of the next new question.
         next_draw: Number of the next draw.
-        notes: What was wrong with the files and what became of it, in words.
+        notes: Problems found in the files and how they were resolved, in words.
 
     Raises:
-        FileExistsError: If the session is open already, in this process or in another.
+        FileExistsError: If the session is already open, in this process or in another.
         NotADirectoryError: If the path, or one above it, is a file.
-        ValueError: If a whole line of the log is not understood, or there are pairs without a log.
+        ValueError: If a complete line of the log is invalid, or there are pairs without a log.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.notes: list[str] = []
-        # What the file of pairs may hold: anything else was not written here.
+        # Contents of the file of pairs that this session wrote; others were changed by hand.
         self._written = {b""}
         self._forget()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise NotADirectoryError(
-                f"{self.path}: there is a file of this name, or of a folder's above it, and a "
-                "session is a folder. Give another path."
+                f"{self.path}: this path, or one above it, is a file, but a session is a folder. "
+                "Give another path."
             ) from None
         # Clicks and closing may come from different threads.
         self._lock = FileLock(self.path / ".lock", thread_local=False)
@@ -80,22 +80,22 @@ class Session:
 
     @property
     def log(self) -> Path:
-        """File of the clicks."""
+        """The click log."""
         return self.path / "clicks.log"
 
     @property
     def file(self) -> Path:
-        """File of the preference pairs."""
+        """The file of preference pairs."""
         return self.path / "preferences.jsonl"
 
     @property
     def pairs(self) -> list[dict[str, Any]]:
-        """Rows as `preferences.jsonl` holds them, one for every A and B in effect."""
+        """The rows of `preferences.jsonl`, one for every A and B in effect."""
         return [row for answer in self.answers if (row := answer.row)]
 
     @property
     def agreements(self) -> list[bool]:
-        """For every question asked twice and answered both times: was the answer the same?"""
+        """For each question that was asked and answered twice: whether both answers agree."""
         first = {answer.question.number: answer for answer in self.answers}
         return [
             first[answer.question.repeats].winner == answer.winner
@@ -105,29 +105,29 @@ class Session:
         ]
 
     def count(self, *choices: Choice) -> int:
-        """How many of the answers in effect are one of these."""
+        """Number of answers in effect with one of these choices."""
         return sum(answer.choice in choices for answer in self.answers)
 
     def add(self, question: Question, choice: Choice) -> None:
-        """Take an answer: on disk when this returns.
+        """Add an answer: on disk when this returns.
 
         Args:
-            question: What was asked.
-            choice: What was clicked.
+            question: The question that was shown.
+            choice: The choice that was clicked.
 
         Raises:
-            ValueError: If there is no such choice, or the question is answered already.
-            OSError: If it cannot be written; unless the log took it, nothing has changed.
+            ValueError: If there is no such choice, or the question is already answered.
+            OSError: If it cannot be written; unless it is in the log, nothing has changed.
         """
         if choice not in CHOICES:
             raise ValueError(f"choice={choice!r}: unknown. Use one of {', '.join(CHOICES)}.")
         self._click({"choice": choice, **asdict(question)})
 
     def undo(self) -> Question | None:
-        """Take the last answer back; its question waits for another.
+        """Undo the last answer; its question waits for a new one.
 
         Returns:
-            The question; none if there is no answer.
+            The question; none if there is no answer to undo.
 
         Raises:
             OSError: As in `add`.
@@ -140,11 +140,11 @@ class Session:
         return question
 
     def close(self) -> None:
-        """Let others open it."""
+        """Release the lock, so that the session can be opened elsewhere."""
         self._lock.release()
 
     def _click(self, line: Mapping[str, Any]) -> None:
-        """Write a line, then do what it means; memory follows the log whatever comes between."""
+        """Log a click, then apply it; after an interrupt, memory is rebuilt from the log."""
         self._make_sure()
         self._check(line)
         self._unsure = True
@@ -153,20 +153,20 @@ class Session:
             append(self.log, {**line, "time": time})
             self._take(line)
             self._unsure = False
-        except BaseException:  # an interrupt comes anywhere
+        except BaseException:  # an interrupt can come anywhere
             self._make_sure()
             raise
         self._write_pairs()
 
     def _make_sure(self) -> None:
-        """Have memory follow the log again, if a click was broken off."""
+        """Check that the session is open; reread the log if a click was interrupted."""
         if not self._lock.is_locked:
             raise ValueError(f"{self.path}: this session was closed. Open it again to go on.")
         if self._unsure:
             self._read()
 
     def _check(self, line: Mapping[str, Any]) -> None:
-        """Refuse a line that cannot follow those before it."""
+        """Refuse a line that cannot follow the earlier ones."""
         if line["choice"] not in (*CHOICES, UNDO):
             raise ValueError(f"unknown choice {line['choice']!r}")
         number = line["number"]
@@ -176,7 +176,7 @@ class Session:
             raise ValueError(f"question {number} was not the last to be answered")
 
     def _take(self, line: Mapping[str, Any]) -> None:
-        """What a line of the log means."""
+        """Apply a line of the log."""
         self._check(line)
         if line["choice"] == UNDO:
             self.taken_back.append(self.answers.pop().question)
@@ -185,7 +185,7 @@ class Session:
             question = Question.from_dict(line)
             self.next_number = max(self.next_number, question.number + 1)
             self.next_draw = max(self.next_draw, question.draw + 1)
-            self.taken_back = [one for one in self.taken_back if one.number != question.number]
+            self.taken_back = [old for old in self.taken_back if old.number != question.number]
             self.answers.append(Answer(question, line["choice"]))
             self._answered.add(question.number)
         self.clicks += 1
@@ -198,13 +198,13 @@ class Session:
         self._unsure = True
 
     def _begin(self) -> None:
-        """The log, if there is none."""
+        """Create the log if there is none."""
         if self.log.exists():
             return
         if self.file.exists() and self.file.stat().st_size:
             raise ValueError(
-                f"{self.file}: there are pairs, but no {self.log.name} that they follow from, and "
-                "a session would overwrite them. Give another folder, or bring the log back."
+                f"{self.file}: there are pairs, but no {self.log.name} that they come from, and a "
+                "session would overwrite them. Give another folder, or restore the log."
             )
         begin(self.log)
 
@@ -231,8 +231,8 @@ class Session:
         if self.file.exists() and self.file.read_bytes() not in self._written:
             kept = keep_aside(self.file)
             self.notes.append(
-                f"{self.file} did not follow from the clicks. It is made of them again; what it "
-                f"was is kept in {kept}."
+                f"{self.file} did not match the clicks. It was rebuilt from them; the old file is "
+                f"kept in {kept}."
             )
         write_text(self.file, text)
         self._written = {text.encode()}

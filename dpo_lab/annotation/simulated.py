@@ -1,4 +1,4 @@
-"""An annotator whose taste is known: what a session's results can be measured against."""
+"""A simulated annotator with a known reward function, to measure a session's results against."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dpo_lab.objective.bradley_terry import sample_preferences
 
 
 class SimulatedAnnotator:
-    """Answers a question as somebody would who likes what a score says.
+    """Answers questions by a known reward function.
 
     Args:
-        taste: How much he likes an answer, of `(prompt, answer)`.
-        labels: `sampled` from Bradley-Terry with the taste, as people waver; or `better`, the
-            higher score wins always.
-        tie_within: Two scores no further apart than this are a tie; below 0 there is none.
-        seed: Of the wavering.
+        taste: The reward, of `(prompt, answer)`.
+        labels: `sampled` from Bradley-Terry with the rewards, since people are inconsistent; or
+            `better`: the higher reward always wins.
+        tie_within: Two rewards no further apart than this are a tie; below 0 there are no ties.
+        seed: Seed of the sampled labels.
 
     Raises:
         ValueError: If there are no such labels.
@@ -43,7 +43,7 @@ class SimulatedAnnotator:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, question: Question) -> Choice:
-        """What he clicks."""
+        """The choice for a question."""
         prompt, texts = prompt_text(question.prompt), (question.a, question.b)
         a, b = torch.tensor([self.taste(prompt, text) for text in texts], dtype=torch.float64)
         if (a - b).abs() <= self.tie_within:
