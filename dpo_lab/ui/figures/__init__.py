@@ -1,1 +1,1 @@
-"""Arrays to plotly figures."""
+"""Plotly figures, made from arrays and records."""

@@ -1,4 +1,4 @@
-"""Figures of probability that changed hands: who lost it, and who gained it."""
+"""Figures of likelihood displacement: which answers or tokens lost or gained probability."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dpo_lab.ui.html.output import Fragment, visible
 from dpo_lab.ui.html.tables import escaped, table
 
 ROWS = 8
-"""Answers that are named on either side."""
+"""How many gaining, and how many losing, answers are shown."""
 _LEFT, _RIGHT = (0, 0.3), (0.53, 1)
 
 
 def mass_figure(found: Displacement, prompt: str, rows: int = ROWS) -> go.Figure:
-    """Probability before and after: of groups of answers, and of those that moved most.
+    """Probability before and after: of groups of answers, and of the answers that moved most.
 
     Args:
-        found: Of `exact_displacement`.
+        found: Result of `exact_displacement`.
         prompt: The prompt as text.
-        rows: How many gaining and how many losing answers are named.
+        rows: How many gaining, and how many losing, answers are shown.
 
     Returns:
-        Left the groups, which hold all answers; right the answers, the most gaining on top.
+        Left: the groups, which cover all answers. Right: the answers, largest gain on top.
     """
     groups = list(reversed(found.groups()))
     moving = [*found.losing(rows), *reversed(found.gaining(rows))]
@@ -46,8 +46,8 @@ def shares_figure(shares: Sequence[Share], n: int) -> go.Figure:
     """Shares of sampled answers before and after, with standard errors.
 
     Args:
-        shares: Of `sampled_displacement`.
-        n: How many answers were drawn from each model.
+        shares: Result of `sampled_displacement`.
+        n: Number of answers drawn from each model.
     """
     shares = sorted(shares, key=lambda share: share.gain)
     heads = (((0, 1), "Sampled answers whose share moved most", f"n = {n:,} each, ±1 s.e."),)
@@ -82,16 +82,16 @@ def _figure(heads, height: int) -> go.Figure:
 
 
 def _bars(figure, shares, names, x: str, y: str, legend: bool, n: int | None = None) -> None:
-    """Two bars a row; plotly draws rows from below."""
-    # Two answers may be escaped or cut to one name: rows are places, names are their labels.
-    places, thick = list(range(len(shares))), 0.38 if len(shares) > len(GROUPS) else 0.22
-    figure.update_layout({f"{y[0]}axis{y[1:]}": {"tickvals": places, "ticktext": names}})
+    """Two bars per row; plotly draws rows from the bottom up."""
+    # Rows are numbered, since two answers may be escaped or cut to the same label.
+    rows, thick = list(range(len(shares))), 0.38 if len(shares) > len(GROUPS) else 0.22
+    figure.update_layout({f"{y[0]}axis{y[1:]}": {"tickvals": rows, "ticktext": names}})
     for name, colour, side in (("policy", POLICY, "after"), ("reference", REFERENCE, "before")):
         values = [getattr(share, side) for share in shares]
         errors = None if n is None else [(v * (1 - v) / n) ** 0.5 for v in values]
         figure.add_bar(
             x=values,
-            y=places,
+            y=rows,
             error_x=errors and {"array": errors, "width": 0, "thickness": 1.4, "color": TEXT},
             width=thick,
             offset=-thick if side == "after" else 0,
@@ -113,11 +113,11 @@ def _named(share: Share) -> str:
 
 
 def steps_table(steps: Sequence[StepDisplacement], response: str) -> Fragment:
-    """The next token at every step along a response: its own share, who gained, who lost.
+    """Table of the next token at each step of a response: its probability, and what gained or lost.
 
     Args:
-        steps: Of `token_displacement`.
-        response: What the response is, such as "chosen".
+        steps: Result of `token_displacement`.
+        response: Name of the response, such as "chosen".
     """
     titles = (f"Token of {response}", "Before", "After", "Gained most", "Lost most")
     rows, words = [], []

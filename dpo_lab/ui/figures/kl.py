@@ -1,4 +1,4 @@
-"""Figures of KL and optimum: estimators against the exact KL, policies against the frontier."""
+"""Figures of KL: estimators against the exact KL, and policies against the reward-KL frontier."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ESTIMATORS = {
     "k3": ("k3", REJECTED),
 }
 _SIDE = 1.06
-"""Estimates at one sample size stand side by side: the factor between them on the axis."""
+"""Factor on the x axis between estimates at one sample size, which puts them side by side."""
 _PLACES = ("bottom right", "bottom center", "middle right")
-"""Where labels stand: those of policies that lie side by side must not cover each other."""
+"""Label positions, one per group, so that labels of nearby policies do not overlap."""
 _COLOURS = (POLICY, CHOSEN, REJECTED, "#E69F00", "#56B4E9", TEXT)
 
 
@@ -29,27 +29,25 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
     """Three estimates of one KL against the number of samples, with standard errors.
 
     Args:
-        measured: Of the same policy, each from another number of its samples.
-        exact: The KL itself on the same prompts, nats: errors are those for these prompts, where
-            each has several samples.
+        measured: Estimates for the same policy, each from another number of its samples.
+        exact: The exact KL on the same prompts, nats. The errors are those for these prompts alone,
+            if each prompt has several samples.
     """
     figure = blank(420)
     for shift, (field, (name, colour)) in enumerate(_ESTIMATORS.items(), start=-1):
-        found = [getattr(one, field) for one in measured]
-        errors = [
-            one.stderr if math.isnan(one.stderr_samples) else one.stderr_samples for one in found
-        ]
+        estimates = [getattr(kl, field) for kl in measured]
+        errors = [e.stderr if math.isnan(e.stderr_samples) else e.stderr_samples for e in estimates]
         figure.add_scatter(
-            x=[one.n * _SIDE**shift for one in found],
-            y=[one.mean for one in found],
+            x=[estimate.n * _SIDE**shift for estimate in estimates],
+            y=[estimate.mean for estimate in estimates],
             error_y={"array": errors, "width": 0, "thickness": 1.5},
             mode="markers",
             marker={"size": 8, "color": colour},
             name=name,
-            customdata=[(one.n, error) for one, error in zip(found, errors, strict=True)],
+            customdata=[(e.n, error) for e, error in zip(estimates, errors, strict=True)],
             hovertemplate="%{y:.3f} ± %{customdata[1]:.3f} nats of %{customdata[0]} samples",
         )
-    sizes = [one.per_token.n for one in measured]
+    sizes = [kl.per_token.n for kl in measured]
     figure.add_scatter(
         x=[min(sizes) / 1.3, max(sizes) * 1.3],
         y=[exact, exact],
@@ -64,7 +62,7 @@ def estimators_figure(measured: Sequence[MeasuredKL], exact: float) -> go.Figure
         tickvals=sizes,
         ticktext=list(map(str, sizes)),
     )
-    cut = max(one.cut for one in measured)
+    cut = max(kl.cut for kl in measured)
     at_least = f", at least: up to {cut:.0%} of answers cut" if cut else ""
     figure.update_yaxes(title_text=f"KL(policy ‖ reference) (nats), ± 1 s.e.{at_least}")
     return figure
@@ -79,7 +77,7 @@ def frontier_figure(
 
     Args:
         theory: The frontier.
-        groups: Name in the legend to label to where a policy stands.
+        groups: Legend name to the policies of a group: label to exact KL and reward.
         optima: Betas whose pi* is marked.
     """
     figure = blank(520)

@@ -1,4 +1,4 @@
-"""Figures of the losses: their curves, which way they push a pair, and what became of the pairs."""
+"""Figures of losses: curves, gradient directions, displacement, label noise, answer length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dpo_lab.ui.figures.style import (
 from dpo_lab.ui.html.tables import escaped
 
 REACH = 15.0
-"""Nats of margin that the curves cover, on either side of 0."""
+"""Range of the curves on either side of margin 0, nats."""
 PALETTE = (POLICY, CHOSEN, REJECTED, THEORY, "#E69F00", "#56B4E9", "#8c6bb1", TEXT)
 _TOKENS = 5.0
 _LEFT, _RIGHT = (0, 0.46), (0.56, 1)
@@ -39,7 +39,7 @@ _CONTENDERS = {
 
 
 def pairs_at(chosen: torch.Tensor, rejected: torch.Tensor) -> PairLogps:
-    """Pairs of given log-ratios, five tokens an answer, on which the reference has -40 nats."""
+    """Pairs with these log-ratios; each answer has five tokens, and -40 nats by the reference."""
     reference, tokens = torch.full_like(chosen, -40.0), torch.full_like(chosen, _TOKENS)
     return PairLogps(chosen - 40, rejected - 40, reference, reference, tokens, tokens)
 
@@ -47,9 +47,9 @@ def pairs_at(chosen: torch.Tensor, rejected: torch.Tensor) -> PairLogps:
 def curve_traces(name: str, loss: Loss, beta: float, look: dict, **options: Any) -> list[dict]:
     """Loss and pull over the margin, as two traces: left and right panel of `curves_spec`.
 
-    The margin lies in equal parts on both sides, chosen up and rejected down. So that losses of
-    different units can be compared, each is scaled to pull as hard at margin 0 as DPO does; one
-    that does not pull there is left as it is.
+    Half of the margin comes from the chosen answer's gain, half from the rejected answer's loss.
+    To make losses in different units comparable, each is scaled to pull as hard at margin 0 as DPO
+    does; a loss that does not pull there is not scaled.
     """
     margins = torch.linspace(-REACH, REACH, 121, dtype=torch.float64)
     losses, slopes = loss_and_grads(loss, pairs_at(margins / 2, -margins / 2), beta, **options)
@@ -98,7 +98,7 @@ def loss_curves_figure(names: Sequence[str], beta: float) -> go.Figure:
 
     Args:
         names: Losses or weighted sums, each with a reference.
-        beta: Of all of them.
+        beta: Beta of all of them.
     """
     traces = []
     for number, name in enumerate(names):
@@ -109,14 +109,14 @@ def loss_curves_figure(names: Sequence[str], beta: float) -> go.Figure:
 
 
 def push_figure(names: Sequence[str], beta: float = 1.0) -> go.Figure:
-    """Which way each loss pushes a pair, wherever it stands.
+    """Which way each loss pushes a pair, over a grid of chosen and rejected rewards.
 
     Args:
         names: Losses or weighted sums.
-        beta: Of all of them.
+        beta: Beta of all of them.
 
     Returns:
-        A panel a loss: chosen reward to the right, rejected reward upwards; arrows along the
+        One panel per loss: chosen reward to the right, rejected reward upwards; arrows along the
         negative gradient; blue where the chosen answer is raised, orange where it is lowered.
     """
     columns = 4
@@ -140,7 +140,7 @@ def push_figure(names: Sequence[str], beta: float = 1.0) -> go.Figure:
 
 
 def _pushes(loss: Loss, beta: float, ticks: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Rewards of a grid, and the push on each side, the largest being 1."""
+    """Rewards on a grid, and the push on each side, scaled to a largest push of 1."""
     chosen, rejected = torch.cartesian_prod(ticks, ticks).T
     slopes = -loss_and_grads(loss, pairs_at(chosen / beta, rejected / beta), beta)[1]
     scale = slopes.norm(dim=0).max().clamp_min(1e-9)
@@ -160,7 +160,7 @@ def _field(loss: Loss, beta: float) -> go.Heatmap:
 def _arrows(loss: Loss, beta: float) -> go.Scatter:
     x, y, right, up = _pushes(loss, beta, torch.linspace(-2.7, 2.7, 7))
     length = np.hypot(right, up)
-    # The square root lets weak pushes be seen beside strong ones.
+    # The square root keeps weak pushes visible beside strong ones.
     factor = 0.75 * np.sqrt(length) / np.maximum(length, 1e-9)
     gap = np.full_like(x, np.nan)
     points = np.stack([x, x + factor * right, gap]), np.stack([y, y + factor * up, gap])
@@ -179,7 +179,7 @@ def displacement_figure(drifts: Mapping[str, tuple[float, float]]) -> go.Figure:
     """Mean log-ratio of chosen and rejected answers after runs under several losses.
 
     Args:
-        drifts: Name of a loss to the two means, nats; in the order in which they are drawn.
+        drifts: Name of a loss to the two means, nats, in drawing order.
     """
     figure = blank(90 + 30 * len(drifts))
     names = [escaped(name) for name in reversed(drifts)]
@@ -196,10 +196,10 @@ def displacement_figure(drifts: Mapping[str, tuple[float, float]]) -> go.Figure:
 
 
 def noise_spec(found: Mapping[float, Mapping[str, RewardFit]]) -> dict[str, Any]:
-    """Data and layout: how much of the true reward was found, against the share of wrong labels.
+    """Data and layout: share of the true reward recovered, against the share of wrong labels.
 
     Args:
-        found: Share of labels turned around to what `under_noise` gives.
+        found: Share of flipped labels to the result of `under_noise`.
     """
     shares = sorted(found)
     traces = [
@@ -233,11 +233,11 @@ def noise_spec(found: Mapping[float, Mapping[str, RewardFit]]) -> dict[str, Any]
 
 
 def length_figure(curves: Mapping[str, Sequence[float]], lengths: Sequence[int]) -> go.Figure:
-    """Loss of a pair against the length of its chosen answer, no token of which is better.
+    """Loss of a pair against the length of its chosen answer.
 
     Args:
-        curves: Name to losses, nats, one a length.
-        lengths: Tokens of the chosen answer.
+        curves: Name to losses, nats, one per length.
+        lengths: Numbers of tokens of the chosen answer.
     """
     figure = blank(400)
     for number, (name, values) in enumerate(curves.items()):

@@ -1,4 +1,4 @@
-"""The distribution of reward margins while a run goes on: step by margin, and who is wrong."""
+"""Figure of reward margins during training: a heat map over steps, and the share below 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpo_lab.analysis.margin_history import MarginHistory
 from dpo_lab.ui.figures.style import POLICY, REJECTED, SMALL, TEXT, blank
 
 _FADE = [[0, "rgba(40, 140, 210, 0)"], [1, "rgba(40, 140, 210, 1)"]]
-"""From the page itself to blue, so that an empty cell is as dark or light as the page."""
+"""From transparent to blue, so that an empty cell has the colour of the page."""
 _ABOVE, _BELOW = (0.36, 1), (0, 0.26)
 
 
@@ -17,14 +17,14 @@ def margin_figure(history: MarginHistory, bins: int = 50) -> go.Figure:
     """Share of pairs by reward margin and step as a heat map, the share below 0 beneath.
 
     Args:
-        history: Of a run that has begun.
-        bins: Of the margins, all of one width.
+        history: Margins of a run that has started.
+        bins: Number of margin bins, of equal width.
     """
     edges, counts = history.histogram(bins)
     pairs = history.reward_margins.shape[1]
     shares = (counts / pairs).numpy()
     steps = [str(step) for step in history.steps]
-    # At the start all margins lie in one cell, which would leave no colour for the others.
+    # At the start all margins are in one cell; scaled to it, the others would have no colour.
     most = 1.1 * shares[-1].max()
     low, high = np.quantile(history.reward_margins.numpy(), (0.002, 0.998))
     figure = blank(520).update_layout(hovermode="closest")

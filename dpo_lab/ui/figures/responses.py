@@ -1,4 +1,4 @@
-"""Length, repetition, ends and variety of answers, before and after: a table and a figure."""
+"""Table and figure of answer length, repetition, endings and diversity, before and after."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dpo_lab.ui.html.tables import escaped, number, table
 
 _GAP = 0.07
 _NOTHING = MeanCI(math.nan, math.nan, math.nan, 0)
-"""Plotly draws no point of it."""
+"""Plotly draws no point for it."""
 
 
 def _rows(form: AnswerForm) -> dict[str, tuple[MeanCI | None, str]]:
-    """What is measured: its name, the number if there is one, its format."""
+    """Name of each statistic, to its value (if there is one) and number format."""
     grams = "token" if form.n == 1 else f"{form.n}-gram"
     return {
         "length (tokens)": (form.length, ".3g"),
@@ -29,10 +29,10 @@ def _rows(form: AnswerForm) -> dict[str, tuple[MeanCI | None, str]]:
 
 
 def form_table(forms: dict[str, AnswerForm]) -> Fragment:
-    """The numbers with their 95 % intervals.
+    """The statistics with their 95 % intervals.
 
     Args:
-        forms: A name, such as `before`, to what was measured.
+        forms: A name, such as `before`, to its statistics.
     """
     names, columns = list(forms), [_rows(form) for form in forms.values()]
     rows = [(what, *(_interval(*column[what]) for column in columns)) for what in columns[0]]
@@ -59,7 +59,7 @@ def _interval(score: MeanCI | None, shape: str) -> str:
 
 
 def form_figure(forms: dict[str, AnswerForm]) -> go.Figure:
-    """The same as points with 95 % intervals, a panel a number.
+    """The same as points with 95 % intervals, one panel per statistic.
 
     Args:
         forms: As in `form_table`; the first is drawn grey, as the reference.
@@ -68,11 +68,11 @@ def form_figure(forms: dict[str, AnswerForm]) -> go.Figure:
     panels = list(_rows(next(iter(forms.values()))))
     width = (1 - _GAP * (len(panels) - 1)) / len(panels)
     names = list(forms)
-    for place, what in enumerate(panels):
-        end = "" if place == 0 else str(place + 1)
-        found, shapes = zip(*(_rows(form)[what] for form in forms.values()), strict=True)
-        scores = [score or _NOTHING for score in found]
-        left = place * (width + _GAP)
+    for index, what in enumerate(panels):
+        end = "" if index == 0 else str(index + 1)
+        values, shapes = zip(*(_rows(form)[what] for form in forms.values()), strict=True)
+        scores = [score or _NOTHING for score in values]
+        left = index * (width + _GAP)
         figure.add_scatter(
             x=[escaped(name) for name in names],
             y=[score.mean for score in scores],

@@ -1,4 +1,4 @@
-"""Figures of rewards: from differences to preferences, calibration, found against true."""
+"""Figures of rewards: Bradley-Terry preferences, calibration, learned rewards against true ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def preference_figure(differences: Mapping[str, float]) -> go.Figure:
 
 
 def calibration_figure(found: Calibration) -> go.Figure:
-    """Stated confidence against how often it was right, with the diagonal of an honest one.
+    """Stated confidence against observed accuracy, with the diagonal of perfect calibration.
 
     Args:
         found: From `dpo_lab.objective.calibration`; bars are one standard error of a share.
@@ -71,21 +71,21 @@ def calibration_figure(found: Calibration) -> go.Figure:
 
 
 def rewards_figure(rewards: Mapping[str, tuple[Tensor, Tensor]], found_as: str) -> go.Figure:
-    """Rewards that were found against the true ones, group by group.
+    """Learned rewards against the true ones, by group.
 
     Args:
-        rewards: Name of a group to true and found rewards, each `(responses,)`.
-        found_as: What was found, for the axis.
+        rewards: Name of a group to true and learned rewards, each `(responses,)`.
+        found_as: Axis title for the learned rewards.
     """
     figure = blank(400)
     symbols, colours = ("circle", "diamond", "square", "x"), (POLICY, THEORY, CHOSEN, REJECTED)
-    for place, (name, (true, found)) in enumerate(rewards.items()):
+    for index, (name, (true, learned)) in enumerate(rewards.items()):
         figure.add_scatter(
             x=true.numpy(),
-            y=found.numpy(),
+            y=learned.numpy(),
             mode="markers",
-            marker={"size": 6, "opacity": 0.7, "symbol": symbols[place % 4]}
-            | {"color": colours[place % 4]},
+            marker={"size": 6, "opacity": 0.7, "symbol": symbols[index % 4]}
+            | {"color": colours[index % 4]},
             name=escaped(name),
             hovertemplate="true %{x:.3g}, found %{y:.3g}",
         )

@@ -1,4 +1,4 @@
-"""Colours and look that every figure shares: they read on a light and on a dark page."""
+"""Colours and plotly style shared by all figures, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POLICY = "#009E73"
 REFERENCE = "#999999"
 THEORY = "#CC79A7"
 TEXT = "#7a7a7a"
-"""Grey that reads on white and on black; a page that knows its theme may set a stronger one."""
+"""Grey that is readable on white and on black; a page with a known theme may set a stronger one."""
 AXIS = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.18)"
 SHADE = "rgba(128, 128, 128, 0.2)"
@@ -33,7 +33,7 @@ def tint(colour: str, opacity: float) -> str:
 
 
 SYMBOLS = ("circle", "square", "diamond", "x", "cross", "triangle-up")
-"""Markers of series that are told apart by more than colour."""
+"""Markers for series that must differ in more than colour."""
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 PLOTLY_CONFIG |= {"modeBarButtonsToRemove": ["lasso2d", "select2d"]}
@@ -59,10 +59,10 @@ STYLE = {
 
 
 def blank(height: int) -> go.Figure:
-    """An empty figure of one panel in the shared look, its legend above the panel.
+    """An empty one-panel figure in the shared style, with its legend above the panel.
 
     Args:
-        height: Pixels.
+        height: Height in pixels.
     """
     figure = go.Figure(layout={"template": {"layout": STYLE}, "height": height})
     above = LEGEND | {"y": 1.02, "yanchor": "bottom"}
@@ -70,6 +70,6 @@ def blank(height: int) -> go.Figure:
 
 
 def line(figure: go.Figure, x, y, name: str, colour: str, dash: str = "solid") -> None:
-    """Add a line in the shared look."""
+    """Add a line in the shared style."""
     look = {"color": colour, "width": 2, "dash": dash}
     figure.add_scatter(x=np.asarray(x), y=np.asarray(y), mode="lines", line=look, name=name)

@@ -1,4 +1,4 @@
-"""Records of a run to curves: pure functions, arrays of at most `MAX_POINTS` points."""
+"""Plotly traces from the records of a run: pure functions, at most `MAX_POINTS` points a curve."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ from dpo_lab.ui.figures.style import (
 
 MAX_POINTS = 1000
 FORMER_RUNS, FORMER_POINTS = 6, 120
-"""Former runs that a figure has room for, and the points of each of their curves."""
+"""Maximum number of earlier runs in a figure, and of points in each of their curves."""
 
 SCORE, SHADED, FRONTIER = 7, 8, 9
-"""Numbers of the panel of the score, of the axis that shading is drawn on, and of the panel of
-reward against KL."""
+"""Numbers of the score panel, of the axis for shading, and of the panel of reward against KL."""
 
 StartLoss = float | Sequence[tuple[int, float]]
-"""The loss at margin 0: one, or a step and what it is from there on, in order of steps."""
+"""Loss at margin 0: one value, or pairs of a step and the value from then on, in step order."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One curve; `around` names its band's keys: a standard error, or a lower and an upper edge."""
+    """A curve; `around` holds the keys of its band: a standard error, or a lower and upper edge."""
 
     panel: int
     key: str
@@ -75,7 +74,7 @@ _LINES = (
     _Line(SCORE, "score/policy", "policy", POLICY, "measured", ("score/policy_stderr",)),
     _Line(SCORE, "score/reference", "reference", REFERENCE, "measured"),
 )
-# Panel, keys (the first that was measured), colour, whether beta stands at the end.
+# Panel, keys (the first one measured is drawn), colour, whether the end is labelled with beta.
 _FORMER_LINES = (
     (1, ("eval/loss", "loss"), POLICY, False),
     (2, ("eval/rewards/chosen", "rewards/chosen"), CHOSEN, False),
@@ -98,22 +97,22 @@ def thin(rows: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
 
     Args:
         rows: `(n,)` or `(n, columns)`.
-        limit: Most rows to keep, at least 2.
+        limit: Maximum number of rows, at least 2.
 
     Returns:
-        At most `limit` rows, unchanged and in order; all of them when there are no more.
+        At most `limit` rows, unchanged and in order; all rows if there are no more.
     """
     keep = np.linspace(0, len(rows) - 1, min(len(rows), limit))
     return rows[keep.round().astype(int)]
 
 
 def series(records: Sequence[StepRecord], *keys: str, limit: int = MAX_POINTS) -> np.ndarray:
-    """The steps on which every key was measured, thinned.
+    """Values of some keys at the steps that have all of them, thinned.
 
     Args:
-        records: Of one run, in order of steps.
+        records: Records of one run, in step order.
         *keys: Logged names.
-        limit: Most points to keep.
+        limit: Maximum number of points.
 
     Returns:
         `(points, 1 + keys)` in float32: step, then each key's value in its own unit.
@@ -122,25 +121,25 @@ def series(records: Sequence[StepRecord], *keys: str, limit: int = MAX_POINTS) -
 
 
 def beta_changes(records: Sequence[StepRecord]) -> list[tuple[int, float]]:
-    """Step and new beta wherever beta differs from that of the record before."""
+    """Step and new beta of every change of beta."""
     steps, betas = History.of(records).columns("beta").T
     return [(int(steps[i]), float(betas[i])) for i in np.flatnonzero(np.diff(betas)) + 1]
 
 
 def changes(records: Sequence[StepRecord]) -> list[tuple[int, str]]:
-    """Step and words wherever beta or the peak learning rate was changed in mid-run."""
+    """Step and label of every mid-run change of beta or the peak learning rate."""
     rates = History.of(records).columns("change/learning_rate").tolist()
-    found = [(step, f"β {beta:.3g}") for step, beta in beta_changes(records)]
-    found += [(int(step), f"lr {rate:.3g}") for step, rate in rates]
-    return sorted(found, key=lambda change: change[0])
+    labels = [(step, f"β {beta:.3g}") for step, beta in beta_changes(records)]
+    labels += [(int(step), f"lr {rate:.3g}") for step, rate in rates]
+    return sorted(labels, key=lambda change: change[0])
 
 
 @dataclass(frozen=True)
 class Former:
-    """A run drawn faintly behind another.
+    """An earlier run, drawn faintly behind another.
 
     Attributes:
-        name: For people.
+        name: Display name.
         records: Its records.
     """
 
@@ -164,7 +163,7 @@ def traces_of(
 
 
 def _former_traces(former: Sequence[Former]) -> list[dict]:
-    """Curves of former runs at falling opacity: first room for more, then the oldest."""
+    """Curves of earlier runs at falling opacity: empty slots first, then the oldest run."""
     shown = [(run.name, History.of(run.records)) for run in former[:FORMER_RUNS]]
     shown += [("", _NOTHING)] * (FORMER_RUNS - len(shown))
     aged = reversed(list(enumerate(shown)))
@@ -177,7 +176,7 @@ def _former_traces(former: Sequence[Former]) -> list[dict]:
 
 @lru_cache(maxsize=4 * FORMER_RUNS)
 def _former_run(age: int, name: str, records: History, length: int) -> tuple[dict, ...]:
-    """Curves of one former run; kept, since they are asked for at every drawing of another."""
+    """Curves of one earlier run; cached, since every redraw of the current run needs them."""
     look = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
     look |= {"opacity": 0.6 * 0.75**age, "name": html.escape(name, quote=False)}
 
@@ -203,7 +202,7 @@ def _frontier_traces(
 ) -> list[dict]:
     """Exact frontier, pi* at the current beta, and the run's path in reward against KL.
 
-    All of the listed answers where they were measured: then the path has no error.
+    If sums over all answers were measured, the path uses them and has no error bars.
     """
     keys = on_frontier(records)
     exact = keys is LISTED
@@ -238,7 +237,7 @@ def _frontier_traces(
 
 def _curve(records: History, line: _Line) -> dict:
     points, kind = series(records, line.key), _KINDS[line.kind]
-    # One entry stands for both dashed lines of a panel.
+    # One legend entry for both dashed lines of a panel.
     label = "held-out" if line.kind == "held-out" else line.name
     look = kind | {"line": kind["line"] | {"color": line.colour}}
     look |= {"marker": {"size": 4, "color": line.colour}, "legendgroup": label}
@@ -249,7 +248,7 @@ def _curve(records: History, line: _Line) -> dict:
 
 
 def _band(records: History, line: _Line) -> list[dict]:
-    """Lower and upper edge, filled between; none for a line that has no band."""
+    """Lower and upper edge, filled between; empty for a line without a band."""
     if not line.around:
         return []
     points = series(records, line.key, *line.around)
@@ -265,7 +264,7 @@ def _band(records: History, line: _Line) -> list[dict]:
 
 
 def _start_line(records: History, start_loss: Sequence[tuple[int, float]], name: str) -> dict:
-    """A line of steps: where beta changes in mid-run, so may the loss at margin 0."""
+    """A stepped line: when beta changes in mid-run, the loss at margin 0 may change, too."""
     drawn = bool(records) and bool(start_loss)
     ends = [*start_loss, (records[-1].step, start_loss[-1][1])] if drawn else np.zeros((0, 2))
     steps, values = thin(np.array(ends, np.float32)).T
@@ -278,7 +277,7 @@ def _shade(records: History) -> dict:
     """1 where both log-ratios of a step's training pairs are below zero, else 0."""
     points = series(records, "logratios/chosen", "logratios/rejected")
     both = (points[:, 1:] < 0).all(axis=1).astype(np.float32)
-    # Filled from midpoint to midpoint, so that a single step is seen too.
+    # Filled from midpoint to midpoint, so that a single step is visible.
     look = _QUIET | {"line": {"width": 0, "shape": "hvh"}, "fill": "tozeroy", "fillcolor": SHADE}
     return _trace(5, points[:, 0], both, meta="both fell", yaxis=f"y{SHADED}", **look)
 
@@ -290,5 +289,5 @@ def _trace(panel: int, steps: np.ndarray, values: np.ndarray, **options) -> dict
 
 
 def axis(name: str, number: int) -> str:
-    """Name of an axis or legend: plotly calls the first of each by its bare name."""
+    """Name of an axis or legend; plotly omits the number of the first."""
     return name if number == 1 else f"{name}{number}"

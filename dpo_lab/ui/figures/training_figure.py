@@ -1,7 +1,7 @@
-"""Records of a run to plotly figures: pure functions, no widget and no file.
+"""The training figure from the records of a run: pure functions, no widgets, no files.
 
-The training figure always holds the same traces in the same order, empty where the records have no
-such metric, so that a live view can copy the data of a new figure into the one it shows.
+The figure always has the same traces in the same order, empty where the records lack the metric,
+so that a live view can copy the data of a new figure into the one it shows.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from dpo_lab.ui.figures.training_curves import (
 )
 
 _MARGIN, _ROW, _GAP = {"l": 60, "r": 14, "t": 92, "b": 46}, 288, 126
-"""Pixels around the panels, of a row of them, and between two rows."""
+"""Pixels around the panels, height of a row, and pixels between two rows."""
 MAX_CHANGES = 40
-"""Changes in mid-run that are marked, the newest."""
+"""Maximum number of mid-run changes that are marked; the newest are kept."""
 _LEFT, _MIDDLE, _RIGHT, _WIDE = (0, 0.281), (0.3595, 0.6405), (0.719, 1), (0.3595, 1)
 
 
@@ -77,17 +77,17 @@ def training_figure(
     """Loss, rewards, reward margin, KL, log-ratios and accuracy of one run, over its steps.
 
     Args:
-        records: Of one run, in order of steps; may be empty.
+        records: Records of one run, in step order; may be empty.
         title: Plain text above the panels.
-        start_loss: The loss at margin 0, drawn dashed: one, or from each of some steps on. It is
-            ln 2 for the DPO loss, which is in nats.
-        former: Runs drawn behind, the newest first.
-        theory: The exact frontier, where it is known.
-        aims_at_optimum: Whether pi* is the optimum of the run's loss, and drawn.
+        start_loss: The loss at margin 0, drawn dashed: one value, or pairs of a step and the value
+            from then on. It is ln 2 for the DPO loss, which is in nats.
+        former: Earlier runs to draw behind, the newest first.
+        theory: The exact frontier, if it is known.
+        aims_at_optimum: Whether pi* is the optimum of the run's loss, and is drawn.
 
     Returns:
-        A figure of any width from about 1000 pixels. A score, where there is one, makes a third
-        row: over the steps, and against the KL that it cost.
+        A figure for any width from about 1000 pixels. If there is a score, a third row shows it
+        over the steps and against the KL.
     """
     spec = training_spec(
         records,
@@ -110,10 +110,10 @@ def training_spec(
     theory: FrontierCurve | None = None,
     aims_at_optimum: bool = True,
 ) -> dict[str, Any]:
-    """The same as plain dictionaries, `data` and `layout`, with room for `FORMER_RUNS` runs.
+    """The same as plain dictionaries, `data` and `layout`, with slots for `FORMER_RUNS` runs.
 
-    The traces are the same in number and order whatever was measured: a live view keeps them and
-    takes what changed.
+    Number and order of the traces do not depend on what was measured, so that a live view can
+    keep them and update what changed.
     """
     records = History.of(records)
     if isinstance(start_loss, float):
@@ -156,7 +156,7 @@ def training_spec(
 def _panels(
     records: History, filled: set[int], in_nats: bool, theory: FrontierCurve | None
 ) -> dict[int, _Panel]:
-    """The panels with what depends on the run: unit of the loss, n of the means, a score's room."""
+    """The panels, adapted to the run: unit of the loss, n of the means, whether it has a score."""
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     sizes = np.unique(records.columns("kl/n")[:, 1]).astype(int)
@@ -206,7 +206,7 @@ def _add_panel(layout: dict, number: int, panel: _Panel, area: int, filled: bool
 
 
 def _mark_changes(layout: dict, records: History, panels: Iterable[int]) -> None:
-    """A vertical line in every panel at each change; its value where there is room for it."""
+    """A vertical line in every panel at each change, labelled where there is room."""
     room = 0.15 * (records[-1].step - records[0].step) if records else 0
     labelled = -math.inf
     for step, words in changes(records)[-MAX_CHANGES:]:
