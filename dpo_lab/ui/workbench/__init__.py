@@ -1,1 +1,1 @@
-"""Drag beta, train, watch."""
+"""The workbench: set beta, train, and watch the run."""

@@ -1,4 +1,4 @@
-"""One control for every setting, with its explanation and a place for what is wrong with it."""
+"""Workbench controls: a labelled input for every setting, with explanation and error message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = {
     "eval_every": "evaluate every",
 }
 EMPTY = {"steps": "one epoch", "lora_rank": "off: all weights"}
-# Exponents of the ends, and how the value reads.
+# Base-10 exponents of the ends, and the number format.
 _SLIDERS = {"beta": (-2, 1, ".3g"), "learning_rate": (-7, -1, ".1e")}
 _CHOICES = {"loss": (*LOSSES, *SUMS)}
 _SUGGESTIONS = {"model": tuple(BUILTIN_MODELS), "data": tuple(BUILTIN_DATA)}
@@ -33,16 +33,16 @@ _KINDS = {int: "a whole number", float: "a number"}
 
 
 class Control:
-    """A setting of the state as a labelled widget; either follows the other.
+    """A setting of the workbench as a labelled widget, kept in step with the state.
 
     Args:
-        state: Whose setting it is.
+        state: The workbench's settings.
         field: Name of the setting.
 
     Attributes:
-        value: The widget that holds the value.
-        typed: Beside a slider, the box for typing its value; none for other settings.
-        view: Label, value and message.
+        value: The input widget.
+        typed: The text box beside a slider; none for other settings.
+        view: Label, input and error message.
     """
 
     def __init__(self, state: WorkbenchState, field: str):
@@ -80,7 +80,7 @@ class Control:
         return widgets.Text(continuous_update=False, placeholder=default, **shared)
 
     def _typed_box(self, explanation: str) -> widgets.Text:
-        # The slider's own number can be typed, too, but the page moves it into the range unasked.
+        # A number typed into the slider's own readout is clamped to the range without a message.
         low, high, _ = _SLIDERS[self.field]
         tip = f"{explanation} Type a number from {10.0**low:g} to {10.0**high:g}."
         box = widgets.Text(continuous_update=False, tooltip=tip)
@@ -89,7 +89,7 @@ class Control:
         return box
 
     def _typed_in(self, change) -> None:
-        """From the box beside a slider to the state; beyond the slider's ends it is refused."""
+        """From the text box to the state; a value outside the slider's range is refused."""
         low, high, _ = _SLIDERS[self.field]
         if change["new"] == self._number():
             self.state.set(**{self.field: getattr(self.state.config, self.field)})
@@ -109,11 +109,11 @@ class Control:
         self.state.set(**{self.field: value})
 
     def _number(self) -> str:
-        """A slider's value as its box shows it."""
+        """A slider's value as its text box shows it."""
         return f"{self.state.value(self.field):.4g}"
 
     def _entered(self, change) -> None:
-        """From the widget to the state, unless the state put it there."""
+        """From the widget to the state, unless the state set the value."""
         if change["new"] == self._shown(self.state.value(self.field)):
             self.state.set(**{self.field: getattr(self.state.config, self.field)})
             return
@@ -136,7 +136,7 @@ class Control:
         return tuple(part.strip() for part in text.split(",") if part.strip())
 
     def _shown(self, value: Any) -> Any:
-        """A value of the configuration as its widget holds it."""
+        """A configuration value in the form that its widget holds."""
         if self.field in _SLIDERS:
             low, high, _ = _SLIDERS[self.field]
             return min(max(value, 10.0**low), 10.0**high)
@@ -147,7 +147,7 @@ class Control:
         return value
 
     def _show(self, change=None) -> None:
-        """From the state to the widget; a refused value stays to be fixed."""
+        """From the state to the widget; a refused value stays so that it can be corrected."""
         words = self.state.problems.get(self.field)
         self.problem.value = escaped(words) if words else ""
         if not words:
@@ -159,7 +159,7 @@ class Control:
 
 
 def setting_names() -> list[str]:
-    """The settings that one line can hold: those that a person changes most, then the others."""
+    """Settings that fit a single input: the most used ones first, then the others."""
     every = [field.name for field in fields(TrainConfig)]
     return [*MAIN, *(f for f in every if f not in MAIN and get_origin(_kind(f)[0]) is not dict)]
 
@@ -174,7 +174,7 @@ def _types() -> dict[str, Any]:
 
 
 def _kind(field: str) -> tuple[Any, bool]:
-    """A setting's type without `None`, and whether it may be none."""
+    """A setting's type without `None`, and whether it may be `None`."""
     kind = _types()[field]
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]

@@ -1,4 +1,4 @@
-"""The rows of the data that the settings name, read before Train in a thread of its own."""
+"""Data panel of the workbench: reads the selected data in a thread, before a run starts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.workbench.state import WorkbenchState, in_effect
 
 SOURCE = ("data", "split", "held_out", "eval_pairs", "columns", "limit", "seed")
-"""Settings that decide which rows are read and how they are divided."""
+"""Settings that decide which rows are read and how they are split."""
 
 
 class DataPanel:
-    """Reads the data that the settings name, before anything is trained, and shows what it found.
+    """Reads the data that the settings name, before a run starts, and shows what it found.
 
-    What lies on this machine is read in a thread of its own whenever a setting that names it is
-    changed; a data set of the hub is read once a run needs it.
+    Local data is read in a thread whenever one of its settings changes; a data set of the hub is
+    read when a run needs it.
 
     Args:
         state: The workbench's settings.
@@ -47,19 +47,19 @@ class DataPanel:
         state.observe(self._changed, "config")
 
     def show(self, job: Job) -> None:
-        """What a run that is prepared really uses, tokenised."""
+        """Show what a prepared run really uses, after tokenisation."""
         with self._guard:
             self._asked = None
             self.view.value = data_fold(data_facts(job))
         self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being read."""
+        """Wait until nothing is being read."""
         if thread := self._thread:
             thread.join()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._open:
             self._open = False
             self._state.unobserve(self._changed, "config")
@@ -81,7 +81,7 @@ class DataPanel:
                 self._thread.start()
 
     def _work(self) -> None:
-        """Read what was asked for last, again while that changes; then the thread ends."""
+        """Read the data asked for last, until there is no newer request; then end the thread."""
         read, words = None, ""
         while True:
             with self._guard:
@@ -101,12 +101,12 @@ class DataPanel:
             measured = min(len(held_out), in_effect(config, "eval_pairs"))
         except (ValueError, OSError) as error:
             return f"<p class='dpo-problem'>{escaped(error)}</p>"
-        reports = [some.report.as_dict() for some in (train, held_out) if len(some)]
+        reports = [split.report.as_dict() for split in (train, held_out) if len(split)]
         pairs = {"train": len(train), "held_out": measured, "prompts": len(held_out.prompts)}
         return data_fold({"pairs": pairs, "load_reports": reports})
 
 
 def _on_the_hub(name: str) -> bool:
     """Whether a name can only be that of a data set on the hub."""
-    here = Path(name).expanduser().exists() or name.startswith((".", "/", "~"))
-    return name.count("/") == 1 and not here
+    local = Path(name).expanduser().exists() or name.startswith((".", "/", "~"))
+    return name.count("/") == 1 and not local

@@ -1,4 +1,4 @@
-"""Where the parts of the workbench stand, and their look."""
+"""Layout and CSS of the workbench."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpo_lab.ui.workbench.controls import MAIN, Control
 
 
 def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget:
-    """The workbench as one widget: controls, the rarer ones folded away, then the other parts."""
+    """The workbench as one widget: main controls, folded advanced ones, then the other parts."""
     views = {name: control.view for name, control in controls.items()}
     main = widgets.HBox([views.pop(name) for name in MAIN]).add_class("dpo-grid")
     more = widgets.HBox(list(views.values())).add_class("dpo-grid")
@@ -20,6 +20,6 @@ def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget
 
 
 def style() -> widgets.HTML:
-    """The look of the workbench, in the colours of JupyterLab's theme."""
+    """The CSS of the workbench, in the colours of JupyterLab's theme."""
     css = files("dpo_lab.ui.workbench").joinpath("workbench.css").read_text()
     return widgets.HTML(f"<style>{CSS_COLOURS}{css}</style>").add_class("dpo-style")

@@ -1,4 +1,4 @@
-"""The runs at hand, of this session and of earlier ones, and what can be made of them."""
+"""Finished runs of this session and of earlier ones: kept by name, exported, made into reports."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from dpo_lab.ui.report.page import write_report
 from dpo_lab.ui.report.summary import NOT_READABLE, report_of, start_loss, tiles
 
 EARLIER_RUNS = 30
-"""Most runs of earlier sessions that are read, the newest."""
+"""Maximum number of runs of earlier sessions that are read; the newest are taken."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has ended, as it is shown again.
+    """A run that has ended, with what it takes to show it again.
 
     Attributes:
-        name: Unique on the shelf.
-        config: What was run.
-        records: What it measured.
+        name: Unique in the store.
+        config: Its configuration.
+        records: Its records.
         samples: Answers of its last evaluation.
         state: How it ended; unfinished after a kill.
-        folder: Where it is kept, if it is.
-        total_steps: Optimiser steps of the whole run, where that is known.
+        folder: Its folder, if it was kept.
+        total_steps: Optimiser steps of the whole run, if known.
     """
 
     name: str
@@ -47,32 +47,32 @@ class FinishedRun:
 
     @property
     def unfinished(self) -> bool:
-        """Whether it can go on where it was."""
+        """Whether it can be resumed."""
         return self.state in ("stopped", "unfinished", "failed") and self.folder is not None
 
     @property
     def live(self) -> LiveSettings:
-        """Beta and peak learning rate as it left them."""
+        """Beta and peak learning rate at its end."""
         return LiveSettings.after(self.config, self.records)
 
     @property
     def live_to_resume(self) -> LiveSettings:
-        """Those that it goes on with, if it can; else those that it left."""
+        """Beta and peak learning rate to resume with; if it cannot be resumed, those at its end."""
         if self.unfinished and Run(self.folder).exists:
             return Run(self.folder).live
         return self.live
 
     @property
     def label(self) -> str:
-        """Name and beta, for people."""
+        """Display name: name and beta."""
         return f"{self.name}, β {self.live.beta:.3g}"
 
 
 class RunStore:
-    """Runs by name, the newest last.
+    """Finished runs by name, the newest last.
 
     Args:
-        folder: Where runs of earlier sessions lie; none for no such runs.
+        folder: Folder of the runs of earlier sessions; none for no such runs.
     """
 
     def __init__(self, folder: Path | None):
@@ -88,9 +88,9 @@ class RunStore:
                 self.unread.append(f"{run.path.name}: {error}")
 
     def add(self, run: BackgroundRun) -> FinishedRun:
-        """A run that has ended, put where it is found again.
+        """Add a run that has ended.
 
-        One that was taken up again and never got to training stays what it was.
+        A resumed run that never got to training keeps its earlier entry.
         """
         if run.folder:
             name = run.folder.name
@@ -99,7 +99,7 @@ class RunStore:
         else:
             self._number += 1
             name = f"run {self._number}"
-        shelved = FinishedRun(
+        finished = FinishedRun(
             name,
             run.config,
             run.records,
@@ -108,15 +108,15 @@ class RunStore:
             run.folder,
             run.total_steps,
         )
-        self._put(shelved)
-        return shelved
+        self._put(finished)
+        return finished
 
     def _put(self, run: FinishedRun) -> None:
         self.runs.pop(run.name, None)
         self.runs[run.name] = run
 
     def former(self, names: Iterable[str]) -> list[Former]:
-        """Runs to be drawn behind another, the newest first."""
+        """Runs to draw behind another, the newest first."""
         chosen = set(names)
         return [
             Former(run.label, run.records)
@@ -125,7 +125,7 @@ class RunStore:
         ]
 
     def export_csv(self, names: Iterable[str], path: Path) -> Path:
-        """Every record of some runs in one table, a column a metric.
+        """Write every record of some runs to one table, one column per metric.
 
         Returns:
             `path`.
@@ -138,9 +138,9 @@ class RunStore:
         return write_table(rows, path)
 
     def report(self, name: str) -> Path:
-        """Write a run's page: in its folder, or under the name of the run beside the others.
+        """Write a run's report page: in its folder or, if it has none, named after the run.
 
-        A page that another kernel wrote under that name stays.
+        A page that another kernel wrote under that name is kept.
         """
         run = self.runs[name]
         if run.folder:
@@ -157,7 +157,7 @@ class RunStore:
         )
 
     def _page(self, name: str) -> Path:
-        """Where the page of a run without a folder goes, the same whenever it is asked for."""
+        """Path of the report page of a run without a folder, the same at every call."""
         if name not in self._pages:
             folder = self.folder or Path()
             names = chain([name], (f"{name} ({number})" for number in count(2)))

@@ -1,4 +1,4 @@
-"""What a workbench shows of a run: its curves, what they mean, its answers, the runs beside it."""
+"""The part of the workbench that shows a run: curves, notice, sampled answers, table of runs."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from dpo_lab.ui.workbench.state import WorkbenchState
 
 
 class RunView:
-    """The parts of a workbench that follow the run that is shown.
+    """The widgets of a workbench that follow the shown run.
 
-    Whoever calls holds the workbench's lock.
+    The caller of a method holds the workbench's lock.
 
     Args:
         state: The workbench's settings.
         folder: Where runs are kept.
         redraw: Called when other runs are ticked.
-        show: Called with a run that a person wants to see again.
+        show: Called with a run that the user wants to see again.
 
     Attributes:
-        shown: The run that is shown: one that is going on, or one of the shelf.
-        error: What it failed with.
-        loaded: Beta and learning rate as it left them at the controls: none is the default.
-        theories: The exact frontiers that are known.
+        shown: The shown run: one in progress, or a finished one from the store.
+        error: The error that it failed with.
+        loaded: Beta and learning rate as it left them in the controls; `None` is the default.
+        theories: The exact frontiers computed so far.
     """
 
     def __init__(
@@ -61,35 +61,35 @@ class RunView:
 
     @property
     def phase(self) -> str:
-        """idle, or the state of the run that is shown."""
+        """`idle`, or the state of the shown run."""
         return "idle" if self.shown is None else self.shown.state
 
     def begin(self, run: BackgroundRun) -> None:
-        """Show a run that begins."""
+        """Show a run that has just started."""
         self.shown, self.error = run, None
         self.runs.forget_message()
 
     def show_again(self, run: FinishedRun) -> None:
-        """Show a run of the shelf, whose settings the controls have taken on."""
+        """Show a finished run, whose settings the controls already have."""
         self.shown, self.error = run, None
         self.loaded = LiveSettings.of(self._state.config)
         self.runs.forget_message()
 
     def forget_error(self) -> None:
-        """Say no more what the last run failed with; one that measured nothing goes, too."""
+        """Clear the last run's error; a run without records disappears, too."""
         if self.error is not None:
             self.error = None
             if self.shown and not self.shown.records:
                 self.shown = None
 
     def clear(self) -> None:
-        """Show no run, and none behind."""
+        """Show no run, and no earlier runs behind."""
         self.shown = self.error = None
         self.runs.clear()
         self.runs.forget_message()
 
     def put_away(self) -> None:
-        """The run that is shown joins the others once it has ended, to be drawn behind the next."""
+        """If the shown run has ended, move it to the store, to be drawn behind the next."""
         run = self.shown
         if not isinstance(run, BackgroundRun) or run.running:
             return
@@ -102,10 +102,10 @@ class RunView:
             self.runs.refresh()
 
     def draw(self, *, at_rest: bool) -> None:
-        """All of it as it stands; a page that is still busy with the last drawing is spared.
+        """Redraw everything; the figure is skipped while the page is busy with the last drawing.
 
         Args:
-            at_rest: Whether the run has just paused or ended: then it is drawn in any case.
+            at_rest: Whether the run has just paused or ended: then the figure is not skipped.
         """
         if at_rest or not isinstance(self.shown, BackgroundRun) or not self.figure.busy:
             self.figure.draw(self._spec())
@@ -115,7 +115,7 @@ class RunView:
             self.samples.value = samples
 
     def picture(self) -> go.Figure:
-        """The curves as they stand, as a figure for pages without a kernel."""
+        """The current curves, as a figure for pages without a kernel."""
         return training_figure(self._records(), **self._around())
 
     def _records(self) -> History:
@@ -125,11 +125,11 @@ class RunView:
         return training_spec(self._records(), **self._around())
 
     def _around(self) -> dict[str, Any]:
-        """What is drawn around the records."""
+        """Arguments of the figure besides the records."""
         records, shown = self._records(), self.shown
         config = self._config
-        own = shown and (shown.folder.name if shown.folder else getattr(shown, "name", None))
-        behind = [name for name in self.runs.ticked if name != own]
+        current = shown and (shown.folder.name if shown.folder else getattr(shown, "name", None))
+        behind = [name for name in self.runs.ticked if name != current]
         return {
             "start_loss": start_loss(config, records),
             "former": self.shelf.former(behind),
@@ -139,12 +139,12 @@ class RunView:
 
     @property
     def _config(self) -> TrainConfig:
-        """Of the run that is shown, or of the next."""
+        """Configuration of the shown run, or of the next one."""
         return self.shown.config if self.shown else self._state.config
 
     @property
     def _theory(self) -> FrontierCurve | None:
-        """The exact frontier of the run that is shown, where it is known."""
+        """The exact frontier of the shown run, if it is known."""
         if isinstance(self.shown, FinishedRun):
             return self.theories.of(self.shown.name)
         return self.theories.current if self.shown else None

@@ -1,4 +1,4 @@
-"""What the workbench is set to: values and what is wrong with them; no widget."""
+"""Settings of the workbench and their error messages, without any widget."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dpo_lab.training.config import TrainConfig
 
 
 class WorkbenchState(HasTraits):
-    """The settings of the next run, and the state of the one that is shown.
+    """The settings of the next run, and the state of the shown one.
 
     Attributes:
-        config: Valid at every moment.
-        problems: Field to words, for every value that was refused and not fixed yet.
-        phase: idle, or the state of the run.
+        config: The settings, always valid.
+        problems: Field to error message, for each refused value that is not corrected yet.
+        phase: `idle`, or the state of the shown run.
     """
 
     config = Instance(TrainConfig)
@@ -33,17 +33,17 @@ class WorkbenchState(HasTraits):
         self._code = threading.local()
 
     def value(self, field: str) -> Any:
-        """A setting as it takes effect."""
+        """The effective value of a setting."""
         return in_effect(self.config, field)
 
     @property
     def by_hand(self) -> bool:
-        """Whether the change in progress comes from a person at the controls."""
+        """Whether the change in progress comes from a user at the controls."""
         return not getattr(self._code, "at_work", False)
 
     @contextmanager
     def from_code(self) -> Iterator[None]:
-        """Changes made meanwhile are not taken for a person's."""
+        """Changes made in this context do not count as made by hand."""
         before, self._code.at_work = not self.by_hand, True
         try:
             yield
@@ -51,10 +51,10 @@ class WorkbenchState(HasTraits):
             self._code.at_work = before
 
     def set(self, **changes: Any) -> bool:
-        """Take new values, or refuse them in words.
+        """Set new values, or refuse them with a message.
 
         Returns:
-            Whether they were taken.
+            Whether they were accepted.
         """
         try:
             config = replace(self.config, **changes)
@@ -70,28 +70,28 @@ class WorkbenchState(HasTraits):
         return True
 
     def refuse(self, field: str, words: str) -> None:
-        """Note what is wrong with a value; the one before stays in force."""
+        """Record the error message of a value; the previous value stays in force."""
         self.problems = {**self.problems, field: words}
 
 
 def in_effect(config: TrainConfig, field: str) -> Any:
-    """A setting as it takes effect: where it is left open, the model's default, if there is one.
+    """The effective value of a setting: if it is `None`, the model's default, if there is one.
 
-    A chat template stays the name of its file, which is not read for it.
+    A chat template stays the name of its file; the file is not read.
     """
-    given = getattr(config, field)
-    if given is not None:
-        return given
+    value = getattr(config, field)
+    if value is not None:
+        return value
     return getattr(replace(config, chat_template=None).resolved(), field)
 
 
 def check_template(config: TrainConfig, before: TrainConfig | None = None) -> None:
-    """Refuse a chat template that cannot be read, unless it was there before.
+    """Refuse a chat template that cannot be read, unless it was set before.
 
     Raises:
         OSError: If there is no such file.
         ValueError: If it holds no template.
     """
-    given = config.chat_template
-    if given and (before is None or given != before.chat_template):
-        template_text(given)
+    template = config.chat_template
+    if template and (before is None or template != before.chat_template):
+        template_text(template)

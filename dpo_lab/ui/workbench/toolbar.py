@@ -1,4 +1,4 @@
-"""Buttons, progress and status of the workbench."""
+"""Toolbar of the workbench: buttons, progress and status."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dpo_lab.ui.workbench.state import WorkbenchState
 
 @dataclass(frozen=True)
 class RunActions:
-    """What the buttons do: the few calls of a workbench that a toolbar needs.
+    """The methods of a workbench that its buttons call.
 
     Attributes:
-        train: Begin a run.
-        pause: Wait after the step in progress.
-        resume: Go on.
+        train: Start a run.
+        pause: Pause after the step in progress.
+        resume: Resume.
         stop: End the run.
-        step: One optimiser step.
+        step: Take one optimiser step.
         reset: Back to the reference.
-        current_run: The run that is going on, or the last one.
+        current_run: Returns the run in progress, or the last one.
     """
 
     train: Callable[[], object]
@@ -76,7 +76,7 @@ class Toolbar:
         self.show(None)
 
     def _model_changed(self, change) -> None:
-        """Only micro is trained again at once by itself."""
+        """Training when beta is released is on by default for micro only."""
         if change["old"].model != change["new"].model:
             self.instant.value = change["new"].model == "micro"
 
@@ -88,12 +88,12 @@ class Toolbar:
         ready: bool = True,
         trouble: str = "",
     ) -> None:
-        """Progress, speed and state of a run, what it failed with, or how ready the kernel is.
+        """Show progress, speed and state of a run, its error, or whether the kernel is ready.
 
         Args:
-            run: The run that is shown.
-            error: What it failed with.
-            ready: Whether the kernel is.
+            run: The shown run.
+            error: The error that it failed with.
+            ready: Whether the kernel is ready.
             trouble: What keeps the page from showing the curves.
         """
         running = isinstance(run, BackgroundRun) and run.running
@@ -110,23 +110,23 @@ class Toolbar:
         self.status.value = escaped(f"{words} · {trouble}" if trouble else words)
 
     def say(self, words: str) -> None:
-        """Something in the status line."""
+        """Show a message in the status line."""
         self.status.value = escaped(words)
 
     def close(self, words: str) -> None:
-        """No button answers any more; the status says why, and nothing else is said."""
+        """Disable the buttons and clear the note; the status line says why."""
         self.note.value = ""
         for button in (self.train, self.pause, self.stop, self.step, self.reset, self.instant):
             button.disabled = True
         self.say(words)
 
     def _if_all_is_right(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Work that begins a run, refused while a value is wrong."""
+        """An action that starts a run, refused while a setting is invalid."""
 
         def begin() -> None:
             wrong = list(self._state.problems)
             if wrong and not self._running():
-                raise ValueError(f"fix what is wrong first: {', '.join(wrong)}")
+                raise ValueError(f"correct these settings first: {', '.join(wrong)}")
             work()
 
         return begin
@@ -143,7 +143,7 @@ class Toolbar:
         return run is not None and run.running
 
     def _answering(self, work):
-        """A click's work, whose refusal is told in the status line."""
+        """A click handler that shows a refusal in the status line."""
 
         def clicked(_) -> None:
             try:

@@ -1,4 +1,4 @@
-"""The workbench: controls, a run, its curves, its answers, and the runs before it."""
+"""The Workbench widget: controls, a run with its curves and answers, and earlier runs."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ from dpo_lab.ui.workbench.state import WorkbenchState, check_template, in_effect
 from dpo_lab.ui.workbench.toolbar import RunActions, Toolbar
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
-"""At beta 0.1, micro ends with the same answer to everything."""
+"""At beta 0.1, micro ends up giving the same answer to every prompt."""
 IN_MEMORY = "(in memory)"
 
 
 class Workbench:
-    """Tune beta, train, and watch; the same from the page and from code.
+    """Set beta, train, and watch; the same from the page and from code.
 
-    There is one workbench at a time: a new one closes the one before and frees its widgets, so that
-    a cell run again leaves nothing behind. A run that is going on is taken over if both were made
-    with the same settings, as after a page was loaded again; otherwise it is stopped. Either is
-    said.
+    There is one workbench at a time: a new one closes the previous one and frees its widgets, so
+    that running a cell again leaves nothing behind. A run in progress is taken over if both were
+    made with the same settings (as after a page reload); otherwise it is stopped. A note says so.
 
     Args:
         model: micro, smollm2, a folder, a hub id, or a model already loaded, alone or as
             `(model, tokenizer)` (a copy is trained).
         data: reviews, places, a file, a folder, a hub id; pairs, rows or a `datasets.Dataset`.
         score: Reward of `(prompt, response)`, instead of the data set's own.
-        folder: Where runs are kept, and runs of earlier sessions and of the command line are found;
-            `auto` is `runs_folder()`, none keeps nothing.
+        folder: Where runs are kept, and where runs of earlier sessions and of the command line are
+            found; `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
 
     Attributes:
         state: Its settings.
-        run: The run that is going on, or the last one.
-        warm_up: The step that nobody sees, taken while the page is read; none with an own model.
-        screen: What follows the run that is shown.
-        data: What became of the rows of its data.
+        run: The run in progress, or the last one.
+        warm_up: The hidden first step, taken while the user reads the page; none with a model or
+            data in memory, or a model other than micro.
+        screen: The widgets that follow the shown run.
+        data: The data panel.
         view: All of it as one widget.
-        parts: What it holds, from the top.
+        parts: Its top-level widgets, from top to bottom.
 
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting is invalid.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Workbench:
         folder: str | Path | None = "auto",
         **settings: Any,
     ):
-        named = [isinstance(one, str | Path) for one in (model, data)]
+        named = [isinstance(source, str | Path) for source in (model, data)]
         self._inputs = {
             "model": None if named[0] else as_language_model(model),
             "data": None if named[1] else data,
@@ -100,8 +100,8 @@ class Workbench:
         self._lock = threading.RLock()
         self.screen = RunView(self.state, _kept_in(folder), self._draw, self.show)
         self.controls = {name: Control(self.state, name) for name in setting_names()}
-        for name, given in self._inputs.items():
-            if given is not None and name in self.controls:
+        for name, in_memory in self._inputs.items():
+            if in_memory is not None and name in self.controls:
                 self.controls[name].value.disabled = True
         self.bar = Toolbar(self.state, self._actions())
         self.data = DataPanel(self.state, self._inputs["data"])
@@ -112,7 +112,7 @@ class Workbench:
         self.state.observe(self._set, "config")
         self.state.observe(self._corrected, ["config", "problems"])
         self.figure.on_trouble = self._draw
-        _take_the_place_of_the_one_before(self)
+        _replace_previous(self)
         if self.run is None:
             self.warm_up = self._warmed_up()
 
@@ -123,25 +123,25 @@ class Workbench:
 
     @property
     def shelf(self) -> RunStore:
-        """The runs at hand."""
+        """The finished runs."""
         return self.screen.shelf
 
     @property
     def runs(self) -> RunsTable:
-        """Their table."""
+        """The table of runs."""
         return self.screen.runs
 
     def train(self, **changes: Any) -> BackgroundRun:
-        """Begin a run from the reference; returns at once, `wait` on what is returned.
+        """Start a run from the reference; returns at once: call `wait` on the result.
 
-        A run that this workbench took over from the one before is stopped for it.
+        A run that was taken over from the previous workbench is stopped first.
 
         Args:
-            **changes: Fields of the configuration, which the controls take on.
+            **changes: Fields of the configuration to change, also in the controls.
 
         Raises:
-            RuntimeError: If a run is going on, or the workbench was closed.
-            ValueError: If a setting is wrong.
+            RuntimeError: If a run is in progress, or the workbench was closed.
+            ValueError: If a setting is invalid.
         """
         if self._taken_over and self.run:
             self.run.end()
@@ -151,7 +151,7 @@ class Workbench:
             return self._start(self.state.config, keep=True)
 
     def step(self, steps: int = 1) -> BackgroundRun:
-        """Some optimiser steps, then pause: of the run that is going on, or of a new one."""
+        """Take some optimiser steps, then pause: in the run in progress, or in a new one."""
         with self._lock:
             if self.run is None or not self.run.running:
                 self._start(self.state.config, keep=True, paused=True)
@@ -162,36 +162,36 @@ class Workbench:
             return self.run
 
     def change(self, **settings: Any) -> None:
-        """New settings; beta and learning rate take effect in a run that is going on, too.
+        """Change settings; beta and learning rate also take effect in a run in progress.
 
         Raises:
-            ValueError: If a setting is wrong, or names a model or data instead of those that the
-                workbench was made with.
-            OSError: If there is no file of its chat template.
+            ValueError: If a setting is invalid, or changes the model or data although the old or
+                the new one is in memory.
+            OSError: If the file of the chat template does not exist.
         """
         config = replace(self.state.config, **settings)
         check_template(config, self.state.config)
         for name in ("model", "data"):
-            asked, own = getattr(config, name), getattr(self.state.config, name)
-            if asked != own and IN_MEMORY in (asked, own) or asked != own and self._inputs[name]:
+            new, old = getattr(config, name), getattr(self.state.config, name)
+            if new != old and IN_MEMORY in (new, old) or new != old and self._inputs[name]:
                 raise ValueError(
-                    f"{name}={asked!r}: this workbench was made with {own!r}. Make another one."
+                    f"{name}={new!r}: this workbench was made with {old!r}. Make another one."
                 )
         with self.state.from_code():
             self.state.config = config
             self.state.problems = {}
 
     def pause(self) -> None:
-        """Wait after the step in progress."""
+        """Pause after the step in progress."""
         if self.run:
             self.run.control.pause()
             self._hurry()
 
     def resume(self) -> BackgroundRun | None:
-        """Go on: with the run that is paused, or with the unfinished one that is shown.
+        """Resume the paused run, or the unfinished run that is shown.
 
         Raises:
-            FileNotFoundError: If the folder of the unfinished one is gone.
+            FileNotFoundError: If the folder of the unfinished run is gone.
         """
         with self._lock:
             if self.run and self.run.running:
@@ -202,7 +202,7 @@ class Workbench:
                 wanted = self.state.config
                 Run.open(shown.folder)
                 moved = LiveSettings.of(wanted).changed_from(loaded)
-                # No file may let a model's code run: that is this workbench's own setting.
+                # A run's file must never enable a model's code: only this workbench's setting may.
                 trusted = wanted.trust_remote_code
                 config = replace(shown.config, trust_remote_code=trusted)
                 self._start(config, folder=shown.folder)
@@ -219,7 +219,7 @@ class Workbench:
         """Back to the reference: no run is shown, none is drawn behind.
 
         Raises:
-            RuntimeError: If a run is going on, or the workbench was closed.
+            RuntimeError: If a run is in progress, or the workbench was closed.
         """
         with self._lock:
             self._check_free()
@@ -230,34 +230,34 @@ class Workbench:
             self._draw()
 
     def show(self, run: FinishedRun) -> None:
-        """Show a run again, and take on its settings, beta and learning rate as it left them.
+        """Show a run again; the controls take its settings, with the beta and rate it resumes with.
 
         Raises:
-            RuntimeError: If a run is going on, or the workbench was closed.
+            RuntimeError: If a run is in progress, or the workbench was closed.
         """
         with self._lock:
             self._check_free()
             self.screen.put_away()
-            own = {"trust_remote_code": self.state.config.trust_remote_code}
+            trust = {"trust_remote_code": self.state.config.trust_remote_code}
             settings = replace(run.config, **run.live_to_resume.as_dict()).unresolved()
-            self.change(**settings.as_dict() | own)
+            self.change(**settings.as_dict() | trust)
             self.screen.show_again(run)
             self.bar.note.value = ""
             self._draw()
 
     def picture(self) -> go.Figure:
-        """The curves as they stand, as a figure for pages without a kernel."""
+        """The current curves, as a figure for pages without a kernel."""
         return self.screen.picture()
 
     def close(self, words: str = "closed") -> None:
-        """Stop the run and its drawing, and let go of the model; the page keeps what it shows."""
+        """Stop the run and its drawing, and release the model; the page keeps what it shows."""
         for run in (self.run, self.warm_up):
             if run:
                 run.end()
         self._let_go(words)
 
     def _let_go(self, words: str) -> None:
-        """Draw and answer no more; what is going on goes on."""
+        """Stop drawing and responding; a run in progress continues."""
         with self._lock:
             self._closed = words
             self.run = self.screen.shown = None
@@ -269,12 +269,12 @@ class Workbench:
     def _repr_mimebundle_(self, **options):
         return bundle(self.view, options, "The workbench: run this cell to open it.")
 
-    # From here on: what happens when.
+    # Event handlers, and what they call.
 
     def _set(self, change) -> None:
         """A setting was changed, by hand or from code."""
         old, new = change["old"], change["new"]
-        # As they were set: a default that follows another setting is the next run's alone.
+        # Compared as set: a default that depends on another setting changes for the next run only.
         changed = LiveSettings.of(new).changed_from(LiveSettings.of(old))
         with self._lock:
             if self.run and self.run.running:
@@ -285,12 +285,12 @@ class Workbench:
                 self._start(change["new"])
 
     def _move(self, changes: Mapping[str, float | None]) -> None:
-        """Give the run new values of live settings; its own default where one is open."""
+        """Give the run new values of live settings; `None` is the run's own default."""
         moved = replace(self.run.config, **changes)
         self.run.control.set(**{name: in_effect(moved, name) for name in changes})
 
     def _corrected(self, change) -> None:
-        """A setting was changed: what was said about the one before does not hold any more."""
+        """A setting was changed: messages about the old settings no longer hold."""
         with self._lock:
             if self.run and self.run.running or self._closed:
                 return
@@ -310,7 +310,7 @@ class Workbench:
 
     @property
     def _instant(self) -> bool:
-        """Whether letting go of beta trains."""
+        """Whether releasing the beta slider trains."""
         return self.bar.instant.value and not self.state.problems and not self._closed
 
     def _check_free(self) -> None:
@@ -355,9 +355,9 @@ class Workbench:
         return run.start()
 
     def _warmed_up(self) -> BackgroundRun | None:
-        """Take a step that nobody sees, while the page is read: a kernel's first is slow."""
+        """Take one hidden step while the user reads the page: a kernel's first step is slow."""
         if self.state.config.model != "micro" or any(
-            given is not None for given in self._inputs.values()
+            in_memory is not None for in_memory in self._inputs.values()
         ):
             return None
         short = replace(self.state.config, steps=1, epochs=None)
@@ -368,7 +368,7 @@ class Workbench:
         return run.start()
 
     def _draw(self) -> None:
-        """Everything that follows the run; in the drawing thread while one is going on."""
+        """Redraw everything that follows the run; in the drawing thread during a run."""
         with self._lock:
             if self._closed:
                 return
@@ -391,7 +391,7 @@ class Workbench:
             self._draw()
 
     def _take_over(self, before: Workbench) -> None:
-        """Go on showing the run of the workbench before, which lets go of it."""
+        """Take over the run of the previous workbench."""
         run, settings = before.run, before.state.config
         self.screen.theories = before.screen.theories
         before._let_go(REPLACED)
@@ -403,7 +403,7 @@ class Workbench:
         self._ticker = Ticker(self._follow)
         self._ticker.start()
         run.followers.append(self._ticker)
-        if not run.running:  # it may have ended before it knew of this follower
+        if not run.running:  # it may have ended before this follower was added
             self._ticker.end()
 
 
@@ -411,7 +411,7 @@ REPLACED = "closed: another workbench was opened"
 _open: weakref.ref[Workbench] | None = None
 
 
-def _take_the_place_of_the_one_before(new: Workbench) -> None:
+def _replace_previous(new: Workbench) -> None:
     global _open
     before, _open = _open and _open(), weakref.ref(new)
     if before is None:
@@ -437,7 +437,7 @@ def _take_the_place_of_the_one_before(new: Workbench) -> None:
 
 
 def _kept_in(folder: str | Path | None) -> Path | None:
-    """The folder of the runs that a workbench was asked for."""
+    """The folder of runs that an argument `folder` stands for."""
     if folder is None:
         return None
     return runs_folder() if folder == "auto" else Path(folder)
