@@ -1,1 +1,1 @@
-"""Click which answer is better, then train on the clicks."""
+"""The annotator: click which of two answers is better, then train on the clicks."""

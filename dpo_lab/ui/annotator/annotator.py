@@ -1,4 +1,4 @@
-"""Preferences of one's own: compare two answers again and again, train on what was clicked."""
+"""The Annotator widget: compare pairs of a model's answers, and train on the preferences."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.widgets.freeing import free
 
 PATIENCE = 600.0
-"""Seconds that code waits for a question: a slow model may have to be fetched first."""
+"""Seconds that code waits for a question: a large model may have to be downloaded first."""
 _SAID = {"tie": "Noted as a tie.", "skip": "Skipped.", UNDO: "Taken back."}
 
 
 class Annotator:
     """Two answers of a model to each prompt, side by side; the same from the page and from code.
 
-    Every click is on the disk before the next question shows. A session that is left, or whose
-    kernel dies, goes on where it was when it is opened again. One that is open in this process is
-    closed by the next annotator on it, which frees its widgets, so that a cell can be run again.
+    Every click is on disk before the next question shows. A session that was left, or whose kernel
+    died, continues where it was when it is reopened. A new annotator on a session that is open in
+    this process closes the old one and frees its widgets, so that a cell can be run again.
 
     Args:
         prompts: Texts (messages for a model with a chat template), or lists of messages.
         model: micro, smollm2, a folder, a hub id, or a model already loaded.
-        session: Folder of the clicks, the pairs made of them, and the runs on these.
-        score: RewardFn of `(prompt, response)`, shown before and after training.
-        seed: Of the answers, their order and what is repeated.
+        session: Folder of the clicks, of the pairs made from them, and of the runs on the pairs.
+        score: Reward of `(prompt, response)`, shown before and after training.
+        seed: Seed of the answers, their order and the repetitions.
         repeat: Share of the questions that ask an earlier one again with its sides swapped.
-        max_new_tokens: Most tokens of an answer; by default as many as `sample` draws.
+        max_new_tokens: Maximum tokens of an answer; by default that of `sample`.
 
     Attributes:
         session: The answers, and the files they are in.
-        interview: What is asked next.
-        train_panel: Trains on what was answered.
+        interview: The queue of questions.
+        train_panel: Trains on the pairs so far.
         view: All of it as one widget.
-        parts: What it holds, from the top.
+        parts: Its top-level widgets, from top to bottom.
 
     Raises:
         ValueError: If a prompt or an argument cannot be used.
@@ -75,7 +75,7 @@ class Annotator:
         model = str(model) if isinstance(model, str | Path) else as_language_model(model)
         self._model, prompts = model, _checked(prompts)
         check_repeat(repeat)
-        _close_the_one_before(Path(session))
+        _close_previous(Path(session))
         self._lock = threading.RLock()
         self._said, self._problem, self._closed = "", "", ""
         self.session = Session(session)
@@ -105,10 +105,10 @@ class Annotator:
 
     @property
     def question(self) -> Question:
-        """What is asked now; waits until it is drawn.
+        """The current question; waits until its answers are sampled.
 
         Raises:
-            BaseException: What the drawing failed with.
+            BaseException: The error that ended the sampling.
         """
         return self.interview.wait(PATIENCE)
 
@@ -119,22 +119,22 @@ class Annotator:
 
     @property
     def pairs(self) -> list[dict[str, Text]]:
-        """The preference pairs that follow from them, as in the file."""
+        """The preference pairs made from the answers, as in the file."""
         return self.session.pairs
 
     @property
     def agreement(self) -> MeanCI | None:
-        """Share of questions asked twice that got the same answer; none if there is none yet."""
+        """Share of questions answered twice that got the same answer; none if there are none."""
         same = [float(agrees) for agrees in self.session.agreements]
         return MeanCI.of(same) if same else None
 
     @property
     def run(self) -> BackgroundRun | None:
-        """The run that is going on, or the last one."""
+        """The run in progress, or the last one."""
         return self.train_panel.run
 
     def answer(self, choice: Choice) -> None:
-        """Answer the question that is asked now, as a click does; waits for it if need be.
+        """Answer the current question, as a click does; waits until there is one.
 
         Args:
             choice: A, B, tie or skip.
@@ -147,28 +147,28 @@ class Annotator:
         self._do(choice, None)
 
     def undo(self) -> None:
-        """Take the last answer back; its question is asked again."""
+        """Undo the last answer; its question is asked again."""
         self._do(UNDO, None)
 
     def answer_as(self, who: Callable[[Question], Choice], questions: int) -> None:
-        """Have somebody answer, such as a `SimulatedAnnotator`.
+        """Let a function answer, such as a `SimulatedAnnotator`.
 
         Args:
-            who: Says what to click.
-            questions: How many questions.
+            who: Returns the choice for a question.
+            questions: How many questions to answer.
         """
         for _ in range(questions):
             self.answer(who(self.question))
 
     def train(self, **changes: Any) -> BackgroundRun:
-        """Align the model on the pairs so far; returns at once, `wait` on what is returned.
+        """Train the model on the pairs so far; returns at once: call `wait` on the result.
 
         Args:
             **changes: Fields of `TrainConfig`.
 
         Raises:
-            RuntimeError: If a run is going on, or the annotator was closed.
-            ValueError: If a setting is wrong, or there is no pair yet.
+            RuntimeError: If a run is in progress, or the annotator was closed.
+            ValueError: If a setting is invalid, or there is no pair yet.
         """
         if self._closed:
             raise RuntimeError(f"{self._closed}. Open the session again to train.")
@@ -179,7 +179,7 @@ class Annotator:
         self.train_panel.stop()
 
     def close(self, words: str = "closed") -> None:
-        """Stop what is going on and let others open the session; the page keeps what it shows."""
+        """Stop everything and release the session's lock; the page keeps what it shows."""
         if self._closed:
             return
         self._closed = words
@@ -196,7 +196,7 @@ class Annotator:
         return as_language_model(self._model)
 
     def _do(self, choice: str, click: int | None) -> None:
-        """What a click does: `click` tells which question was on the page."""
+        """Apply a click; the number `click` says which question was on the page."""
         words = ""
         try:
             if choice == UNDO:
@@ -208,16 +208,16 @@ class Annotator:
             self._show(words, "")
 
     def _clicked(self, choice: Any, click: Any) -> None:
-        """A click on the page; what goes wrong is told there."""
+        """Handle a click on the page; errors are shown there."""
         if self._closed or not isinstance(click, int):
             return
         try:
             self._do(choice, click)
-        except Exception as error:  # a callback's error is seen nowhere else
+        except Exception as error:  # a callback's error would be lost
             self._show("", f"{type(error).__name__}: {error}")
 
     def _show(self, said: str | None = None, problem: str | None = None) -> None:
-        """The page as things stand; called from any thread."""
+        """Update the page; may be called from any thread."""
         with self._lock:
             self._said = self._said if said is None else said
             self._problem = self._problem if problem is None else problem
@@ -258,7 +258,7 @@ class Annotator:
     def _problems(self) -> str:
         parts = [self._problem, *self.session.notes]
         if self.interview.given_up:
-            listed = ", ".join(repr(prompt_text(one)[:40]) for one in self.interview.given_up)
+            listed = ", ".join(repr(prompt_text(text)[:40]) for text in self.interview.given_up)
             parts.append(f"The model gives no two different answers to {listed}.")
         if self.interview.error:
             parts.append(f"No more questions: {self.interview.error}")
@@ -273,7 +273,7 @@ REOPENED = "closed: the session was opened again"
 _open: weakref.WeakValueDictionary[Path, Annotator] = weakref.WeakValueDictionary()
 
 
-def _close_the_one_before(session: Path) -> None:
+def _close_previous(session: Path) -> None:
     before = _open.get(session.resolve())
     if before is not None:
         before.close(REOPENED)
@@ -282,10 +282,10 @@ def _close_the_one_before(session: Path) -> None:
 
 
 def _checked(prompts: Sequence[Text]) -> list[Text]:
-    """Prompts that make rows which `load_preferences` reads, each once.
+    """The prompts without duplicates, checked to make rows that `load_preferences` can read.
 
     Raises:
-        ValueError: If there is none, or one makes no such row.
+        ValueError: If there is no prompt, or one makes no such row.
     """
     if isinstance(prompts, str) or not list(prompts):
         raise ValueError(f"prompts={prompts!r}: must be a list of prompts. Give at least one.")

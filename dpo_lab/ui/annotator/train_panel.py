@@ -1,4 +1,4 @@
-"""From the pairs that were clicked to a model that follows them: a button, progress, the change."""
+"""Training panel of the annotator: a Train button, progress, and answers before and after."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from dpo_lab.ui.workbench.layout import style
 
 MICRO_BETA = 0.3
 ANNOTATED = "annotated prompt"
-"""What its runs answer: the prompts that the pairs are about, of which none is held out."""
+"""Kind of the prompts that are evaluated: those of the pairs, none of which is held out."""
 SHOWN = 12
-"""Most prompts whose answers are shown."""
+"""Maximum number of prompts whose answers are shown."""
 
 
 class TrainPanel:
-    """Trains on the pairs of an interview's session, and shows what that changed.
+    """Trains on the pairs of a session, and shows what that changed.
 
     Args:
-        interview: Whose prompts and pairs; it draws nothing while a run is going on.
-        model: What is trained: the name, or a model already loaded (a copy is trained).
+        interview: Queue of the prompts and the session; it samples nothing during a run.
+        model: The model to train: a name, or a model already loaded (a copy is trained).
         score: Reward of `(prompt, response)`, if there is one.
-        max_new_tokens: Most tokens of an answer; none is the model's default.
-        ended: Called with how a run ended, in words.
+        max_new_tokens: Maximum tokens of an answer; none is the model's default.
+        ended: Called with a message when a run has ended.
 
     Attributes:
-        run: The run that is going on, or the last one.
+        run: The run in progress, or the last one.
         view: Buttons, progress and the answers before and after.
     """
 
@@ -76,14 +76,14 @@ class TrainPanel:
         self.view = widgets.VBox([widgets.HBox(line).add_class("dpo-bar"), self.samples])
 
     def train(self, **changes: Any) -> BackgroundRun:
-        """Begin a run from the model that drew the answers; returns at once.
+        """Start a run from the model that gave the answers; returns at once.
 
         Args:
             **changes: Fields of `TrainConfig`.
 
         Raises:
-            RuntimeError: If a run is going on.
-            ValueError: If a setting is wrong, or there is no pair yet.
+            RuntimeError: If a run is in progress.
+            ValueError: If a setting is invalid, or there is no pair yet.
         """
         with self._lock:
             if self._closed:
@@ -98,7 +98,7 @@ class TrainPanel:
                 folder=folder,
                 on_prepared=self._ask_the_prompts,
             )
-            # The model is copied, and answers are drawn from its copies.
+            # The run copies the model and samples from the copies: no other draw meanwhile.
             self._interview.rest()
             ticker = Ticker(self._show)
             run.followers.append(ticker)
@@ -112,7 +112,7 @@ class TrainPanel:
             self.run.stop()
 
     def close(self, words: str) -> None:
-        """Stop the run; no button answers any more."""
+        """Stop the run and disable the buttons."""
         with self._lock:
             self._closed = words
         if self.run:
@@ -122,12 +122,12 @@ class TrainPanel:
 
     @property
     def _loaded(self) -> LanguageModel | None:
-        """The model, unless it is being loaded still: then the run loads it by its name."""
-        given = self._model if isinstance(self._model, LanguageModel) else None
-        return self._interview.model or given
+        """The model, or none while it is still loading: then the run loads it by its name."""
+        passed = self._model if isinstance(self._model, LanguageModel) else None
+        return self._interview.model or passed
 
     def _config(self, changes: dict[str, Any]) -> tuple[TrainConfig, Path]:
-        """What to run, on the pairs as they are now, and where."""
+        """Configuration and folder of a run on the current pairs."""
         session, model = self._interview.session, self._model
         rows = session.pairs
         if not rows:
@@ -149,7 +149,7 @@ class TrainPanel:
         folder = new_folder(config, session.path / "runs")
         if "data" in changes:
             return config, folder
-        # Clicks change the session's file; a run that goes on later needs what it began with.
+        # Clicks change the session's file, but a resumed run needs the pairs that it started with.
         kept = folder.with_name(f"{folder.name}.jsonl")
         kept.parent.mkdir(exist_ok=True)
         write_text(kept, json_lines(rows))
@@ -163,17 +163,17 @@ class TrainPanel:
         if "batch_pairs" not in changes:
             config = replace(config, batch_pairs=min(16, pairs))
         if name == "micro" and not {"steps", "epochs"} & set(changes):
-            # Few pairs are soon learnt by heart; more steps only carry it away from the reference.
+            # Few pairs are soon memorised; further steps only drift away from the reference.
             config = replace(config, steps=min(60, 10 + 2 * pairs))
         return config, folder
 
     def _can_be_used(self, config: TrainConfig) -> int:
-        """How many pairs a run trains on; before the model is there, those that can be read."""
+        """Number of pairs to train on; before the model is loaded, of those that can be read."""
         train, _ = load_data(config)
         return len(tokenize(config, train, self._loaded.tokenizer) if self._loaded else train)
 
     def _ask_the_prompts(self, job: Job) -> None:
-        """Answers, KL and score of the person's own prompts, which are what he wants to see."""
+        """Evaluate on the annotator's own prompts: answers, KL and score."""
         if not job.prompts:
             job.prompts = job.policy.encoder.as_prompts(
                 self._interview.prompts, job.config.prompt_format
@@ -183,7 +183,7 @@ class TrainPanel:
     def _clicked(self, _) -> None:
         try:
             self.train()
-        except Exception as error:  # a callback's error is seen nowhere else
+        except Exception as error:  # a callback's error would be lost
             self.status.value = escaped(error)
 
     def _show(self) -> None:

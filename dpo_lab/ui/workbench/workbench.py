@@ -58,8 +58,7 @@ class Workbench:
     Attributes:
         state: Its settings.
         run: The run in progress, or the last one.
-        warm_up: The hidden first step, taken while the user reads the page; none with a model or
-            data in memory, or a model other than micro.
+        warm_up: A hidden step of micro, taken while the user reads the page; none if not needed.
         screen: The widgets that follow the shown run.
         data: The data panel.
         view: All of it as one widget.
