@@ -1,1 +1,1 @@
-"""One idea to drag or to look into."""
+"""Interactive explorers: widgets that show one idea each."""

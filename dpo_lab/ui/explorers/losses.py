@@ -1,4 +1,4 @@
-"""Losses under one's fingers: their curves as settings move, and what label noise does to three."""
+"""Interactive losses: their curves as settings change, and the effect of wrong labels on three."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ WITH_REFERENCE = tuple(
     for name in (*LOSSES, SUMS[0])
     if not (name in LOSSES and LOSSES[name].reference_free) and not find_loss(name).couples_pairs
 )
-"""Losses that are curves over the margin of one pair."""
+"""Losses that can be drawn as a curve over the margin of one pair."""
 
 
 class LossExplorer:
-    """A loss beside DPO: its curve and its pull, as beta, smoothing and divergence move.
+    """A loss beside DPO: its curve and its pull, as beta, smoothing and divergence change.
 
     Args:
-        loss: The first that is shown, one of `WITH_REFERENCE`.
-        beta: Where the slider stands first, from 0.03 to 3.
+        loss: The loss to show first, one of `WITH_REFERENCE`.
+        beta: Initial value of the slider, from 0.03 to 3.
 
     Raises:
-        ValueError: If the loss is none of them, or beta is out of the slider's reach.
+        ValueError: If the loss is none of them, or beta is outside the slider's range.
 
     Attributes:
-        loss: Which loss.
-        beta: The slider of beta, of both curves.
-        smoothing: Label smoothing, where the loss takes it.
-        divergence: The f-divergence, where the loss takes one.
+        loss: Menu of the losses.
+        beta: Slider of beta, for both curves.
+        smoothing: Slider of label smoothing, enabled if the loss has it.
+        divergence: Menu of the f-divergences, enabled if the loss has them.
         figure: The live figure.
         view: All of them as one widget.
     """
@@ -48,7 +48,7 @@ class LossExplorer:
     def __init__(self, loss: str = "ipo", beta: float = 0.3):
         if loss not in WITH_REFERENCE:
             raise ValueError(
-                f"loss={loss!r}: is no curve over the margin of one pair. "
+                f"loss={loss!r}: is not a curve over the margin of one pair. "
                 f"Use one of {', '.join(WITH_REFERENCE)}."
             )
         if not 0.03 <= beta <= 3.2:
@@ -72,7 +72,7 @@ class LossExplorer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the loss as they stand, those that it takes."""
+        """The current values of the options that the loss takes."""
         taken = find_loss(self.loss.value).options
         chosen = {"label_smoothing": self.smoothing.value or taken.get("label_smoothing", 0.0)}
         chosen["f_divergence_type"] = self.divergence.value
@@ -103,17 +103,17 @@ class LossExplorer:
 
 
 class NoiseExplorer:
-    """A slider of wrong labels: where one lets go, three losses are trained and drawn.
+    """A slider for the share of wrong labels: on release, three losses are trained and drawn.
 
     Args:
-        world: Of `micro`.
+        world: Response space of `micro`.
         pairs: Pairs of each run.
         steps: Optimiser steps of each run.
 
     Attributes:
-        found: Share of labels turned around to what each loss found.
+        found: Share of wrong labels to the reward fit of each loss.
         share: The slider.
-        status: What is going on.
+        status: Progress message.
         figure: The live figure.
         view: All of them as one widget.
     """
@@ -131,7 +131,7 @@ class NoiseExplorer:
         self.share.observe(lambda change: self._visit_by_hand(change["new"]), "value")
 
     def visit(self, share: float) -> dict[str, RewardFit]:
-        """Train where a share of the labels is wrong, unless that was done, and draw it.
+        """Train with a share of wrong labels, unless that is already done, and draw the result.
 
         Args:
             share: In [0, 0.45].
@@ -144,7 +144,7 @@ class NoiseExplorer:
         return self.found[share]
 
     def picture(self) -> go.Figure:
-        """The figure as it stands, for pages without a kernel."""
+        """The current figure, for pages without a kernel."""
         return go.Figure(self._spec())
 
     def _spec(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class NoiseExplorer:
         except Exception as error:
             self.status.value = f"failed: {escaped(error)}"
             return
-        slopes = ", ".join(f"{name} {one.slope:.2f}" for name, one in found.items())
+        slopes = ", ".join(f"{name} {fit.slope:.2f}" for name, fit in found.items())
         self.status.value = f"{share:.0%} wrong labels: {slopes}"
 
     def _repr_mimebundle_(self, **options):

@@ -1,4 +1,4 @@
-"""The optimum under one's fingers as beta moves: what pi* says, and where it stands."""
+"""Interactive optimum: the likeliest answers of pi*, and its place on the frontier, at any beta."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from dpo_lab.ui.html.tables import escaped, number
 from dpo_lab.ui.widgets.live import LiveFigure
 
 BARS, OF_REFERENCE = 15, 10
-"""Responses that have a bar, and how many of them are the reference's likeliest."""
+"""Number of responses with a bar, and how many of them are the reference's likeliest."""
 LIKELY_AT = (1.0, 0.5, 0.3, 0.1, 0.03)
-"""Betas whose likeliest responses get the other bars."""
+"""Betas at which the likeliest responses of pi* get the other bars."""
 _SHARES, _KLS = (0.05, 0.1, 0.25, 0.5, 1.0), (0.5, 2.0, 8.0, 30.0)
-"""Where the axes of shares and of KL may end: they seldom change while beta does."""
+"""Possible ends of the axes of shares and of KL: few, so that the axes seldom jump."""
 _LEFT, _RIGHT = (0, 0.36), (0.5, 1)
 _KL = "KL(π ‖ reference) (nats)"
 
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """One prompt of a world, and all that does not depend on beta."""
+    """One prompt of a world, with everything that does not depend on beta."""
 
     frontier: Frontier
     responses: tuple[str, ...]
@@ -68,16 +68,16 @@ class _Scene:
 
     @cached_property
     def shown(self) -> list[int]:
-        """Responses with a bar: the reference's and pi*'s likeliest, the worst reward first."""
+        """Responses with a bar: the likeliest of reference and pi*, lowest reward first."""
         ranked = [self._policy(beta).topk(BARS).indices.tolist() for beta in LIKELY_AT]
-        in_turn = [index for place in zip(*ranked, strict=True) for index in place]
+        in_turn = [index for rank in zip(*ranked, strict=True) for index in rank]
         first = self._policy(math.inf).topk(OF_REFERENCE).indices.tolist()
         kept = list(dict.fromkeys([*first, *in_turn]))[:BARS]
         return sorted(kept, key=lambda index: self.frontier.rewards[0, index].item())
 
     def spec(self, beta: float) -> dict[str, Any]:
         """Data and layout: the same traces in the same order at every beta."""
-        before, after = (self._policy(one).exp()[self.shown].numpy() for one in (math.inf, beta))
+        before, after = (self._policy(b).exp()[self.shown].numpy() for b in (math.inf, beta))
         curve, star = self.theory.curve, self.theory.star(beta)
         tangent = star.reward - beta * star.kl + beta * np.array([0, curve[-1, 0]])
         bar = {"type": "bar", "orientation": "h", "y": [self._name(i) for i in self.shown]}
@@ -139,7 +139,7 @@ class _Scene:
 
 
 def optimum_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figure:
-    """What pi* says at one beta beside what the reference says, and where it stands.
+    """Answers of pi* at one beta beside those of the reference, and pi* on the frontier.
 
     Args:
         world: Prompts with all their responses.
@@ -147,8 +147,8 @@ def optimum_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figure:
         beta: Weight of the KL, > 0.
 
     Returns:
-        Left the shares of the same responses at any beta; right the exact reward-KL frontier with
-        pi* on it, and the line of slope beta that touches it there: all its points have equal J.
+        Left: probabilities of the same responses at any beta. Right: the exact reward-KL frontier
+        with pi* on it, and its tangent there, of slope beta: all points of it have equal J.
 
     Raises:
         ValueError: If the world has no such prompt.
@@ -160,12 +160,12 @@ def optimum_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figure:
 
 
 class OptimumExplorer:
-    """The same with a slider for beta: the bars and the point follow it.
+    """`optimum_figure` with a slider for beta.
 
     Args:
         world: Prompts with all their responses.
         prompt: One of its prompts.
-        beta: Where the slider stands first, from 0.01 to 10.
+        beta: Initial value of the slider, from 0.01 to 10.
 
     Attributes:
         beta: The slider.
@@ -191,7 +191,7 @@ class OptimumExplorer:
 
 
 def objective_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figure:
-    """J along policies that are tilted by the reward, `pi ~ pi_ref exp(s r / beta)`.
+    """J of policies tilted by the reward, `pi ~ pi_ref exp(s r / beta)`.
 
     Args:
         world: Prompts with all their responses.
@@ -199,7 +199,7 @@ def objective_figure(world: ResponseSpace, prompt: str, beta: float) -> go.Figur
         beta: Weight of the KL, > 0.
 
     Returns:
-        Expected reward, cost of the KL and their difference J over s; the reference is at s = 0,
+        Expected reward, cost of the KL and their difference J, over s; the reference is at s = 0,
         pi* at s = 1.
 
     Source:

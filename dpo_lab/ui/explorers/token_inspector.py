@@ -1,4 +1,4 @@
-"""Any row of a data set, token by token, as a run would use it: a widget over `tokens_html`."""
+"""Token inspector: a widget that shows any row of a data set, token by token, as a run uses it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _UNCUT = 1_000_000_000
 
 
 class TokenInspector:
-    """Shows the tokens of a row and what a run does with them; another row at a key or a click.
+    """Shows the tokens of a row and how a run uses them; a key or a click shows another row.
 
     Args:
         preferences: The pairs.
         tokenizer: The model's tokenizer.
-        row: Which row is shown first, by its number in the source; the first by default.
+        row: The row to show first, by its number in the source; by default the first row.
         max_length: As in `tokenize_pairs` and `TrainConfig`.
         max_prompt_length: The same.
         prompt_format: The same.
-        policy: Gives each scored token its log-probability.
+        policy: Scorer that gives each scored token its log-probability.
         reference: The same for the reference.
 
     Attributes:
-        tokens: All pairs as a run would tokenise them; none if none of them can be used.
+        tokens: All pairs as a run would tokenise them; none if no pair can be used.
         changed: Numbers of the rows that were cut or dropped.
-        pair: The tokens of the row that is shown; none for a row that was never loaded.
-        slider: The row's number.
-        limit: The most tokens of a sequence.
-        words: How many rows the limits change.
+        pair: The tokens of the shown row; none for a row that was not loaded.
+        slider: Slider of the row\'s number.
+        limit: Input of the maximum number of tokens of a sequence.
+        words: Text that says how many rows the limits change.
         page: The row, token by token, or why it cannot be shown.
         view: All of it as one widget.
     """
@@ -85,7 +85,7 @@ class TokenInspector:
 
     @property
     def row(self) -> int:
-        """Number of the row that is shown; set it to show another."""
+        """Number of the shown row; set it to show another."""
         return self.slider.value
 
     @row.setter
@@ -94,7 +94,7 @@ class TokenInspector:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a sequence; set it to see what is cut."""
+        """Maximum number of tokens of a sequence; set it to see what is cut."""
         return self.limit.value
 
     @max_length.setter
@@ -133,31 +133,31 @@ class TokenInspector:
         return widgets.VBox([first, second, self.page]).add_class("dpo-inspector")
 
     def _step(self, by: int) -> None:
-        """To the row before or after; at the end, stay."""
+        """Go to the row before or after, if there is one."""
         find = bisect_right if by > 0 else bisect_left
-        place = find(self._rows, self.row) - (by < 0)
-        if 0 <= place < len(self._rows):
-            self.row = self._rows[place]
+        index = find(self._rows, self.row) - (by < 0)
+        if 0 <= index < len(self._rows):
+            self.row = self._rows[index]
 
     def _to_changed(self) -> None:
-        """To the next row that was cut or dropped, starting again after the last."""
-        place = bisect_right(self.changed, self.row)
-        self.row = self.changed[place % len(self.changed)]
+        """Go to the next row that was cut or dropped; after the last, to the first."""
+        index = bisect_right(self.changed, self.row)
+        self.row = self.changed[index % len(self.changed)]
 
     def _limits(self) -> dict[str, int | None]:
         return {"max_length": self.max_length, "max_prompt_length": self._max_prompt_length}
 
     def _tried(self, work: Callable[[], None]) -> None:
-        """Do what a page asked for; where it fails, say so in place of the former row."""
+        """Do what a page asked for; if it fails, show the error in place of the row."""
         try:
             work()
-        except Exception as error:  # a callback's error is seen nowhere else
+        except Exception as error:  # a callback's error would be lost
             self.pair = None
             words = f"Row {self.row} cannot be shown. {type(error).__name__}: {error}"
             self.page.value = f"<p>{escaped(words)}</p>"
 
     def _count(self) -> None:
-        """How many rows the limits change; then the row that is shown."""
+        """Find the rows that the limits change, then redraw the shown row."""
         self.tokens, self.changed, self.words.value = None, [], ""
         self.next_changed.disabled = True
         try:
@@ -165,7 +165,7 @@ class TokenInspector:
             words = f"{self.tokens}"
             same = not (self.tokens.truncated_prompts or self.tokens.truncated_responses)
             words += ", none cut" * same + ", none dropped" * (not self.tokens.dropped)
-        except ValueError as error:  # none is left, which is worth showing row by row
+        except ValueError as error:  # no pair is left; each row can still be shown
             words = str(error)
         self.changed = self._find_changed()
         self.next_changed.disabled = not self.changed
@@ -207,7 +207,7 @@ class TokenInspector:
 
 
 def _checked(max_length: int) -> int:
-    """A limit that the field would otherwise put right without a word."""
+    """Check a limit that the input would otherwise clamp without a message."""
     if not 2 <= max_length <= _UNCUT:
         raise ValueError(
             f"max_length={max_length}: must be from 2, one token of prompt and one of response, to "
