@@ -39,7 +39,7 @@ class TokenInspector:
         tokens: All pairs as a run would tokenise them; none if no pair can be used.
         changed: Numbers of the rows that were cut or dropped.
         pair: The tokens of the shown row; none for a row that was not loaded.
-        slider: Slider of the row\'s number.
+        slider: Slider of the row's number.
         limit: Input of the maximum number of tokens of a sequence.
         words: Text that says how many rows the limits change.
         page: The row, token by token, or why it cannot be shown.

@@ -1,1 +1,1 @@
-"""Widgets that others are made of."""
+"""Building blocks shared by the widgets: live figures, message routing, cleaning up."""

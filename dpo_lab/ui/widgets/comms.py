@@ -1,4 +1,4 @@
-"""Widgets that answer while a cell runs."""
+"""Makes widgets respond while a cell runs, through the kernel's subshells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 class _Unset:
-    """An attribute that is never there, whatever is written to it."""
+    """An attribute that always seems unset; assignments are ignored."""
 
     def __get__(self, comm: object, owner: type) -> None:
         raise AttributeError
@@ -16,13 +16,12 @@ class _Unset:
 
 
 def keep_to_subshells() -> None:
-    """In a kernel, let a widget's messages go to the thread that they are addressed to.
+    """In a kernel, deliver a widget's messages to the thread that they are addressed to.
 
     JupyterLab addresses them to a subshell, so that sliders and buttons work while a cell runs.
-    ipykernel 7.4 sends them to the thread that wrote to the widget last instead: the cell's own,
-    as a rule, which reads them when the cell has ended. The answer to a request, which carries the
-    request's id, still finds whoever asked. Other versions, and a process that is no kernel, are
-    left as they are.
+    ipykernel 7.4 instead sends them to the thread that last wrote to the widget: usually the
+    cell's, which reads them only when the cell has ended. Replies to requests still arrive, since
+    they carry the request's id. Other versions, and processes that are not kernels, are unaffected.
     """
     if "ipykernel.comm" in sys.modules:
         from ipykernel.comm.comm import BaseComm

@@ -1,4 +1,4 @@
-"""Widgets that are no longer needed, taken out of the kernel and the page."""
+"""Closes widgets that are no longer needed, in the kernel and on the page."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import ipywidgets as widgets
 
 
 def free(*roots: widgets.Widget) -> None:
-    """Close widgets with all that they hold: children, layouts, styles.
+    """Close widgets with everything that they hold: children, layouts, styles.
 
-    ipywidgets keeps every widget that is open for ever, and the page does too. The values of a
-    closed one can still be read and set; they reach no page.
+    ipywidgets keeps every open widget forever, and so does the page. The values of a closed widget
+    can still be read and set, but reach no page.
 
     Args:
-        roots: Widgets; what is below them is closed with them.
+        roots: Widgets to close, with everything below them.
     """
-    found: dict[int, widgets.Widget] = {}
+    by_id: dict[int, widgets.Widget] = {}
     waiting = list(roots)
     while waiting:
         widget = waiting.pop()
-        if id(widget) not in found:
-            found[id(widget)] = widget
+        if id(widget) not in by_id:
+            by_id[id(widget)] = widget
             waiting += _held(widget)
-    for widget in found.values():
+    for widget in by_id.values():
         widget.close()
 
 
@@ -31,4 +31,4 @@ def _held(widget: widgets.Widget) -> Iterator[widgets.Widget]:
     for name in widget.keys:
         value = getattr(widget, name, None)
         several = value if isinstance(value, (list, tuple)) else (value,)
-        yield from (one for one in several if isinstance(one, widgets.Widget))
+        yield from (part for part in several if isinstance(part, widgets.Widget))

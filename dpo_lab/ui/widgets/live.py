@@ -1,4 +1,4 @@
-"""A figure that follows a run: drawn by one thread that never takes much of the run's time."""
+"""Live figure of a run, redrawn by one thread that takes only a small share of the run's time."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from dpo_lab.ui.widgets.freeing import free
 from dpo_lab.ui.widgets.plot_view import PlotView, Sheet, as_sent
 
 PERIOD = 0.2
-"""Seconds between drawings at least."""
+"""Minimum seconds between drawings."""
 SHARE = 0.02
-"""Most of a run's time that drawing takes: what is slow to draw is drawn less often."""
+"""Maximum share of a run's time spent on drawing: a slow figure is drawn less often."""
 LONGEST = 2.0
-"""Seconds between drawings at most: a person waits for them."""
+"""Maximum seconds between drawings, since a person waits for them."""
 PATIENCE = 2.0
-"""Seconds after which a page that does not answer is drawn for again."""
+"""Seconds to wait for a page to report that it has drawn, before drawing again."""
 LATE, TRIES = 5.0, 6
 """Seconds after which everything is sent again to a page that has not drawn, and how often."""
 MUTE = 15.0
-"""Seconds without a word from such a page, after which it is said to have failed."""
+"""Seconds without any message from such a page, after which it is reported as failed."""
 NOT_DRAWN = "the curves have not appeared on this page: reload it if they stay away"
 
 
 class LiveFigure:
-    """A figure that takes what changed from one specification to the next.
+    """A figure on the page that is updated with only the traces that changed.
 
-    What a page holds is the whole of the last specification, whatever it missed: pieces carry the
-    version they were sent in, a page asks for those that it lacks, and says what it has drawn.
-    Messages from the page and drawings come in threads of their own; a lock keeps them apart.
+    A page that missed messages still gets the whole last specification: pieces carry version
+    numbers, a page asks for the pieces that it lacks, and reports which version it has drawn.
+    Messages from the page and drawings come in different threads; a lock keeps them apart.
 
     Args:
         spec: `data` and `layout`; every later one must have as many traces, in the same order.
 
     Attributes:
         view: The widget.
-        trouble: What keeps the page that is open from showing the figure, in words.
-        on_trouble: Called without arguments when that has changed.
+        trouble: What keeps the open page from showing the figure, in words.
+        on_trouble: Called without arguments when `trouble` has changed.
     """
 
     def __init__(self, spec: dict[str, Any]):
@@ -63,24 +63,24 @@ class LiveFigure:
 
     @property
     def data(self) -> tuple[Any, ...]:
-        """The traces as they were drawn last."""
+        """The traces that were drawn last."""
         return go.Figure(self._drawn).data
 
     @property
     def layout(self) -> go.Layout:
-        """The layout as it was drawn last."""
+        """The layout that was drawn last."""
         return go.Figure(self._drawn).layout
 
     @property
     def busy(self) -> bool:
-        """Whether a page is still drawing, or has not rested as long as its last drawing took."""
+        """Whether a page is drawing, or has not yet paused for as long as its last drawing took."""
         if not self.view.pages:
             return False
         drawing = self._shown_version != self._version
         return time.perf_counter() < (self._sent_at + PATIENCE if drawing else self._rests_until)
 
     def draw(self, spec: dict[str, Any]) -> None:
-        """Show a specification: the traces that changed, and nothing else, are sent."""
+        """Show a specification: only the traces that changed are sent, and a changed layout."""
         with self._guard:
             before, self._drawn = _pieces(self._drawn), spec
             now = _pieces(spec)
@@ -89,17 +89,17 @@ class LiveFigure:
                     f"{len(spec['data'])} traces: the figure has {len(before) - 1}. Give every "
                     "specification as many, empty where there is nothing to draw."
                 )
-            changed = {name: one for name, one in now.items() if not _same(before[name], one)}
+            changed = {name: new for name, new in now.items() if not _same(before[name], new)}
             if not changed:
                 return
             self._sent_at = time.perf_counter()
             if self._shown_version == self._version:
                 self._since = self._sent_at
-            self._sheet.put(self._stamped({name: as_sent(one) for name, one in changed.items()}))
+            self._sheet.put(self._stamped({name: as_sent(new) for name, new in changed.items()}))
             self._wait_for_page()
 
     def close(self) -> None:
-        """Free what the page and the kernel hold of it."""
+        """Close it in the kernel and on the page."""
         with self._guard:
             if self._watch:
                 self._watch.cancel()
@@ -109,14 +109,14 @@ class LiveFigure:
         return self.view._repr_mimebundle_(**options)
 
     def _stamped(self, pieces: dict[str, Any]) -> dict[str, Any]:
-        """Pieces in a version of their own, with the versions of all."""
+        """Pieces with a new version number, and the version numbers of all pieces."""
         self._version += 1
         self._versions = self._versions | dict.fromkeys(pieces, self._version)
-        stamped = {name: {"piece": one, "version": self._version} for name, one in pieces.items()}
+        stamped = {name: {"piece": new, "version": self._version} for name, new in pieces.items()}
         return stamped | {"versions": self._versions, "version": self._version}
 
     def _hear(self, content: Any) -> None:
-        """What a page says: what it has drawn, what it lacks, or whether anybody is there."""
+        """Handle a page's message: what it has drawn, what it lacks, or a ping."""
         if not isinstance(content, dict):
             return
         start, drawn, missing = (content.get(key) for key in ("plotly", "drawn", "missing"))
@@ -138,11 +138,11 @@ class LiveFigure:
 
     @property
     def _behind(self) -> bool:
-        """Whether a page has yet to say that it drew the last version."""
+        """Whether no page has reported yet that it drew the last version."""
         return self._shown_version != self._version
 
     def _wait_for_page(self) -> None:
-        """Look after a while whether the page that is open has drawn the last version."""
+        """After a while, check whether the open page has drawn the last version."""
         closed = self.view.comm is None
         if not closed and self.view.pages and self._behind and not self._watch:
             self._watch = threading.Timer(LATE, self._look)
@@ -150,13 +150,13 @@ class LiveFigure:
             self._watch.start()
 
     def _opened(self, change: dict[str, Any]) -> None:
-        """A page came or went."""
+        """A page was opened or closed."""
         with self._guard:
             self._since, self._tries = time.perf_counter(), 0
             self._wait_for_page()
 
     def _look(self) -> None:
-        """Send everything again to a page that has not drawn it; if it is mute, say so."""
+        """Send everything again to a page that has not drawn it; report a page that is silent."""
         with self._guard:
             self._watch = None
             if not self.view.pages or self._shown_version == self._version:
@@ -166,7 +166,7 @@ class LiveFigure:
                 self._tries += 1
                 self._sheet.put_all()
             mute = now - max(self._since, self._heard_at) >= MUTE
-            if self._tries < TRIES or not mute:  # else the next drawing begins to wait again
+            if self._tries < TRIES or not mute:  # otherwise the next drawing starts a new wait
                 self._wait_for_page()
         self._say(NOT_DRAWN if mute else "")
 
@@ -177,10 +177,10 @@ class LiveFigure:
 
 
 class Ticker(threading.Thread):
-    """Calls a function now and then until told to end, and once more then.
+    """Calls a function repeatedly until `end`, and once more after that.
 
     Args:
-        work: Called in this thread. The first that it raises is kept, and it is called again.
+        work: Called in this thread. Its first exception is kept in `error`; calls go on.
     """
 
     def __init__(self, work: Callable[[], None]):
@@ -191,11 +191,11 @@ class Ticker(threading.Thread):
         self._hurry = threading.Event()
 
     def hurry(self) -> None:
-        """Do not wait for the next turn."""
+        """Call the function now instead of waiting."""
         self._hurry.set()
 
     def end(self) -> None:
-        """Work once more, and end."""
+        """Call the function once more, and end."""
         self._over.set()
         self._hurry.set()
 
@@ -204,7 +204,7 @@ class Ticker(threading.Thread):
         over = False
         while not over:
             over = self._over.is_set()
-            started = time.thread_time()  # on a busy machine the clock says nothing of the work
+            started = time.thread_time()  # wall time would include other processes' work
             self._hurry.clear()
             try:
                 self._work()
@@ -219,7 +219,7 @@ def rest(took: float) -> float:
     """Seconds to wait after a drawing.
 
     Args:
-        took: Seconds of the processor that it took.
+        took: CPU seconds that the drawing took.
     """
     return min(max(PERIOD, took / SHARE), LONGEST)
 

@@ -1,11 +1,11 @@
-// Draws a sheet: a plain model that holds a figure's pieces, each with the version it was sent in.
-// Nothing here takes long to load. plotly comes afterwards: the page's own where it has one, or the
-// kernel's, part by part. Until then, and where it cannot be had, the curves are plain lines.
+// Draws a sheet: a plain model that holds a figure's pieces, each with a version number.
+// This module loads fast. plotly follows later: the page's own if it has one, or the kernel's, sent
+// in parts. Until then, and if plotly cannot be loaded, the curves are plain lines.
 
-const AGAIN = 2000; // milliseconds after which what was asked for is asked for again
+const AGAIN = 2000; // milliseconds after which a request is repeated
 const PATIENCE = 10_000; // milliseconds without an answer, after which the kernel may well be dead
 const DEAF = "The kernel does not answer: it died, was restarted, or is stuck. Run this cell again";
-const KEPT = "; runs that were kept are in its table"; // where there is one
+const KEPT = "; runs that were kept are in its table"; // added if there is a table
 const GONE = ["restarting", "autorestarting", "terminating", "dead"];
 const LOADING = "Plain curves, until plotly is loaded …";
 const ARRAYS = {
@@ -43,7 +43,7 @@ async function sheetOf(model) {
   return model.widget_manager.get_model(id);
 }
 
-// The specification, or nothing while a piece that belongs to it has not come.
+// The specification, or the names of the pieces that have not arrived yet.
 function specification(sheet, known) {
   const versions = sheet.get("versions") ?? {};
   const missing = Object.keys(versions).filter((name) => sheet.get(name)?.version !== versions[name]);
@@ -60,7 +60,7 @@ function specification(sheet, known) {
 }
 
 function take({ start, size }, buffers) {
-  // Another kernel's may be another plotly: begin again.
+  // Another kernel may have another version of plotly: start over.
   if (plotly.got && size !== plotly.size) Object.assign(plotly, { parts: [], got: 0 });
   if (start !== plotly.got || !buffers?.length) return;
   const { buffer, byteOffset, byteLength } = buffers[0];
@@ -83,7 +83,7 @@ async function run() {
   plotly.parts = [];
 }
 
-// plotly, as soon as the page has it, however long that takes.
+// Waits until the page has plotly, however long that takes.
 async function library(send, alive) {
   const { sleep, wake } = sleeper();
   plotly.waiting.add(wake);
@@ -102,8 +102,8 @@ async function library(send, alive) {
   return globalThis.Plotly;
 }
 
-// Says at the widget around a figure that its kernel is gone, and stills the controls: whatever is
-// pressed there is to be answered, and the page's own word on the kernel counts at once.
+// Shows at the widget around a figure that its kernel is gone, and disables the controls. A click or
+// key there must be answered in time; the page's own status of the kernel counts at once.
 function watchKernel(model, sheet, root) {
   const bench = root.closest(".widget-vbox") ?? root;
   const alarm = document.createElement("div");

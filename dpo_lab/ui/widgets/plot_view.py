@@ -1,6 +1,6 @@
-"""A figure's place on the page, and the sheet from which it is drawn there.
+"""Widget that draws a figure on the page, and the model that holds the figure's pieces.
 
-The view is a few kilobytes that fetch plotly afterwards, with all the time that it takes.
+The view is a module of a few kilobytes that loads plotly afterwards, however long that takes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from plotly.offline import get_plotlyjs
 from dpo_lab.ui.widgets.sheet_view import SheetView
 
 PART = 400_000
-"""Bytes of plotly that are sent at a time: a server drops what exceeds 3 MB in three seconds."""
+"""Bytes of plotly per message: a server drops what exceeds 3 MB in three seconds."""
 _NUMBERS = ("float32", "float64", "int32", "int16", "int8", "uint32", "uint16", "uint8")
-"""Types that a page knows as they are."""
+"""NumPy types that a page reads as typed arrays."""
 
 
 class Sheet(widgets.Widget):
-    """The pieces of a figure, as every page of it holds them.
+    """The pieces of a figure, held by the widget model on every page.
 
-    The page's model merges what is sent, so that a view that comes late, or again, finds all of it.
+    The page's model merges what is sent, so that a view that opens late, or again, has all of it.
 
     Args:
-        pieces: Name to what is sent; bytes may be anywhere in it.
-        heard: Called with what a page says: it is to be checked.
+        pieces: Name to content; bytes may be anywhere in it.
+        heard: Called with a page's messages, which it must validate.
     """
 
     def __init__(self, pieces: Mapping[str, Any], heard: Callable[[Any], None]):
@@ -40,7 +40,7 @@ class Sheet(widgets.Widget):
         self.on_msg(lambda widget, content, buffers: heard(content))
 
     def put(self, pieces: Mapping[str, Any]) -> None:
-        """Send pieces in the place of those of the same names."""
+        """Send pieces that replace those of the same names."""
         self._pieces |= pieces
         self.send_state(set(pieces))
 
@@ -53,8 +53,8 @@ class Sheet(widgets.Widget):
         wanted = {key} if isinstance(key, str) else key
         if wanted is None:
             return super().get_state(drop_defaults=drop_defaults) | self._pieces
-        own = {name: piece for name, piece in self._pieces.items() if name in wanted}
-        return own | super().get_state(set(wanted) - own.keys(), drop_defaults)
+        pieces = {name: piece for name, piece in self._pieces.items() if name in wanted}
+        return pieces | super().get_state(set(wanted) - pieces.keys(), drop_defaults)
 
     def send_plotly(self, start: int) -> None:
         """Send the part of plotly's compressed source that begins at a byte."""
@@ -63,14 +63,14 @@ class Sheet(widgets.Widget):
 
 
 class PlotView(SheetView):
-    """Draws a sheet on the page, in plain lines until plotly is there."""
+    """Draws a sheet on the page, as plain lines until plotly is loaded."""
 
     _esm = Path(__file__).with_name("plot_view.js")
     _css = Path(__file__).with_name("plot_view.css")
 
     @property
     def pages(self) -> int:
-        """How many times it is shown, as far as pages that went away said so."""
+        """Number of views on open pages; a page that closed without a message still counts."""
         return self._view_count if self.comm is not None else 0
 
 
@@ -83,7 +83,7 @@ def plotly_source() -> bytes:
 def as_sent(value: Any) -> Any:
     """A piece of a specification as plotly.js reads it.
 
-    Dotted keys become nested ones, what is none is left out, and arrays of numbers become bytes.
+    Dotted keys become nested ones, `None` is left out, and arrays of numbers become bytes.
     """
     if isinstance(value, np.ndarray):
         if value.ndim == 1 and value.dtype.name in _NUMBERS:
@@ -92,23 +92,23 @@ def as_sent(value: Any) -> Any:
     if isinstance(value, dict):
         return _nested(value)
     if isinstance(value, list | tuple):
-        return [as_sent(one) for one in value]
+        return [as_sent(item) for item in value]
     if isinstance(value, float) and value != value:
         return None
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for key, value in flat.items():
         if value is None:
             continue
         first, _, rest = key.partition(".")
         first = re.sub(r"^([xy]axis|legend)1$", r"\1", first)
         sent = as_sent({rest: value} if rest else value)
-        old = found.get(first)
-        found[first] = _merged(old, sent) if isinstance(old, dict) else sent
-    return found
+        old = nested.get(first)
+        nested[first] = _merged(old, sent) if isinstance(old, dict) else sent
+    return nested
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
