@@ -56,7 +56,7 @@ class Toolbar:
         self.instant = widgets.Checkbox(
             value=state.config.model == "micro",
             description="train when β is let go",
-            tooltip="With no run going on, letting go of β trains again; such runs are not kept",
+            tooltip="Between runs, releasing β trains again; such runs are not kept",
             indent=False,
         ).add_class("dpo-instant")
         self.progress = widgets.FloatProgress(min=0, max=1).add_class("dpo-progress")
