@@ -18,15 +18,15 @@ GRID = "rgba(128, 128, 128, 0.18)"
 SHADE = "rgba(128, 128, 128, 0.2)"
 
 CSS_COLOURS = f":root {{ --dpo-policy: {POLICY}; --dpo-reference: {REFERENCE}; }}\n"
-"""The same for style sheets, as variables."""
+"""Colours as CSS variables."""
 
 
 def tint(colour: str, opacity: float) -> str:
-    """A colour through which the page is seen, as CSS and plotly write it.
+    """A translucent colour, as CSS and plotly write it.
 
     Args:
         colour: As `#rrggbb`.
-        opacity: From 0, clear, to 1.
+        opacity: From 0 (transparent) to 1.
     """
     red, green, blue = hex_to_rgb(colour)
     return f"rgba({red}, {green}, {blue}, {opacity:.3f})"

@@ -57,7 +57,7 @@ class LiveFigure:
         self.on_trouble: Callable[[], None] = lambda: None
         pieces = {name: as_sent(piece) for name, piece in _pieces(spec).items()}
         self._sheet = Sheet(self._stamped(pieces | {"config": PLOTLY_CONFIG}), self._hear)
-        # The count is none by default, which a page does not keep.
+        # The view count is `None` by default, and a page then does not keep it.
         self.view = PlotView(sheet=self._sheet, _dom_classes=["dpo-figure"], _view_count=0)
         self.view.observe(self._opened, "_view_count")
 

@@ -1,7 +1,7 @@
-"""A view that may come late: what it shows is on a model of its own.
+"""Base class of views that may load late: what they show is held by a separate model, the sheet.
 
-A page gives a widget's module two seconds to load, or no message reaches the widget any more. So
-whatever changes is on a sheet: a model that every page knows without a module.
+A widget whose JavaScript module takes more than two seconds to load gets no more messages. So
+whatever changes is on the sheet: a model that needs no module on the page.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from traitlets import Instance
 
 
 class SheetView(anywidget.AnyWidget):
-    """Shows a sheet by a module of its own; all else that it needs is given to it when it is made.
+    """Shows a sheet with its own JavaScript module; its other traits are set when it is created.
 
     Attributes:
-        sheet: What is shown; messages come from there, too.
+        sheet: The model of what is shown; it also carries the messages.
     """
 
     sheet = Instance(widgets.Widget).tag(sync=True, **widgets.widget_serialization)

@@ -1,4 +1,4 @@
-// A table whose rows are picked, or ticked. Texts become text nodes: nothing in them runs.
+// A table whose rows are selected or ticked. Texts become text nodes: nothing in them runs.
 
 const MOVES = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -1e9, End: 1e9 };
 
@@ -28,7 +28,7 @@ async function render({ model, el }) {
     const [top, bottom] = [row.offsetTop - head.offsetHeight, row.offsetTop + row.offsetHeight - el.clientHeight];
     el.scrollTop = Math.max(bottom, Math.min(top, el.scrollTop));
   };
-  // Apart from the above: a click picks a row before its tick is sent.
+  // Separate from `follow`: a click selects a row before its tick is sent.
   const check = () => [...body.rows].forEach((row, index) => {
     const on = sheet.get("ticked").includes(names[index]);
     row.ariaSelected = row.querySelector("input").checked = on;
@@ -54,7 +54,7 @@ async function render({ model, el }) {
     names = rows.map(([name]) => name);
     body.replaceChildren(...rows.map(line));
     table.hidden = !rows.length;
-    // A tick that follows is meant for the row that the keyboard was at, wherever that is now.
+    // Keep the keyboard on the same row, wherever it is now: a tick that follows is meant for it.
     if (tick) sheet.set("selected", Math.max(0, names.indexOf(before)));
     if (tick) check();
     follow();

@@ -1,4 +1,4 @@
-"""Rows of plain text on a page, by mouse, keyboard or screen reader."""
+"""Table widget: rows of plain text, for mouse, keyboard and screen readers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class TableView(SheetView):
 
 
 class Table(widgets.Widget):
-    """Rows, one of them picked or any of them ticked; a row is known by its first text.
+    """Rows of which one is selected, or any number are ticked; the first text identifies a row.
 
     Args:
-        label: What a screen reader says of it.
-        columns: Title to width, in hundredths of the table.
-        numbers: Titles of the columns that are set to the right.
-        tick: What a tick at a row does; without these words a row is picked instead.
+        label: Name of the table for screen readers.
+        columns: Title to width, in percent of the table.
+        numbers: Titles of the right-aligned columns.
+        tick: What ticking a row does; if empty, rows are selected instead.
 
     Attributes:
-        rows: The texts of each row, one a column.
-        selected: Place of the picked row, or of the one that the keyboard is at, from 0.
-        ticked: First texts of the rows that are ticked, the last ticked last.
-        view: It on the page.
+        rows: The texts of each row, one per column.
+        selected: Index of the selected row, or of the row with the keyboard focus, from 0.
+        ticked: First texts of the ticked rows, in order of ticking.
+        view: The widget.
     """
 
     label, tick = Unicode().tag(sync=True), Unicode().tag(sync=True)
@@ -49,7 +49,7 @@ class Table(widgets.Widget):
         self.on_msg(self._heard)
 
     def _heard(self, widget, content: Any, buffers) -> None:
-        """One tick at a time: a page does not know of one that was set here meanwhile."""
+        """Handle one tick at a time, since the page may not know of ticks set here meanwhile."""
         match content:
             case {"row": str(name), "ticked": bool(on)}:
-                self.ticked = [one for one in self.ticked if one != name] + [name] * on
+                self.ticked = [row for row in self.ticked if row != name] + [name] * on
