@@ -106,7 +106,9 @@ def test_pairs_changed_by_hand_are_kept_beside_and_told(tmp_path) -> None:
 def test_a_path_that_is_a_file_is_told(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "below"):
-        with pytest.raises(NotADirectoryError, match="is a file, but a session is a folder. Give another"):
+        with pytest.raises(
+            NotADirectoryError, match="is a file, but a session is a folder. Give another"
+        ):
             Session(path)
 
 
