@@ -35,8 +35,10 @@ class Table(widgets.Widget):
         view: The widget.
     """
 
-    label, tick = Unicode().tag(sync=True), Unicode().tag(sync=True)
-    columns, rows = List().tag(sync=True), List().tag(sync=True)
+    label = Unicode().tag(sync=True)
+    tick = Unicode().tag(sync=True)
+    columns = List().tag(sync=True)
+    rows = List().tag(sync=True)
     selected = Int(0).tag(sync=True)
     ticked = List(Unicode()).tag(sync=True)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from page_messages import says
 
 from dpo_lab.ui.widgets.freeing import free
 from dpo_lab.ui.widgets.table import Table
@@ -13,23 +14,19 @@ def table() -> Table:
     return made
 
 
-def _says(table: Table, content) -> None:
-    table._handle_custom_msg(content, [])
-
-
 def test_a_page_ticks_one_row_at_a_time_whatever_it_missed(table: Table) -> None:
-    _says(table, {"row": "a", "ticked": True})
+    says(table, {"row": "a", "ticked": True})
     table.ticked = [*table.ticked, "c"]  # a run that ended, of which the page does not know yet
-    _says(table, {"row": "b", "ticked": True})
+    says(table, {"row": "b", "ticked": True})
     assert table.ticked == ["a", "c", "b"]
-    _says(table, {"row": "a", "ticked": True})
-    _says(table, {"row": "b", "ticked": False})
+    says(table, {"row": "a", "ticked": True})
+    says(table, {"row": "b", "ticked": False})
     assert table.ticked == ["c", "a"]
 
 
 @pytest.mark.parametrize("content", [None, {}, {"row": 1, "ticked": True}, {"row": "a"}, "a"])
 def test_a_message_that_no_page_sends_does_nothing(table: Table, content) -> None:
-    _says(table, content)
+    says(table, content)
     assert table.ticked == []
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from datasets import Dataset
+from page_messages import says
 
 from dpo_lab import TrainConfig
 from dpo_lab.models.loading import load_model
@@ -246,7 +247,7 @@ def test_after_closing_nothing_starts_any_more(bench: Workbench) -> None:
     bench.close()
     bench.controls["beta"].value.value = 3.0
     for name in bench.runs.ticked:
-        bench.runs.table._handle_custom_msg({"row": name, "ticked": False}, [])
+        says(bench.runs.table, {"row": name, "ticked": False})
     assert bench.bar.train.disabled and bench.run is None and not _threads()
     with pytest.raises(RuntimeError, match="closed"):
         bench.train()
