@@ -123,7 +123,7 @@ def test_what_goes_wrong_stands_on_the_page_and_is_raised_in_code(open_one, monk
 def test_a_session_is_left_and_gone_on_with_and_closes_the_one_before(open_one) -> None:
     one = open_one()
     one.answer_as(SimulatedAnnotator(brevity), 8)
-    asked, page = one.question, one.question_view.comm
+    asked, page = one.question, one.question_sheet.comm
     two = open_one()
     assert (
         _page(one)["waiting"] == "closed: the session was opened again" and not _page(one)["open"]
