@@ -131,7 +131,7 @@ REFUSED = [
     ({"loss": "dpop", "dpop_lambda": -1.0}, "dpop_lambda=-1.0: must be a finite number >= 0"),
     ({"loss": "cpo", "cpo_alpha": -1.0}, "cpo_alpha=-1.0: must be a finite number >= 0"),
     ({"loss": "simpo", "simpo_gamma": float("nan")}, "simpo_gamma=nan: must be a finite number"),
-    ({"ld_alpha": 1.5}, "ld_alpha=1.5: must be in 0 to 1"),
+    ({"ld_alpha": 1.5}, "ld_alpha=1.5: must be in [0, 1]"),
     ({"loss": "simpo", "ld_alpha": 0.5}, "ld_alpha=0.5: the loss 'simpo' divides by the number"),
     ({"loss": "sigmoid + 0.2 sft", "ld_alpha": 0.5}, "ld_alpha=0.5: the loss 'sigmoid + 0.2 sft'"),
     ({"f_alpha_divergence_coef": 0.7}, "f_alpha_divergence_coef=0.7: reverse_kl has none"),

@@ -253,7 +253,7 @@ def test_broken_weights_replace_no_checkpoint_and_end_no_run_as_done(
         with pytest.raises(NonFiniteLoss, match=f"step {at}: after it 1 weights are not finite"):
             begin(tmp_path / "b", config)
     run = Run(tmp_path / "b")
-    assert run.summary["state"] == "failed" and "no finite numbers" in run.summary["error"]
+    assert run.summary["state"] == "failed" and "weights are not finite" in run.summary["error"]
     kept = torch.load(run.checkpoint / "trainer.pt", weights_only=True)
     assert kept["step"] == 4 * (at - 1 >= 4) + 4 * (at - 1 >= 8)
     begin(run.path, config)
