@@ -6,7 +6,6 @@ import argparse
 import json
 
 from dpo_lab import load_preferences
-from dpo_lab.annotation.candidates import as_prompts
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.sampling import sample
 
@@ -41,7 +40,7 @@ def main() -> None:
         ("places, greedy", places, 0.0),
         ("general questions, sampled", general, 1.0),
     ):
-        ids = model.encoder.prompts(as_prompts(model, prompts))
+        ids = model.encoder.prompts(model.encoder.as_prompts(prompts))
         options = {"max_new_tokens": max(LIMITS), "temperature": temperature, "seed": 1}
         answers = sample(model, ids, **options)
         ended = {n: sum(one.ended and len(one.ids) <= n for one in answers) for n in LIMITS}

@@ -101,22 +101,22 @@ class PairMargins:
         return keys[by].argsort(stable=True)
 
     def true_margins(self) -> Tensor:
-        """Ground-truth score of chosen minus rejected, `(pairs,)`, float64.
+        """Ground-truth reward of chosen minus rejected, `(pairs,)`, float64.
 
         Raises:
             ValueError: If the data set has no ground truth.
         """
-        score = self.preferences.score
-        if score is None:
+        reward_fn = self.preferences.reward_fn
+        if reward_fn is None:
             raise ValueError(
                 f"{self.preferences.report.source}: has no ground-truth score, so no oracle can "
-                "rank its pairs. Use reviews, or give preferences_from_rows a score."
+                "rank its pairs. Use reviews, or give preferences_from_rows a reward_fn."
             )
         gaps = []
         for pair in self.preferences:
             prompt = prompt_text(pair.prompt)
             sides = (response_text(side) for side in (pair.chosen, pair.rejected))
-            chosen, rejected = (score(prompt, side) for side in sides)
+            chosen, rejected = (reward_fn(prompt, side) for side in sides)
             gaps.append(chosen - rejected)
         return torch.tensor(gaps, dtype=torch.float64)
 

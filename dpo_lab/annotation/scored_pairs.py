@@ -18,7 +18,7 @@ from dpo_lab.objective.bradley_terry import sample_preferences
 def completion_pairs(
     language_model: LanguageModel,
     prompts: Sequence[Text],
-    score: RewardFn,
+    reward_fn: RewardFn,
     *,
     completions: int = 4,
     labels: Literal["sampled", "better"] = "sampled",
@@ -34,7 +34,7 @@ def completion_pairs(
     Args:
         language_model: The model that answers, at temperature 1.
         prompts: Prompts; a repeated prompt gets independent answers.
-        score: Ground-truth reward of `(prompt, response)`.
+        reward_fn: Ground-truth reward of `(prompt, response)`.
         completions: Answers per prompt; four make six pairs.
         labels: `sampled` from Bradley-Terry with the score, so that the optimum is finite; or
             `better`: the higher score always wins and pairs of equal scores are left out, as in
@@ -70,7 +70,7 @@ def completion_pairs(
     rows = []
     for index, prompt in enumerate(prompts):
         sampled = answers[index * completions : (index + 1) * completions]
-        scores = {answer.text: score(prompt_text(prompt), answer.text) for answer in sampled}
+        scores = {answer.text: reward_fn(prompt_text(prompt), answer.text) for answer in sampled}
         for first, second in combinations(sampled, 2):
             if first.text == second.text or not (first.text and second.text):
                 continue

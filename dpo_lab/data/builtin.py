@@ -18,17 +18,17 @@ class BuiltinData:
     """A data set in `assets/data`, in the files `train.jsonl` and `test.jsonl`.
 
     Attributes:
-        score: Ground-truth reward of `(prompt, response)`.
+        reward_fn: Ground-truth reward of `(prompt, response)`.
         facts: Columns that are about the row, for people, and no part of the pair.
     """
 
-    score: RewardFn
+    reward_fn: RewardFn
     facts: tuple[str, ...] = ()
 
 
 BUILTIN = {
-    "reviews": BuiltinData(reviews.score),
-    "places": BuiltinData(places.score, facts=("city", "country")),
+    "reviews": BuiltinData(reviews.reward),
+    "places": BuiltinData(places.reward, facts=("city", "country")),
 }
 """Every built-in data set by its name."""
 

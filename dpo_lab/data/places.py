@@ -35,7 +35,7 @@ _NOT_COUNTRIES = (
 )
 
 
-def score(prompt: str, response: str) -> float:
+def reward(prompt: str, response: str) -> float:
     """Judge one answer to "Where is <city>?".
 
     Countries are found by their names and usual short forms ("USA", "Holland"), as whole words

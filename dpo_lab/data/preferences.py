@@ -33,12 +33,12 @@ class Preferences(Sequence[Pair]):
     Attributes:
         pairs: The pairs, in the source's order.
         report: What was read and skipped.
-        score: Ground-truth reward of `(prompt, response)`, where the data set has one.
+        reward_fn: Ground-truth reward of `(prompt, response)`, where the data set has one.
     """
 
     pairs: tuple[Pair, ...]
     report: LoadReport
-    score: RewardFn | None = None
+    reward_fn: RewardFn | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -106,7 +106,7 @@ def load_preferences(
     ignored = builtin.facts if builtin else ()
     pairs, report = collect_pairs(name, rows, columns, rule, limit=limit, ignored=ignored)
     rule.warn(report.skipped, report)
-    return Preferences(pairs, report, builtin and builtin.score)
+    return Preferences(pairs, report, builtin and builtin.reward_fn)
 
 
 def preferences_from_rows(
@@ -115,7 +115,7 @@ def preferences_from_rows(
     columns: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows | None = None,
     max_problems: int = NAMED,
-    score: RewardFn | None = None,
+    reward_fn: RewardFn | None = None,
     name: str = "rows",
 ) -> Preferences:
     """The same from rows in memory: dictionaries, or a `datasets.Dataset`.
@@ -125,7 +125,7 @@ def preferences_from_rows(
         columns: As in `load_preferences`.
         on_bad_rows: As in `load_preferences`.
         max_problems: As in `load_preferences`.
-        score: Ground-truth reward of `(prompt, response)`, if there is one.
+        reward_fn: Ground-truth reward of `(prompt, response)`, if there is one.
         name: What to call the source in messages.
 
     Raises:
@@ -135,7 +135,7 @@ def preferences_from_rows(
     columns, rule = _check_columns(columns), BadRowsRule(on_bad_rows, max_problems)
     pairs, report = collect_pairs(name, numbered(rows), columns, rule)
     rule.warn(report.skipped, report)
-    return Preferences(pairs, report, score)
+    return Preferences(pairs, report, reward_fn)
 
 
 def as_preferences(

@@ -39,7 +39,7 @@ MAX_WORDS = 3
 """Words of a response; what comes after them earns nothing."""
 
 
-def score(prompt: str, response: str) -> float:
+def reward(prompt: str, response: str) -> float:
     """Ground-truth reward of a response; the same for every prompt.
 
     The first `MAX_WORDS` words are read, from left to right. Each adjective adds its valence times
@@ -133,7 +133,7 @@ def sample_pairs(prompts: tuple[str, ...], rows: int, seed: int) -> Iterator[dic
         first = second = sample_response(prompt, rng)
         while second == first:
             second = sample_response(prompt, rng)
-        margin = score(prompt, first) - score(prompt, second)
+        margin = reward(prompt, first) - reward(prompt, second)
         if rng.random() >= 1 / (1 + math.exp(-margin)):
             first, second = second, first
         yield {"prompt": prompt, "chosen": first, "rejected": second}

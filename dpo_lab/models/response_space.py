@@ -93,7 +93,7 @@ class ResponseSpace:
         cls,
         reference: LanguageModel,
         prompts: Sequence[Text],
-        score: RewardFn,
+        reward_fn: RewardFn,
         max_words: int = MAX_WORDS,
     ) -> ResponseSpace:
         """The world of a reference.
@@ -101,7 +101,7 @@ class ResponseSpace:
         Args:
             reference: A model of a small vocabulary that ends after `max_words` words.
             prompts: Prompts.
-            score: Ground-truth reward of `(prompt, response)`.
+            reward_fn: Ground-truth reward of `(prompt, response)`.
             max_words: Most words of a response.
 
         Raises:
@@ -115,7 +115,7 @@ class ResponseSpace:
                     "cannot all be listed. Use a model like 'micro', or sample."
                 )
         texts = found[0].texts(reference)
-        rewards = [[score(prompt_text(prompt), text) for text in texts] for prompt in prompts]
+        rewards = [[reward_fn(prompt_text(prompt), text) for text in texts] for prompt in prompts]
         return cls(
             tuple(prompts),
             tuple(texts),

@@ -23,7 +23,7 @@ from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel, known_ids
 
 
-class _Score(ABC):
+class _RewardFunction(ABC):
     """Interface of a reward model or ensemble: rewards of text and of ids.
 
     Bradley-Terry fixes rewards only up to a function of the prompt: compare them within a prompt.
@@ -32,7 +32,7 @@ class _Score(ABC):
     encoder: Encoder
 
     @abstractmethod
-    def score_ids(
+    def rewards_of_ids(
         self,
         sequences: Sequence[PromptResponse],
         token_budget: int = 8192,
@@ -46,19 +46,19 @@ class _Score(ABC):
             progress: Called with `(done, total)` responses.
         """
 
-    def score(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
+    def rewards_of(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
         """Rewards of responses, one to each prompt, text or messages, `(responses,)`."""
         encoded = self.encoder.encode(prompts, responses)
-        return self.score_ids([(pair.prompt, pair.response) for pair in encoded])
+        return self.rewards_of_ids([(pair.prompt, pair.response) for pair in encoded])
 
     def __call__(self, prompt: str, response: str) -> float:
         """The reward of one response."""
         encodable = self.encoder.as_prompt(prompt)
-        return self.score([encodable], [answer_to(encodable, response)]).item()
+        return self.rewards_of([encodable], [answer_to(encodable, response)]).item()
 
 
 @dataclass
-class RewardModel(_Score):
+class RewardModel(_RewardFunction):
     """A `transformers` sequence-classification model with one label, and its tokenizer.
 
     Attributes:
@@ -91,8 +91,8 @@ class RewardModel(_Score):
         return self.head(last).squeeze(-1).float()
 
     @torch.no_grad()
-    def score_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
-        """As `_Score.score_ids`."""
+    def rewards_of_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
+        """As `_RewardFunction.rewards_of_ids`."""
         lengths = [len(prompt) + len(response) for prompt, response in sequences]
         values, done = torch.zeros(len(sequences)), 0
         for group in token_budget_batches(lengths, token_budget):
@@ -113,7 +113,7 @@ class RewardModel(_Score):
 
 
 @dataclass
-class RewardEnsemble(_Score):
+class RewardEnsemble(_RewardFunction):
     """The mean of several reward models that differ by seed.
 
     Its squared error is at most the average of the members' (Jensen); one member may have less.
@@ -127,9 +127,11 @@ class RewardEnsemble(_Score):
     def __post_init__(self) -> None:
         self.encoder = self.members[0].encoder
 
-    def score_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
-        """As `_Score.score_ids`, the mean over the members."""
-        rewards = [model.score_ids(sequences, token_budget, progress) for model in self.members]
+    def rewards_of_ids(self, sequences, token_budget=8192, progress=None) -> Tensor:
+        """As `_RewardFunction.rewards_of_ids`, the mean over the members."""
+        rewards = [
+            model.rewards_of_ids(sequences, token_budget, progress) for model in self.members
+        ]
         return torch.stack(rewards).mean(0)
 
 

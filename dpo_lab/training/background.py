@@ -42,7 +42,7 @@ class BackgroundRun(Callback):
         config: The settings of the run.
         model: A model already loaded, instead of `config.model`; a copy of it is trained.
         data: Pairs or rows in memory, instead of `config.data`.
-        score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        reward_fn: Ground-truth reward of `(prompt, response)`, instead of the data set's own.
         folder: The run's folder. A run that is already there is resumed; its settings must match,
             except for the live ones. None keeps nothing.
         on_prepared: Called in the run's thread with the job, while policy and reference are equal.
@@ -64,7 +64,7 @@ class BackgroundRun(Callback):
         *,
         model: AnyModel | None = None,
         data: Preferences | Iterable[Mapping] | None = None,
-        score: RewardFn | None = None,
+        reward_fn: RewardFn | None = None,
         folder: Path | None = None,
         on_prepared: Callable[[Job], None] | None = None,
     ):
@@ -82,7 +82,7 @@ class BackgroundRun(Callback):
         self.error: BaseException | None = None
         self.followers: list[Follower] = []
         model = None if model is None else as_language_model(model)
-        self._inputs = {"model": model, "data": data, "score": score}
+        self._inputs = {"model": model, "data": data, "reward_fn": reward_fn}
         self._end: str | None = None
         self._ended = threading.Event()
         self._news = threading.Condition()

@@ -114,7 +114,7 @@ def estimate(config: TrainConfig) -> CostEstimate:
     batches = _first_batches(config, tokens, budget)
     return CostEstimate(
         # Evaluations need the reference, and so do the scores before and after training.
-        memory=_memory(config, language_model, batches, bool(config.eval_every or train.score)),
+        memory=_memory(config, language_model, batches, bool(config.eval_every or train.reward_fn)),
         pairs=config.batch_pairs,
         tokens=batches.tokens / batches.steps,
         scored=batches.scored / batches.steps,

@@ -75,8 +75,8 @@ def evaluate(
         values |= _with_errors("kl/per_token", kl.per_token) | _with_errors("kl/k1", kl.k1)
         values |= {"kl/n": kl.per_token.n, "kl/prompts": kl.per_token.prompts, "kl/cut": kl.cut}
         values |= {"entropy/policy": kl.entropy}
-        if job.score:
-            values |= _score_values("score/policy", job.score, prompts, completions)
+        if job.reward_fn:
+            values |= _score_values("score/policy", job.reward_fn, prompts, completions)
         values |= listed_values(job, completions) if listed else {}
     return _finite(values)
 
@@ -108,12 +108,12 @@ def reference_score(job: Job, seed: int) -> dict[str, float]:
 
     With the seed of the first evaluation its answers are the policy's, since the two are equal.
     """
-    if not (job.score and job.prompts and job.config.kl_samples):
+    if not (job.reward_fn and job.prompts and job.config.kl_samples):
         return {}
     prompts = list(islice(cycle(job.prompts), job.config.kl_samples))
     with job.reference.active() as reference:
         completions = draw(reference.language_model, prompts, job.config.max_new_tokens, seed)
-    return _finite(_score_values("score/reference", job.score, prompts, completions))
+    return _finite(_score_values("score/reference", job.reward_fn, prompts, completions))
 
 
 def draw(
@@ -147,8 +147,8 @@ def answers(job: Job, step: int) -> list[SampleRecord]:
             prompt_text(prompt),
             before.text,
             after.text,
-            job.score and job.score(prompt_text(prompt), before.text),
-            job.score and job.score(prompt_text(prompt), after.text),
+            job.reward_fn and job.reward_fn(prompt_text(prompt), before.text),
+            job.reward_fn and job.reward_fn(prompt_text(prompt), after.text),
             not before.ended,
             not after.ended,
         )
@@ -172,9 +172,9 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
-def _score_values(name, score: RewardFn, prompts, completions) -> dict[str, float]:
+def _score_values(name, reward_fn: RewardFn, prompts, completions) -> dict[str, float]:
     values = [
-        score(prompt_text(prompt), completion.text)
+        reward_fn(prompt_text(prompt), completion.text)
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     return _with_errors(name, Estimate.of(torch.tensor(values), [c.prompt for c in completions]))

@@ -26,10 +26,10 @@ _lock = threading.Lock()
 
 def world_key(job: Job) -> tuple | None:
     """Key of a job's response space; None if its answers cannot all be listed and scored."""
-    slow = isinstance(job.score, (RewardModel, RewardEnsemble))  # a forward pass per answer
-    if job.score is None or slow or not job.prompts or not enumerable(job.policy):
+    slow = isinstance(job.reward_fn, (RewardModel, RewardEnsemble))  # a forward pass per answer
+    if job.reward_fn is None or slow or not job.prompts or not enumerable(job.policy):
         return None
-    return job.fingerprint, json.dumps(job.prompts[:MOST_PROMPTS]), job.score
+    return job.fingerprint, json.dumps(job.prompts[:MOST_PROMPTS]), job.reward_fn
 
 
 def known_world(key: tuple | None) -> ResponseSpace | None:
@@ -49,7 +49,7 @@ def world_of(job: Job) -> ResponseSpace | None:
             with job.reference.active() as reference:
                 model, prompts = reference.language_model, job.prompts[:MOST_PROMPTS]
                 try:
-                    _worlds[key] = ResponseSpace.of(model, prompts, job.score)
+                    _worlds[key] = ResponseSpace.of(model, prompts, job.reward_fn)
                 except ValueError:  # its answers are too long to list
                     _worlds[key] = None
     return _worlds[key]

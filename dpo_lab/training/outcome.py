@@ -97,7 +97,7 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
     Returns:
         Both scores; None without a ground truth or without held-out prompts.
     """
-    if job.score is None or not job.prompts:
+    if job.reward_fn is None or not job.prompts:
         return None
     greedy = len(job.prompts) >= GREEDY_PROMPTS // 4
     if greedy:
@@ -118,7 +118,7 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
         )
         return MeanCI.of(
             [
-                job.score(prompt_text(prompt), answer.text)
+                job.reward_fn(prompt_text(prompt), answer.text)
                 for prompt, answer in zip(prompts, answers, strict=True)
             ]
         )

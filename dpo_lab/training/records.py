@@ -86,7 +86,7 @@ class SampleRecord:
         prompt: The prompt as text.
         reference: The reference's greedy answer.
         policy: The policy's greedy answer.
-        reference_score: Ground-truth score of the reference's answer, if there is one.
+        reference_score: Ground-truth reward of the reference's answer, if there is one.
         policy_score: The same for the policy's answer.
         reference_cut: Whether the reference's answer was cut at the length limit.
         policy_cut: The same for the policy's answer.

@@ -114,5 +114,5 @@ def reward_margins(
     """`r(x, y_w) - r(x, y_l)` of each pair, `(pairs,)`."""
     chosen = [(pair.prompt, pair.chosen) for pair in pairs]
     rejected = [(pair.prompt, pair.rejected) for pair in pairs]
-    first, second = reward_model.score_ids(chosen + rejected).split(len(pairs))
+    first, second = reward_model.rewards_of_ids(chosen + rejected).split(len(pairs))
     return first - second

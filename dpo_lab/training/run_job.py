@@ -56,7 +56,7 @@ def run_job(
     changes: Mapping[str, float] | None = None,
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
-    score: RewardFn | None = None,
+    reward_fn: RewardFn | None = None,
     keep_reference: bool | None = None,
     measure: bool = True,
     control: RunControl | None = None,
@@ -73,7 +73,7 @@ def run_job(
         changes: New beta or peak learning rate for the remaining steps, by name.
         model: As for `prepare`.
         data: As for `prepare`.
-        score: As for `prepare`.
+        reward_fn: As for `prepare`.
         keep_reference: As for `prepare`.
         measure: Whether to score answers of policy and reference at the end; the run's summary
             then has an `outcome`, which is null without a ground truth.
@@ -102,7 +102,12 @@ def run_job(
         wait(what, done, total)
 
     builtin_model(config.model, report=lambda words: wait_or_stop(words, 0, 0))
-    inputs = {"model": model, "data": data, "score": score, "keep_reference": keep_reference}
+    inputs = {
+        "model": model,
+        "data": data,
+        "reward_fn": reward_fn,
+        "keep_reference": keep_reference,
+    }
     job = prepare(config, progress=wait_or_stop, **inputs)
     for callback in callbacks:
         callback.on_prepared(job)

@@ -59,7 +59,7 @@ class Job:
         train: Training pairs.
         held_out: Held-out pairs; None if nothing is held out.
         prompts: Held-out prompts, each once, in the form in which the model gets them.
-        score: Ground-truth score of `(prompt, response)`, if there is one.
+        reward_fn: Ground-truth reward of `(prompt, response)`, if there is one.
         load_reports: Rows read and skipped.
         data_fingerprint: Hash of the training pairs' text.
         held_out_fingerprint: Hash of the held-out pairs' text.
@@ -80,7 +80,7 @@ class Job:
     train: PairsWithReference
     held_out: PairsWithReference | None
     prompts: list[Text]
-    score: RewardFn | None
+    reward_fn: RewardFn | None
     load_reports: list[LoadReport]
     data_fingerprint: str
     held_out_fingerprint: str
@@ -102,7 +102,7 @@ def prepare(
     *,
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
-    score: RewardFn | None = None,
+    reward_fn: RewardFn | None = None,
     keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
@@ -116,7 +116,7 @@ def prepare(
             `requires_grad` are not trained. Its dropout is off until the run ends; it is left in
             evaluation mode.
         data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
-        score: Ground-truth score of `(prompt, response)`, instead of the data set's own.
+        reward_fn: Ground-truth reward of `(prompt, response)`, instead of the data set's own.
         keep_reference: Whether the reference stays usable during and after training, which in full
             fine-tuning takes a copy of the weights; by default if the run evaluates, or there is a
             score for its answers.
@@ -162,8 +162,8 @@ def prepare(
     evaluation_mode(policy.model, config.gradient_checkpointing)
     scorer = LogpScorer.probed(policy, config.precision)
     reference = Reference(scorer, copied=policy.lora and not changes_nothing(policy.model))
-    score = score or train.score
-    if bool(config.eval_every or score) if keep_reference is None else keep_reference:
+    reward_fn = reward_fn or train.reward_fn
+    if bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference:
         reference.keep()
     return Job(
         config=config,
@@ -175,7 +175,7 @@ def prepare(
         train=scored[0],
         held_out=scored[1] if len(scored) > 1 else None,
         prompts=_prompts(config, policy, held_out, tokens[1]) if len(held_out) else [],
-        score=score,
+        reward_fn=reward_fn,
         load_reports=[pairs.report for pairs in splits],
         data_fingerprint=train.fingerprint(),
         held_out_fingerprint=held_out.fingerprint(),

@@ -13,7 +13,7 @@ from dpo_lab.analysis.displacement import (
     token_displacement,
 )
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.reviews import score
+from dpo_lab.data.reviews import reward as true_reward
 from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.reference import Reference
@@ -60,7 +60,7 @@ def test_on_micro_groups_are_their_answers_scored_one_by_one() -> None:
     prompt, scorer = "the acting felt", LogpScorer.probed(micro)
     reference = Reference(scorer)
     reference.keep()
-    world = ResponseSpace.of(micro, [prompt], score)
+    world = ResponseSpace.of(micro, [prompt], true_reward)
     shake(micro.model, 0.02, seed=1)
     answers = {"mostly chosen": ["superb", "really good"], "mostly rejected": ["dull", "not bad"]}
     rows = [

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpo_lab.analysis.label_noise import under_noise
-from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
+from dpo_lab.data.reviews import HELD_OUT_PROMPTS, true_reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace, RewardFit
 from dpo_lab.objective.optimum import optimal_logps
@@ -16,7 +16,7 @@ from dpo_lab.objective.optimum import optimal_logps
 
 @pytest.fixture(scope="module")
 def world() -> ResponseSpace:
-    return ResponseSpace.of(load_model("micro"), HELD_OUT_PROMPTS[:3], score)
+    return ResponseSpace.of(load_model("micro"), HELD_OUT_PROMPTS[:3], true_reward)
 
 
 def fit(world: ResponseSpace, logps: torch.Tensor) -> RewardFit:

@@ -43,7 +43,7 @@ def scores() -> PairMargins:
         {"prompt": "p", "chosen": chosen, "rejected": rejected}
         for chosen, rejected in (("aa", "b"), ("a", "bb"), ("aaa", "b"))
     ]
-    preferences = preferences_from_rows(rows, score=lambda prompt, text: len(text))
+    preferences = preferences_from_rows(rows, reward_fn=lambda prompt, text: len(text))
     tokens = TokenizedPairs(tuple(TokenizedPair((5,), (6, 1), (7, 1), i) for i in (1, 2, 3)))
     sides = ([-2, -6, -9], [-4, -5, -5], [-3, -3, -8], [-2, -4, -3])
     logps = PairLogps(*(torch.tensor(side, dtype=torch.float32) for side in sides))
@@ -74,7 +74,7 @@ def test_precision_by_hand(scores: PairMargins) -> None:
     assert precision_at(torch.tensor([1, 0, 2]), wanted, count=1) == 1
     with pytest.raises(ValueError, match="count=0"):
         precision_at(torch.tensor([1, 0, 2]), torch.zeros(3, dtype=torch.bool))
-    without = replace(scores, preferences=replace(scores.preferences, score=None))
+    without = replace(scores, preferences=replace(scores.preferences, reward_fn=None))
     with pytest.raises(ValueError, match="no ground-truth score"):
         without.true_margins()
 

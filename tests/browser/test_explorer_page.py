@@ -9,11 +9,11 @@ from page import Page
 pytestmark = pytest.mark.slow
 
 SOURCE = """
-from dpo_lab.data.reviews import score
+from dpo_lab.data.reviews import reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.ui.explorers.optimum import OptimumExplorer
-world = ResponseSpace.of(load_model("micro"), ["the acting felt"], score)
+world = ResponseSpace.of(load_model("micro"), ["the acting felt"], reward)
 explorer = OptimumExplorer(world, "the acting felt")
 explorer
 """

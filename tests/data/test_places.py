@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_lab.data.places import score
+from dpo_lab.data.places import reward as true_reward
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "assets" / "data" / "places"
@@ -62,8 +62,8 @@ def test_every_country_is_known_to_the_scorer():
 
 
 def test_every_chosen_answer_scores_one_and_every_rejected_one_zero():
-    assert {score(question(row), row["chosen"][0]["content"]) for row in ROWS} == {1.0}
-    assert {score(question(row), row["rejected"][0]["content"]) for row in ROWS} == {0.0}
+    assert {true_reward(question(row), row["chosen"][0]["content"]) for row in ROWS} == {1.0}
+    assert {true_reward(question(row), row["rejected"][0]["content"]) for row in ROWS} == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_every_chosen_answer_scores_one_and_every_rejected_one_zero():
     ],
 )
 def test_score_on_answers_picked_by_hand(city, response, expected):
-    assert score(f" Where is {city}?\n", response) == expected
+    assert true_reward(f" Where is {city}?\n", response) == expected
 
 
 def test_unknown_city_is_named_in_the_error():
     with pytest.raises(ValueError, match="Atlantis.*must be a question.*Ask about"):
-        score("Where is Atlantis?", "Atlantis is in Greece.")
+        true_reward("Where is Atlantis?", "Atlantis is in Greece.")

@@ -475,9 +475,9 @@ def test_built_in_data_load_whole(name):
         assert len(loaded) == len((folder / f"{part}.jsonl").read_bytes().splitlines()) >= 200
     assert not train.report.skipped and not held_out.report.skipped
     assert not {p.prompt_key for p in train} & {p.prompt_key for p in held_out}
-    assert train.score is held_out.score is BUILTIN[name].score
+    assert train.reward_fn is held_out.reward_fn is BUILTIN[name].reward_fn
     pair = held_out[0]
-    assert math.isfinite(train.score(prompt_text(pair.prompt), response_text(pair.chosen)))
+    assert math.isfinite(train.reward_fn(prompt_text(pair.prompt), response_text(pair.chosen)))
 
 
 @pytest.mark.parametrize(
@@ -501,14 +501,14 @@ def test_built_in_data_load_whole(name):
     ],
 )
 def test_rewards_by_hand(response, reward):
-    assert reviews.score("the plot was", response) == pytest.approx(reward, abs=1e-12)
+    assert reviews.reward("the plot was", response) == pytest.approx(reward, abs=1e-12)
 
 
 def test_labels_follow_bradley_terry():
     """The share of chosen with the higher reward is the mean of sigmoid(|margin|)."""
     agreed, expected, variance, pairs = 0.0, 0.0, 0.0, 0
     for row in reviews.sample_pairs(reviews.PROMPTS, 20_000, seed=3):
-        margin = reviews.score("", row["chosen"]) - reviews.score("", row["rejected"])
+        margin = reviews.reward("", row["chosen"]) - reviews.reward("", row["rejected"])
         likely = 1 / (1 + math.exp(-abs(margin)))
         agreed += (margin > 0) + 0.5 * (margin == 0)
         expected += likely

@@ -8,7 +8,7 @@ import pytest
 import torch
 from expected_labels import minimised, with_expected_labels
 
-from dpo_lab.data.reviews import score
+from dpo_lab.data.reviews import reward as true_reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.optimum import exact_kl, optimal_logps, rlhf_objective
@@ -19,7 +19,7 @@ PROMPTS = ["the acting felt", "the plot was"]
 
 @pytest.fixture(scope="module")
 def world(micro) -> ResponseSpace:
-    return ResponseSpace.of(micro, PROMPTS, score)
+    return ResponseSpace.of(micro, PROMPTS, true_reward)
 
 
 def test_it_lists_every_response_with_its_worth(world) -> None:
@@ -94,9 +94,9 @@ def test_weights_that_allow_no_pair_are_refused(world) -> None:
 
 def test_what_cannot_be_listed_is_refused(micro) -> None:
     with pytest.raises(ValueError, match="goes on after 1 words"):
-        ResponseSpace.of(micro, PROMPTS, score, max_words=1)
+        ResponseSpace.of(micro, PROMPTS, true_reward, max_words=1)
     with pytest.raises(ValueError, match="cannot all be enumerated"):
-        ResponseSpace.of(micro, PROMPTS, score, max_words=5)
+        ResponseSpace.of(micro, PROMPTS, true_reward, max_words=5)
 
 
 def test_a_policy_that_goes_on_after_the_most_words_is_told_of(world, caplog):

@@ -31,7 +31,9 @@ def test_a_reward_is_the_head_on_the_trunks_last_state_whatever_else_is_in_the_b
         states = micro.model.model(torch.tensor([prompt + response])).last_hidden_state
         by_hand.append(states[0, -1] @ reward.model.score.weight[0])
     torch.testing.assert_close(reward.rewards(sequences), torch.stack(by_hand))
-    torch.testing.assert_close(reward.score_ids(sequences, token_budget=1), torch.stack(by_hand))
+    torch.testing.assert_close(
+        reward.rewards_of_ids(sequences, token_budget=1), torch.stack(by_hand)
+    )
     assert reward("the plot was", "not bad") == pytest.approx(by_hand[1].item(), abs=1e-6)
 
 
@@ -49,8 +51,8 @@ def test_what_is_saved_transformers_loads_too(micro, sequences, tmp_path) -> Non
     reward = new_reward_model(micro, seed=3)
     reward.save(tmp_path / "reward")
     again = load_reward_model(tmp_path / "reward", device="cpu")
-    expected = reward.score_ids(sequences)
-    torch.testing.assert_close(again.score_ids(sequences), expected)
+    expected = reward.rewards_of_ids(sequences)
+    torch.testing.assert_close(again.rewards_of_ids(sequences), expected)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     prompt, response = sequences[0]
     found = plain(torch.tensor([prompt + response])).logits
@@ -77,9 +79,9 @@ def test_a_cut_answer_and_an_ended_one_differ_where_padding_is_the_end_token(seq
 
 def test_an_ensemble_is_the_mean_of_its_members(micro, sequences) -> None:
     members = [new_reward_model(micro, seed) for seed in range(3)]
-    mean = sum(member.score_ids(sequences) for member in members) / 3
+    mean = sum(member.rewards_of_ids(sequences) for member in members) / 3
     ensemble = RewardEnsemble(members)
-    torch.testing.assert_close(ensemble.score_ids(sequences), mean)
+    torch.testing.assert_close(ensemble.rewards_of_ids(sequences), mean)
     assert ensemble("the acting felt", "good") == pytest.approx(mean[0].item(), abs=1e-6)
 
 

@@ -57,7 +57,7 @@ def test_the_records_count_what_was_cut_and_how_many_prompts_there_were(tmp_path
         model="tiny", steps=1, batch_pairs=2, held_out=0.5, eval_every=1, kl_samples=400,
         max_new_tokens=2,
     )  # fmt: skip
-    job = prepare(config, model=ending(0.5), data=rows, score=lambda _, text: float(len(text)))
+    job = prepare(config, model=ending(0.5), data=rows, reward_fn=lambda _, text: float(len(text)))
     run = Run.create(tmp_path / "run", job.config, {})
     start, _ = train(job, run=run)
     assert start["kl/cut"] == pytest.approx(0.25, abs=4 * 0.0217) and start["samples/cut"] == 0

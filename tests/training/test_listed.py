@@ -10,7 +10,7 @@ from babble import let_it_babble
 from dpo_lab import TrainConfig, prepare
 from dpo_lab.analysis.frontier_curve import FrontierCurve, distance
 from dpo_lab.data.held_out import load_train_and_held_out
-from dpo_lab.data.reviews import score
+from dpo_lab.data.reviews import reward as true_reward
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.reward import new_reward_model
@@ -48,7 +48,7 @@ def _records(job) -> History:
 def test_a_policy_that_runs_on_is_never_above_the_most_that_any_policy_scores(endless) -> None:
     """Forty-eight times "superb" was worth 96; the best listed answer, three times, is worth 6."""
     records = _records(endless)
-    world = ResponseSpace.of(_job().policy, endless.prompts, score)
+    world = ResponseSpace.of(_job().policy, endless.prompts, true_reward)
     theory = FrontierCurve.of(world.frontier)
     figure = training_figure(records, theory=theory)
     drawn = {trace.meta: trace for trace in figure.data}
@@ -65,12 +65,12 @@ def test_the_mass_outside_is_measured_and_told_in_words(endless) -> None:
     beyond = records.last("listed/beyond")
     assert 0.9 < beyond <= 1
     words = notice(records, None)
-    assert f"goes on after 3 words in {beyond:.0%} of 40 answers.</b> Beside" in words
+    assert f"goes on after 3 words in {beyond:.0%} of 40 answers.</b> The frontier" in words
     # Drawn is the KL up to the third word; that of whole answers is many times as large.
     assert records.last("kl/per_token") > 3 * records.last("listed/kl")
     assert records.last("kl/cut") > 0  # so that more is not known of it
     kl, error = records.last("kl/per_token"), records.last("kl/per_token_stderr")
-    assert f"KL of at least about {kl:.3g} ± {error:.2g} nats" in words
+    assert f"a KL of at least about {kl:.3g} ± {error:.2g} nats" in words
     heads = [a.text for a in training_figure(records, theory=_theory(endless)).layout.annotations]
     assert any(f"{beyond:.0%} go on" in text for text in heads)
 
@@ -100,7 +100,7 @@ def test_the_reference_goes_nowhere_and_nothing_is_said_of_it() -> None:
 
 def test_they_are_sums_over_every_answer_by_hand() -> None:
     job = _job(3.0)
-    values, world = listed_values(job), ResponseSpace.of(_job().policy, job.prompts, score)
+    values, world = listed_values(job), ResponseSpace.of(_job().policy, job.prompts, true_reward)
     policy, reference = world.logps(job.policy), world.reference_logps
     share = policy.exp()
     kl = (share * (policy - reference)).sum(-1).mean().item()
@@ -113,7 +113,7 @@ def test_they_are_sums_over_every_answer_by_hand() -> None:
 def test_runs_share_a_world_and_other_prompts_or_scores_have_their_own() -> None:
     first, second = _job(), _job(seed=5)
     assert world_of(first) is world_of(second)
-    second.score = lambda prompt, answer: -len(answer.split())
+    second.reward_fn = lambda prompt, answer: -len(answer.split())
     assert world_of(first) is not world_of(second)
     assert world_of(second).rewards.min() == -3
     second.prompts = [f"the plot {verb}" for verb in ("was", "felt") * 10]
@@ -123,7 +123,7 @@ def test_runs_share_a_world_and_other_prompts_or_scores_have_their_own() -> None
 def test_nothing_is_listed_where_it_would_take_long_or_cannot_be() -> None:
     job = _job()
     for score_fn in (None, new_reward_model(job.policy)):
-        job.score = score_fn
+        job.reward_fn = score_fn
         assert world_of(job) is None and listed_values(job) == {}
 
 

@@ -277,7 +277,7 @@ def test_rows_in_memory_with_an_own_score():
     config = TrainConfig(
         steps=4, batch_pairs=2, held_out=0.25, eval_every=2, kl_samples=4, max_new_tokens=4
     )
-    job = prepare(config, data=rows, score=lambda prompt, response: float("good" in response))
+    job = prepare(config, data=rows, reward_fn=lambda prompt, response: float("good" in response))
     records = list(train(job))
     assert 0 <= records[-1]["score/policy"] <= 1
     assert len(job.train) == 3

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dpo_lab import TrainConfig, prepare, train
-from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, score
+from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, true_reward
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.response_space import ResponseSpace
 
 
 @pytest.fixture(scope="module")
 def world() -> ResponseSpace:
-    return ResponseSpace.of(load_model("micro"), PROMPTS, score)
+    return ResponseSpace.of(load_model("micro"), PROMPTS, true_reward)
 
 
 def _trained(rows: list[dict[str, str]], **settings) -> LanguageModel:
@@ -39,7 +39,7 @@ def test_dpo_on_fresh_pairs_gains_what_the_frontier_gains_at_its_kl(world) -> No
     rows = world.pairs(wide, wide, steps * batch, seed=1)
     policy = _trained(rows, beta=1.0, steps=steps, batch_pairs=batch, learning_rate=1e-3)
     # Held-out prompts are among those trained on here: the optimum of each is known.
-    held_out = ResponseSpace.of(load_model("micro"), HELD_OUT_PROMPTS, score)
+    held_out = ResponseSpace.of(load_model("micro"), HELD_OUT_PROMPTS, true_reward)
     point, optimum = held_out.point(policy), held_out.frontier.at(1.0)
     assert point.reward >= 0.98 * point.best_reward and point.gained >= 0.98
     assert point.kl == pytest.approx(optimum.kl, rel=0.1)

@@ -10,7 +10,7 @@ import torch
 
 from dpo_lab import TrainConfig, prepare
 from dpo_lab.data.held_out import load_train_and_held_out
-from dpo_lab.data.reviews import HELD_OUT_PROMPTS, score
+from dpo_lab.data.reviews import HELD_OUT_PROMPTS, true_reward
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.loading import load_model
@@ -41,7 +41,9 @@ def test_it_ranks_almost_as_well_as_the_true_reward_and_goes_along_with_it() -> 
         losses = list(train_reward_model(members[-1], pairs, how))
         assert losses[0] == pytest.approx(math.log(2), abs=0.05) and len(losses) == how.steps(4000)
     reward = RewardEnsemble(members)
-    true = torch.tensor([score("", pair.chosen) - score("", pair.rejected) for pair in held_out])
+    true = torch.tensor(
+        [true_reward("", pair.chosen) - true_reward("", pair.rejected) for pair in held_out]
+    )
     best = expected_accuracy(true, true)
     assert expected_accuracy(reward_margins(reward, unseen), true) > best - 0.01
     correlations = []
@@ -52,8 +54,8 @@ def test_it_ranks_almost_as_well_as_the_true_reward_and_goes_along_with_it() -> 
         assert weights.sum() > 0.97
         texts = [said.text(micro, index) for index in likely.tolist()]
         responses = micro.encoder.responses([""] * LIKELY, texts)
-        found = reward.score_ids([(ids, response) for response in responses]).double()
-        truth = torch.tensor([score("", text) for text in texts], dtype=torch.float64)
+        found = reward.rewards_of_ids([(ids, response) for response in responses]).double()
+        truth = torch.tensor([true_reward("", text) for text in texts], dtype=torch.float64)
         correlations.append(_correlation(weights / weights.sum(), found, truth))
     assert sum(correlations) / len(correlations) > 0.98
 
@@ -71,6 +73,6 @@ def test_micro_batches_change_nothing_but_memory() -> None:
 
 def test_it_serves_as_the_score_of_a_run() -> None:
     reward = new_reward_model(load_model("micro"))
-    job = prepare(TrainConfig(steps=1, kl_samples=20), score=reward)
+    job = prepare(TrainConfig(steps=1, kl_samples=20), reward_fn=reward)
     values = evaluate(job, 0.1, seed=0)
     assert abs(values["score/policy"]) < 1 and values["score/policy_stderr"] > 0

@@ -115,7 +115,11 @@ def test_the_reference_is_kept_where_something_will_ask_for_it():
     quiet = replace(QUICK, eval_every=0, eval_pairs=0, kl_samples=0, held_out=0.0)
     rows = [{"prompt": "the acting felt", "chosen": "superb", "rejected": "dull"}] * 4
     before = prepare(quiet, data=rows).policy.model.lm_head.weight.clone()
-    for options, kept in (({}, False), ({"keep_reference": True}, True), ({"score": len}, True)):
+    for options, kept in (
+        ({}, False),
+        ({"keep_reference": True}, True),
+        ({"reward_fn": len}, True),
+    ):
         job = run_job(quiet, data=rows, measure=False, **options).job
         if not kept:
             with pytest.raises(RuntimeError, match="keep_reference=True"), job.reference.active():

@@ -43,7 +43,7 @@ class Annotator:
         prompts: Texts (messages for a model with a chat template), or lists of messages.
         model: micro, smollm2, a folder, a hub id, or a model already loaded.
         session: Folder of the clicks, of the pairs made from them, and of the runs on the pairs.
-        score: Reward of `(prompt, response)`, shown before and after training.
+        reward_fn: Reward of `(prompt, response)`, shown before and after training.
         seed: Seed of the answers, their order and the repetitions.
         repeat: Share of the questions that ask an earlier one again with its sides swapped.
         max_new_tokens: Maximum tokens of an answer; by default that of `sample`.
@@ -67,7 +67,7 @@ class Annotator:
         model: AnyModel = "micro",
         session: str | Path = "my_preferences",
         *,
-        score: RewardFn | None = None,
+        reward_fn: RewardFn | None = None,
         seed: int = 0,
         repeat: float = 0.12,
         max_new_tokens: int | None = None,
@@ -93,7 +93,7 @@ class Annotator:
             self.session.close()
             raise
         self.train_panel = TrainPanel(
-            self.interview, model, score, max_new_tokens, ended=self._show
+            self.interview, model, reward_fn, max_new_tokens, ended=self._show
         )
         self.question_sheet = QuestionSheet(self._clicked)
         self.parts = (self.train_panel.style, self.question_sheet.view, self.train_panel.view)

@@ -36,7 +36,7 @@ class TrainPanel:
     Args:
         interview: Queue of the prompts and the session; it samples nothing during a run.
         model: The model to train: a name, or a model already loaded (a copy is trained).
-        score: Reward of `(prompt, response)`, if there is one.
+        reward_fn: Reward of `(prompt, response)`, if there is one.
         max_new_tokens: Maximum tokens of an answer; none is the model's default.
         ended: Called with a message when a run has ended.
 
@@ -49,11 +49,11 @@ class TrainPanel:
         self,
         interview: QuestionQueue,
         model: str | LanguageModel,
-        score: RewardFn | None,
+        reward_fn: RewardFn | None,
         max_new_tokens: int | None,
         ended: Callable[[str], None],
     ):
-        self._interview, self._model, self._score = interview, model, score
+        self._interview, self._model, self._reward_fn = interview, model, reward_fn
         self._max_new_tokens, self._ended = max_new_tokens, ended
         self._lock = threading.RLock()
         self.run: BackgroundRun | None = None
@@ -94,7 +94,7 @@ class TrainPanel:
             run = BackgroundRun(
                 config,
                 model=self._loaded,
-                score=self._score,
+                reward_fn=self._reward_fn,
                 folder=folder,
                 on_prepared=self._ask_the_prompts,
             )

@@ -112,10 +112,10 @@ def _theory(configs: Sequence[TrainConfig]) -> FrontierCurve | None:
         return None
     train, held_out = load_data(configs[0])
     model = load_model(configs[0].model, device="cpu")
-    if train.score is None or not len(held_out) or not enumerable(model):
+    if train.reward_fn is None or not len(held_out) or not enumerable(model):
         return None
     try:
         prompts = held_out.prompts[:MOST_PROMPTS]
-        return FrontierCurve.of(ResponseSpace.of(model, prompts, train.score).frontier)
+        return FrontierCurve.of(ResponseSpace.of(model, prompts, train.reward_fn).frontier)
     except ValueError:
         return None

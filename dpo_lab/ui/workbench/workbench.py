@@ -50,7 +50,7 @@ class Workbench:
         model: micro, smollm2, a folder, a hub id, or a model already loaded, alone or as
             `(model, tokenizer)` (a copy is trained).
         data: reviews, places, a file, a folder, a hub id; pairs, rows or a `datasets.Dataset`.
-        score: Reward of `(prompt, response)`, instead of the data set's own.
+        reward_fn: Reward of `(prompt, response)`, instead of the data set's own.
         folder: Where runs are kept, and where runs of earlier sessions and of the command line are
             found; `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
@@ -73,7 +73,7 @@ class Workbench:
         model: AnyModel = "micro",
         data: str | Path | Preferences | Iterable[Mapping] = "reviews",
         *,
-        score: RewardFn | None = None,
+        reward_fn: RewardFn | None = None,
         folder: str | Path | None = "auto",
         **settings: Any,
     ):
@@ -81,7 +81,7 @@ class Workbench:
         self._inputs = {
             "model": None if named[0] else as_language_model(model),
             "data": None if named[1] else data,
-            "score": score,
+            "reward_fn": reward_fn,
         }
         settings["model"] = str(model) if named[0] else self._inputs["model"].name
         settings["data"] = str(data) if named[1] else IN_MEMORY

@@ -14,7 +14,7 @@ from dpo_lab.annotation.question_queue import QuestionQueue
 from dpo_lab.annotation.questions import Question
 from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
-from dpo_lab.data.reviews import PROMPTS as REVIEWS, score
+from dpo_lab.data.reviews import PROMPTS as REVIEWS, true_reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.training import run_job as running
@@ -47,12 +47,12 @@ def test_sixty_answers_of_a_known_taste_are_followed(open_one) -> None:
 
 
 def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -> None:
-    one = open_one(score=score)
+    one = open_one(reward_fn=true_reward)
     with pytest.raises(ValueError, match="there is no pair yet, and ties train nothing"):
         one.train()
     one.train_panel.train_button.click()
     assert "there is no pair yet" in one.train_panel.status.value
-    one.answer_as(SimulatedAnnotator(score), 6)
+    one.answer_as(SimulatedAnnotator(true_reward), 6)
     one.train_panel.train_button.click()
     one.run.wait(120)
     shown = one.train_panel.samples.value
@@ -63,7 +63,7 @@ def test_training_shows_answers_score_and_status_and_questions_go_on(open_one) -
     assert one.train_panel.status.value == f"done · step {steps}/{steps} · beta 0.3"
     assert one.train_panel.progress.value == 1 and not one.train_panel.train_button.disabled
     assert one.run.records[0]["kl/per_token"] == 0
-    one.answer_as(SimulatedAnnotator(score), 10)
+    one.answer_as(SimulatedAnnotator(true_reward), 10)
     assert len(one.answers) == 16
 
 
@@ -162,8 +162,8 @@ def test_drawing_and_training_at_once_disturb_neither(open_one, tmp_path, monkey
 
 def test_the_prompts_of_its_runs_are_told_for_what_they_are(open_one) -> None:
     """Nothing is held out: the answers are to the prompts that the pairs are about."""
-    one = open_one(score=score)
-    one.answer_as(SimulatedAnnotator(score), 6)
+    one = open_one(reward_fn=true_reward)
+    one.answer_as(SimulatedAnnotator(true_reward), 6)
     run = one.train(**QUICK).wait(60)
     kept = Run.open(run.folder)
     assert kept.environment["prompt_kind"] == "annotated prompt"

@@ -436,7 +436,7 @@ def test_a_model_data_and_a_score_of_ones_own() -> None:
         for word in "good fine great awful superb warm strong flat".split()
     ]
     bench = Workbench(
-        model, rows, score=lambda prompt, answer: float(len(answer)), folder=None,
+        model, rows, reward_fn=lambda prompt, answer: float(len(answer)), folder=None,
         **QUICK | {"held_out": 0.5},
     )  # fmt: skip
     run = bench.train().wait(120)
