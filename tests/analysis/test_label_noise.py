@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpo_lab.analysis.label_noise import under_noise
-from dpo_lab.data.reviews import HELD_OUT_PROMPTS, true_reward
+from dpo_lab.data.reviews import HELD_OUT_PROMPTS, reward as true_reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace, RewardFit
 from dpo_lab.objective.optimum import optimal_logps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpo_lab import TrainConfig, prepare, train
-from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, true_reward
+from dpo_lab.data.reviews import HELD_OUT_PROMPTS, PROMPTS, reward as true_reward
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.response_space import ResponseSpace
 

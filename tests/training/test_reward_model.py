@@ -10,7 +10,7 @@ import torch
 
 from dpo_lab import TrainConfig, prepare
 from dpo_lab.data.held_out import load_train_and_held_out
-from dpo_lab.data.reviews import HELD_OUT_PROMPTS, true_reward
+from dpo_lab.data.reviews import HELD_OUT_PROMPTS, reward as true_reward
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 from dpo_lab.models.enumeration import enumerate_responses
 from dpo_lab.models.loading import load_model

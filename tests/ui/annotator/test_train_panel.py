@@ -14,7 +14,7 @@ from dpo_lab.annotation.question_queue import QuestionQueue
 from dpo_lab.annotation.questions import Question
 from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.simulated import SimulatedAnnotator
-from dpo_lab.data.reviews import PROMPTS as REVIEWS, true_reward
+from dpo_lab.data.reviews import PROMPTS as REVIEWS, reward as true_reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.training import run_job as running
