@@ -137,7 +137,7 @@ def known_ids(model: nn.Module) -> int | None:
     """How many ids a `transformers` model has an embedding for, as far as it says."""
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:  # of a model that keeps it where none looks for it
+    except NotImplementedError:  # transformers cannot find it in some models
         return None
     return None if weight is None else weight.shape[0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dpo_lab.data.assets import cache_path
 from dpo_lab.models.dropout import evaluation_mode
 from dpo_lab.models.handed_over import AnyModel, as_language_model
-from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.loading import LanguageModel, add_lora
 from dpo_lab.models.weights import save_model, weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 
@@ -38,6 +38,22 @@ def ready_policy(config: TrainConfig, model: AnyModel | None = None) -> Language
         _check_trained(policy)
     elif policy.merged:
         policy = _with_merged_base(policy)
+    return policy
+
+
+def adapted_policy(config: TrainConfig, policy: LanguageModel) -> LanguageModel:
+    """The policy as it is trained: with a new adapter and gradient checkpointing, if configured."""
+    if config.lora_rank is not None:
+        policy = add_lora(
+            policy,
+            config.lora_rank,
+            alpha=config.lora_alpha,
+            targets=config.lora_targets,
+            seed=config.seed,
+        )
+    if config.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    evaluation_mode(policy.model, config.gradient_checkpointing)
     return policy
 
 

@@ -102,13 +102,14 @@ def run_job(
         wait(what, done, total)
 
     builtin_model(config.model, report=lambda words: wait_or_stop(words, 0, 0))
-    inputs = {
-        "model": model,
-        "data": data,
-        "reward_fn": reward_fn,
-        "keep_reference": keep_reference,
-    }
-    job = prepare(config, progress=wait_or_stop, **inputs)
+    job = prepare(
+        config,
+        model=model,
+        data=data,
+        reward_fn=reward_fn,
+        keep_reference=keep_reference,
+        progress=wait_or_stop,
+    )
     for callback in callbacks:
         callback.on_prepared(job)
     if control.stopped:

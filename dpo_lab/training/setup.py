@@ -19,9 +19,9 @@ from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
 from dpo_lab.models.devices import resolve_precision
-from dpo_lab.models.dropout import disable_dropout, evaluation_mode
+from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.handed_over import AnyModel
-from dpo_lab.models.loading import LanguageModel, add_lora
+from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.reference import CacheStats, Reference, reference_logps
 from dpo_lab.models.reference_cache import ReferenceCache
@@ -31,7 +31,7 @@ from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.pairs import PairsWithReference
-from dpo_lab.training.policy import ready_policy
+from dpo_lab.training.policy import adapted_policy, ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
 
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
@@ -149,17 +149,7 @@ def prepare(
         scored, use = _score_reference(
             config, policy, fingerprint, tokens, cache or ReferenceCache(), progress
         )
-    if config.lora_rank is not None:
-        policy = add_lora(
-            policy,
-            config.lora_rank,
-            alpha=config.lora_alpha,
-            targets=config.lora_targets,
-            seed=config.seed,
-        )
-    if config.gradient_checkpointing:
-        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
-    evaluation_mode(policy.model, config.gradient_checkpointing)
+    policy = adapted_policy(config, policy)
     scorer = LogpScorer.probed(policy, config.precision)
     reference = Reference(scorer, copied=policy.lora and not changes_nothing(policy.model))
     reward_fn = reward_fn or train.reward_fn
