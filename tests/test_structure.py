@@ -3,7 +3,6 @@
 import ast
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -140,15 +139,3 @@ def test_nothing_happens_at_import():
         for node in ast.parse(path.read_text()).body:
             called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
             assert not called, f"{path}: {ast.unparse(node)[:60]}"
-
-
-BESIDE = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "assets" / "scripts").glob("*.py")])
-
-
-@pytest.mark.parametrize("path", BESIDE, ids=lambda p: p.name)
-def test_what_no_test_runs_imports_names_that_exist(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dpo_lab"):
-            module = import_module(node.module)
-            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
-            assert not missing, f"line {node.lineno}: {node.module} has no {missing[0]}"
