@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,16 @@ from transformers import GenerationConfig
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.models.adapters import seeded
 from dpo_lab.models.choices import Answers, new_tokens
+from dpo_lab.models.draws import Choose, Chosen, chooser
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.loading import LanguageModel
 
 logger = logging.getLogger(__name__)
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held while a model's generation defaults are replaced."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,15 @@ def sample(
     max_new_tokens: int | None = None,
     temperature: float = 1.0,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """Complete every prompt, by sampling from the model itself or greedily.
 
     No top-p, no top-k, no repetition penalty: at temperature 1 the answers are draws from
-    `pi(y|x)`, which is what a KL needs. The model's own generation defaults are not used.
+    `pi(y|x)`, which is what a KL needs. The model's own generation defaults are not used. Each
+    answer has random numbers of its own, so it does not depend on the other prompts in the call.
 
     Args:
         language_model: The model to sample from.
@@ -77,6 +83,8 @@ def sample(
             of the model, within which most answers end.
         temperature: 1 samples from the model; 0 is greedy.
         seed: Random seed; two equal models give the same answers.
+        numbers: A number for each prompt, which with the seed decides its random numbers; by
+            default its position.
         batch_size: Prompts per batch.
         progress: Called with `(done, total)` prompts.
 
@@ -101,13 +109,17 @@ def sample(
     # Sort by length, since prompts of equal length need no padding; answers are returned in order.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     answers: dict[int, Completion] = {}
-    with seeded(language_model.device, seed), _plain_generation(language_model.base):
+    numbers = range(len(prompts)) if numbers is None else numbers
+    with _plain_generation(language_model.base):
         if language_model.answers is None:
             language_model.answers = _find_way(language_model)
         for indices in _batches(language_model, prompts, order, batch_size):
             batch = [prompts[index] for index in indices]
+            ours = [numbers[index] for index in indices]
+            device = language_model.device
+            choose = chooser(seed, ours, max_new_tokens, temperature, device)
             try:
-                done = _complete(language_model, batch, max_new_tokens, temperature)
+                done = _complete(language_model, batch, max_new_tokens, choose)
             except IndexError as error:
                 config = language_model.base.config.get_text_config()
                 raise ValueError(
@@ -128,13 +140,14 @@ def _plain_generation(model: nn.Module) -> Iterator[None]:
     `generate` would take settings that its caller does not pass (such as a repetition penalty)
     from the model's own defaults, so these are replaced.
     """
-    defaults = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        model.generation_config = defaults
+    with _ONE_AT_A_TIME:
+        defaults = model.generation_config
+        model.generation_config = GenerationConfig()
+        try:
+            with evaluating(model):
+                yield
+        finally:
+            model.generation_config = defaults
 
 
 def _batches(
@@ -202,18 +215,17 @@ def _first_steps(
 
 
 def _without_cache(
-    language_model: LanguageModel, prompts: list[Ids], max_new_tokens: int, temperature: float
+    language_model: LanguageModel,
+    prompts: list[Ids],
+    max_new_tokens: int,
+    choose: Choose,
 ) -> Tensor:
     """Prompts of equal length with their answers, by one full forward pass per token."""
     base, device = language_model.base, language_model.device
     ends = torch.tensor(language_model.encoder.end_ids, device=device)
     rows, ended = torch.tensor(prompts, device=device), torch.zeros(len(prompts), device=device) > 0
-    for _ in range(max_new_tokens):
-        logits = base(input_ids=rows, use_cache=False).logits[:, -1].float()
-        if temperature > 0:
-            drawn = torch.multinomial((logits / temperature).softmax(-1), 1).squeeze(1)
-        else:
-            drawn = logits.argmax(-1)
+    for place in range(max_new_tokens):
+        drawn = choose(base(input_ids=rows, use_cache=False).logits[:, -1].float(), place)
         drawn = drawn.masked_fill(ended, language_model.encoder.pad_id)
         rows, ended = torch.cat([rows, drawn[:, None]], dim=1), ended | torch.isin(drawn, ends)
         if ended.all():
@@ -233,21 +245,25 @@ def _left_padded(language_model: LanguageModel, prompts: list[Ids]) -> dict[str,
 
 
 def _complete(
-    language_model: LanguageModel, prompts: list[Ids], max_new_tokens: int, temperature: float
+    language_model: LanguageModel,
+    prompts: list[Ids],
+    max_new_tokens: int,
+    choose: Choose,
 ) -> list[Completion]:
     encoder, width = language_model.encoder, max(map(len, prompts))
     if language_model.answers == "without cache":
-        output = _without_cache(language_model, prompts, max_new_tokens, temperature)
+        output = _without_cache(language_model, prompts, max_new_tokens, choose)
     else:
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+            do_sample=False,
             eos_token_id=list(encoder.end_ids),
             pad_token_id=encoder.pad_id,
         )
         output = language_model.base.generate(
-            **_left_padded(language_model, prompts), generation_config=settings
+            **_left_padded(language_model, prompts),
+            generation_config=settings,
+            logits_processor=[Chosen(choose, width)],
         )
     return [
         _completion(language_model, prompt, row[width:].tolist())

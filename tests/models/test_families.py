@@ -12,6 +12,7 @@ from tiny import argmax_loop, shake
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from dpo_lab.models.draws import chooser
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel, add_lora
 from dpo_lab.models.reference_cache import ReferenceCache
@@ -495,7 +496,7 @@ def test_three_steps_are_plain_adamw(family, tmp_path, monkeypatch):
 def test_batches_of_answers_are_those_alone(family):
     """Greedy, prompts of five lengths in one call: the argmax of plain logits, no cache.
 
-    Seeded, prompts of one length: draws of the plain softmax from the same generator.
+    Seeded, prompts of one length: draws of the plain softmax with the same random numbers.
     """
     lm, plain = language_model(family), family.model()
     prompts = [tuple(range(3 + at, 5 + at + 2 * at)) for at in range(5)]
@@ -509,16 +510,14 @@ def test_batches_of_answers_are_those_alone(family):
 
 @torch.no_grad()
 def draw_loop(model, prompts, ends, limit: int, seed: int):
-    """Sampling written out: each row alone through the model, one draw for all rows a token."""
+    """Sampling written out: each row alone through the model; the draws of test_draws.py."""
     rows = [list(prompt) for prompt in prompts]
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        for _ in range(limit):
-            inputs = [torch.tensor([row]) for row in rows]
-            logits = [model(input_ids=one, use_cache=False).logits[0, -1].float() for one in inputs]
-            draws = torch.multinomial(torch.stack(logits).softmax(-1), 1).squeeze(1)
-            for row, token in zip(rows, draws.tolist(), strict=True):
-                row.append(token)
+    draw = chooser(seed, range(len(prompts)), limit, 1.0, torch.device("cpu"))
+    for place in range(limit):
+        inputs = [torch.tensor([row]) for row in rows]
+        logits = [model(input_ids=one, use_cache=False).logits[0, -1].float() for one in inputs]
+        for row, token in zip(rows, draw(torch.stack(logits), place).tolist(), strict=True):
+            row.append(token)
     answers = [row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
     cut = [next((at for at, token in enumerate(ids) if token in ends), limit) for ids in answers]
     return [tuple(ids[: at + 1]) for ids, at in zip(answers, cut, strict=True)]
