@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError, OverflowError, MemoryError) as error:
         if os.environ.get("DPO_LAB_TRACEBACK"):
             raise
-        say(f"error: {' '.join(_in_words(error).split())}")
-        raise SystemExit(2) from None
+        code = getattr(error, "exit_code", 2)  # that of a process that another one has let down
+        if code == 2 or "DPO_LAB_LAUNCHED" not in os.environ:
+            say(f"error: {' '.join(_in_words(error).split())}")
+        raise SystemExit(code) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(130) from None

@@ -9,13 +9,16 @@ from pathlib import Path
 from rich.console import Console
 
 from dpo_lab.analysis.frontier_curve import beyond
+from dpo_lab.cli.launch import end_with_the_launcher
 from dpo_lab.cli.signals import on_signals
 from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
+from dpo_lab.models.processes import join_processes, launched
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import check_writable
 from dpo_lab.training.history import History
+from dpo_lab.training.run_folders import give_back, new_folder
 from dpo_lab.training.run_job import run_job
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
@@ -49,7 +52,7 @@ class _Attended(Callback):
 
 def train_and_report(
     config: TrainConfig,
-    out: Path,
+    out: Path | None,
     *,
     resume: bool,
     changes: Mapping[str, float],
@@ -57,30 +60,49 @@ def train_and_report(
 ) -> None:
     """Prepare, train with a live table, measure what changed, write the report.
 
+    If a launcher has started several processes, each calls this; the first one alone speaks.
+
     Args:
         config: What to run.
-        out: Folder of the run.
+        out: Folder of the run; by default a new one.
         resume: Whether a run that is there goes on.
         changes: Beta or peak learning rate of the steps to come, where they are to be others.
         console: Where the run is shown.
     """
-    check_writable(out)
-    run = Run(out)
-    if resume and run.finished:
-        run.check_changes(changes)
-        console.print(f"{out}: this run is done.", markup=False)
-    else:
-        control = RunControl()
-        attended = _Attended(console, control)
-        shown = [TerminalDisplay(console), attended]
-        ended = run_job(
-            config, out, resume=resume, changes=changes, control=control, callbacks=shown
-        )
-        if ended.state == "stopped":
-            console.print(f"Stopped. Go on with: dpo-lab train --resume --out {out}", markup=False)
-            raise SystemExit(128 + attended.signal)
+    control = RunControl()
+    if launched() > 1:
+        end_with_the_launcher(control.stop)
+    processes = join_processes()
+    if not processes.first:
+        console = Console(quiet=True)
+    folder = out or processes.from_first(lambda: new_folder(config))
+    try:
+        processes.from_first(lambda: check_writable(folder))
+        run = Run(folder)
+        if processes.from_first(lambda: resume and run.finished):
+            run.check_changes(changes)
+            console.print(f"{folder}: this run is done.", markup=False)
+        else:
+            attended = _Attended(console, control)
+            shown = [TerminalDisplay(console), attended] if processes.first else [attended]
+            ended = run_job(
+                config, folder, resume=resume, changes=changes, control=control, callbacks=shown
+            )
+            if ended.state == "stopped":
+                say_how = f"Stopped. Go on with: dpo-lab train --resume --out {folder}"
+                console.print(say_how, markup=False)
+                raise SystemExit(128 + attended.signal)
+        if processes.first:
+            _report(run, console)
+    finally:
+        if out is None and processes.first:
+            give_back(folder)
+
+
+def _report(run: Run, console: Console) -> None:
+    """What changed, and where to look."""
     print_outcome(console, run.summary, run.last_samples())
     if longer := beyond(History(run.records())):
         console.print(longer, markup=False, highlight=False)
-    console.print(f"Run     {out}", markup=False, soft_wrap=True)
+    console.print(f"Run     {run.path}", markup=False, soft_wrap=True)
     console.print(f"Report  {report_of(run)}", markup=False, soft_wrap=True)

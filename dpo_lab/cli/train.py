@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,10 +32,13 @@ class Train:
       dpo-lab train --model smollm2 --data places
       dpo-lab train --model Qwen/Qwen3-0.6B --data pairs.jsonl --lora-rank 16 --out runs/mine
       dpo-lab train --resume --out runs/mine
+      dpo-lab train --model Qwen/Qwen3-0.6B --data pairs.jsonl --processes 8
     """
 
     settings: Settings
     out: Out = None
+    processes: int = 1
+    """Processes on this machine that divide the pairs of each step, such as one a GPU."""
     resume: Flag = False
     """Go on with the run in --out or begin it; of its settings only --beta and --lr may change."""
 
@@ -46,7 +51,12 @@ class Train:
             config, changes = _resumed(Run(self.out), asked)
         else:
             config, changes = TrainConfig(**asked), {}
-        _train(config, self.out, self.resume, changes)
+        if self.processes < 1:
+            raise ValueError(f"--processes {self.processes}: must be at least 1.")
+        if self.processes > 1:
+            _train_in(self.processes, config, self.out)
+        else:
+            _train(config, self.out, self.resume, changes)
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,26 @@ def _resumed(run: Run, asked: Mapping[str, Any]) -> tuple[TrainConfig, dict[str,
 def _train(config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float]) -> None:
     from dpo_lab.cli.jobs import train_and_report
 
+    train_and_report(config, out, resume=resume, changes=changes, console=new_console())
+
+
+def _train_in(processes: int, config: TrainConfig, out: Path | None) -> None:
+    """The same command in several processes, all with one folder."""
+    from dpo_lab.cli.launch import launch
+
+    if "RANK" in os.environ:
+        raise ValueError(
+            "--processes: a launcher such as torchrun has started this process already."
+        )
+    arguments = sys.argv[1:]
+    for at, word in enumerate(arguments):
+        if word == "--processes":
+            del arguments[at : at + 2]
+        elif word.startswith("--processes="):
+            del arguments[at]
     folder = out or new_folder(config)
     try:
-        train_and_report(config, folder, resume=resume, changes=changes, console=new_console())
+        launch(processes, arguments if out else [*arguments, "--out", str(folder)], folder)
     finally:
         if out is None:
             give_back(folder)

@@ -48,16 +48,16 @@ def compare_tokens(
         vocabulary: Size of a row of logits; sets the chunk.
     """
     size = max(1, CHUNK_ELEMENTS // vocabulary)
-    kl, log_ratio, entropy = torch.zeros(3, len(targets), device=targets.device)
+    parts = [torch.zeros(3, 0, device=targets.device)]
     for start in range(0, len(targets), size):
         rows = slice(start, min(start + size, len(targets)))
         policy = policy_logits_of(rows).log_softmax(dim=-1)
         difference = policy - reference_logits_of(rows).log_softmax(dim=-1)
         probability = policy.exp()
-        kl[rows] = (probability * difference).sum(dim=-1)
-        entropy[rows] = -(probability * policy).sum(dim=-1)
-        log_ratio[rows] = difference.gather(-1, targets[rows, None]).squeeze(-1)
-    return TokenComparison(kl, log_ratio, entropy)
+        kl = (probability * difference).sum(dim=-1)
+        log_ratio = difference.gather(-1, targets[rows, None]).squeeze(-1)
+        parts.append(torch.stack([kl, log_ratio, -(probability * policy).sum(dim=-1)]))
+    return TokenComparison(*torch.cat(parts, dim=1))
 
 
 @torch.no_grad()

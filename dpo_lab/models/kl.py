@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dpo_lab.data.batching import Batch
 from dpo_lab.kernels.chunked_stats import compare_tokens
+from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, share_cut
 from dpo_lab.models.scoring import LogpScorer
@@ -42,6 +44,7 @@ def measure_kl(
     reference: Reference,
     completions: Sequence[Completion],
     token_budget: int = 4096,
+    processes: Processes = ALONE,
 ) -> MeasuredKL:
     """Estimate KL(policy || reference) from samples of the policy at temperature 1, without top-p.
 
@@ -54,22 +57,29 @@ def measure_kl(
         reference: The reference.
         completions: Answers sampled from the policy.
         token_budget: Most padded tokens in a forward pass.
+        processes: Those that divide the work.
 
     Returns:
         The estimates, where n is the number of answers and standard errors are clustered by prompt;
         the entropy; and the share of answers that were cut.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
-    per_token, k1, entropy = torch.zeros(3, len(sequences))
-    for indices, batch in policy.batches(sequences, token_budget):
-        per_token[indices], k1[indices], entropy[indices] = _compare(policy, reference, batch)
+    groups = policy.groups([(sequence,) for sequence in sequences], token_budget)
+    groups = processes.mine(groups)
+    rows = [index for group in groups for index in group]
+    values = torch.zeros(3, len(sequences), dtype=policy.sum_dtype)
+    for group in groups:
+        batch = policy.batch([sequences[index] for index in group])
+        values[:, group] = _compare(policy, reference, batch)
+    per_token, k1, entropy = (processes.joined(len(sequences), rows, each[rows]) for each in values)
     tokens = sum(len(ids) for _, ids in sequences)
     prompts = [completion.prompt for completion in completions]
     estimates = [Estimate.of(values, prompts) for values in (per_token, k1, k3(k1))]
     return MeasuredKL(*estimates, entropy.sum().item() / max(1, tokens), share_cut(completions))
 
 
-def _compare(policy: LogpScorer, reference: Reference, batch: Batch):
+def _compare(policy: LogpScorer, reference: Reference, batch: Batch) -> Tensor:
+    """Per-token KL, log-ratio and entropy of each response, `(3, responses)`, summed over it."""
     states = policy.states(batch)
     with reference.active() as scorer:
         reference_states = scorer.states(batch)
@@ -81,4 +91,5 @@ def _compare(policy: LogpScorer, reference: Reference, batch: Batch):
     tokens = compare_tokens(
         lambda rows: policy.logits(states[rows]), reference_logits, batch.targets, policy.vocabulary
     )
-    return [batch.sums(part).cpu() for part in (tokens.kl, tokens.log_ratio, tokens.entropy)]
+    parts = tokens.kl, tokens.log_ratio, tokens.entropy
+    return torch.stack([batch.sums(part).cpu() for part in parts])

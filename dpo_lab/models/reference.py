@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.text_to_ids import PromptResponse
+from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import LogpScorer, score_sequences
 
@@ -88,6 +89,7 @@ class CacheStats:
     probed: int
 
 
+@torch.no_grad()
 def reference_logps(
     scorer: LogpScorer,
     fingerprint: str,
@@ -96,6 +98,7 @@ def reference_logps(
     cache: ReferenceCache | None = None,
     token_budget: int = 4096,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Tensor, CacheStats]:
     """`log pi_ref(y|x)` of every sequence, computed once and cached.
 
@@ -110,38 +113,46 @@ def reference_logps(
         cache: Cache on disk; without it all values are computed.
         token_budget: Most padded tokens in a forward pass.
         progress: Called with `(done, total)` distinct sequences.
+        processes: Those that divide the groups; the first one reads and writes the cache.
 
     Returns:
-        `(sequences,)` nats, float32, on the CPU; and how many were computed, read and checked.
+        `(sequences,)` nats, in the scorer's type for sums, on the CPU; and how many were computed,
+        read and checked.
 
     Raises:
         ValueError: If cached values differ from the live model's, or a value is not finite.
     """
     rule = f"{fingerprint} {scorer.precision} {SUM_RULE}".encode()
     keys = [_key(rule, sequence) for sequence in sequences]
-    values = cache.read(list(dict.fromkeys(keys))) if cache else {}
-    before = dict(values)
+    before = processes.from_first(lambda: cache.read(list(dict.fromkeys(keys))) if cache else {})
+    values = dict(before)
     probed = _probe(scorer, sequences, keys, before, token_budget)
     first_index: dict[bytes, int] = {}
     for index, key in enumerate(keys):
         first_index.setdefault(key, index)
     firsts = list(first_index.values())
-    done = 0
-    for group in scorer.groups([(sequences[index],) for index in firsts], token_budget):
-        indices = [firsts[position] for position in group]
-        if any(keys[index] not in before for index in indices):
-            with torch.no_grad():
-                scores = scorer.logps(scorer.batch([sequences[index] for index in indices])).cpu()
+    groups = scorer.groups([(sequences[index],) for index in firsts], token_budget)
+    groups = [[firsts[position] for position in group] for group in groups]
+    missing = [group for group in groups if any(keys[index] not in before for index in group)]
+    done = len(firsts) - sum(map(len, missing))
+    for start in range(0, len(missing), processes.count):
+        together = missing[start : start + processes.count]
+        fresh = {}
+        for mine in processes.mine(together):
+            scores = scorer.logps(scorer.batch([sequences[index] for index in mine])).cpu()
             _check_finite(scores)
-            fresh = dict(zip((keys[index] for index in indices), scores.tolist(), strict=True))
-            values.update({key: value for key, value in fresh.items() if key not in before})
-            if cache:
-                cache.write(fresh)
-        done += len(group)
+            fresh = dict(zip((keys[index] for index in mine), scores.tolist(), strict=True))
+        for theirs in processes.gather(fresh):
+            values |= {key: value for key, value in theirs.items() if key not in before}
+            if cache and processes.first:
+                cache.write(theirs)
+        done += sum(map(len, together))
         if progress:
             progress(done, len(firsts))
+    if progress and not missing:
+        progress(done, len(firsts))
     computed = len(values) - len(before)
-    result = torch.tensor([values[key] for key in keys], dtype=torch.float32)
+    result = torch.tensor([values[key] for key in keys], dtype=scorer.sum_dtype)
     return result, CacheStats(computed, len(before), probed)
 
 

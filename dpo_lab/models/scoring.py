@@ -20,6 +20,7 @@ from dpo_lab.models.devices import resolve_precision
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.output_head import Head, find_head
+from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.objective.weighting import length_weighted_logps
 
 
@@ -48,6 +49,7 @@ class LogpScorer:
         self.device = self.language_model.device
         self.autocast = self.precision == "bfloat16"
         self.dtype = torch.bfloat16 if self.autocast else self.language_model.base.dtype
+        self.sum_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.vocabulary = config.vocab_size
         self.rotary = rotary_limit(config)
 
@@ -199,6 +201,7 @@ def score_sequences(
     sequences: Sequence[PromptResponse],
     token_budget: int = 4096,
     progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """`log pi(y|x)` of many `(prompt, response)` sequences, without gradient.
 
@@ -206,18 +209,22 @@ def score_sequences(
         scorer: The model's scorer.
         sequences: Ids of prompts and responses.
         token_budget: Most padded tokens in a forward pass.
-        progress: Called with `(done, total)` sequences.
+        progress: Called with `(done, total)` sequences, those of this process.
+        processes: Those that divide the work.
 
     Returns:
         `(sequences,)`, nats, in order, on the CPU.
     """
-    values, done = torch.zeros(len(sequences)), 0
-    for indices, batch in scorer.batches(sequences, token_budget):
-        values[indices] = scorer.logps(batch).cpu()
-        done += len(indices)
+    groups = processes.mine(scorer.groups([(sequence,) for sequence in sequences], token_budget))
+    rows = [index for group in groups for index in group]
+    values = torch.zeros(len(sequences), dtype=scorer.sum_dtype)
+    done = 0
+    for group in groups:
+        values[group] = scorer.logps(scorer.batch([sequences[index] for index in group])).cpu()
+        done += len(group)
         if progress:
-            progress(done, len(sequences))
-    return values
+            progress(done, len(rows))
+    return processes.joined(len(sequences), rows, values[rows])
 
 
 def pair_logps(sequences: PairSequences, logps: Tensor, ld_alpha: float | None) -> Tensor:

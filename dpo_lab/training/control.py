@@ -77,13 +77,22 @@ class RunControl:
             self._stop_event.set()
             self._condition.notify_all()
 
-    def wait_for_turn(self) -> dict[str, float]:
-        """Called by the loop between steps: block while paused, then take the pending changes."""
+    def wait_for_turn(self, timeout: float | None = None) -> dict[str, float] | None:
+        """Called by the loop between steps: block while paused, then take the pending changes.
+
+        Args:
+            timeout: Most seconds to block.
+
+        Returns:
+            The changes; None if the run is still paused after that time.
+        """
         with self._condition:
             self._resting = self._paused and not self._steps_allowed
-            self._condition.wait_for(
-                lambda: not self._paused or self.stopped or self._steps_allowed > 0
+            free = self._condition.wait_for(
+                lambda: not self._paused or self.stopped or self._steps_allowed > 0, timeout
             )
+            if not free:
+                return None
             self._resting = False
             if self._paused and self._steps_allowed:
                 self._steps_allowed -= 1

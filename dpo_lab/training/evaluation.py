@@ -9,7 +9,6 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.pairs import Text, prompt_text
@@ -70,14 +69,16 @@ def evaluate(
     if job.prompts and config.kl_samples:
         prompts = list(islice(cycle(job.prompts), config.kl_samples))
         answering = naming(progress, "answers for KL")
-        completions = draw(job.policy, prompts, config.max_new_tokens, seed, answering)
-        kl = measure_kl(job.scorer, job.reference, completions, config.micro_batch_tokens)
+        completions = draw(job, job.policy, prompts, seed, answering)
+        budget, processes = config.micro_batch_tokens, job.processes
+        kl = measure_kl(job.scorer, job.reference, completions, budget, processes)
         values |= _with_errors("kl/per_token", kl.per_token) | _with_errors("kl/k1", kl.k1)
         values |= {"kl/n": kl.per_token.n, "kl/prompts": kl.per_token.prompts, "kl/cut": kl.cut}
         values |= {"entropy/policy": kl.entropy}
         if job.reward_fn:
-            values |= _score_values("score/policy", job.reward_fn, prompts, completions)
-        values |= listed_values(job, completions) if listed else {}
+            values |= _score_values("score/policy", job, prompts, completions)
+        if listed:
+            values |= processes.from_first(lambda: listed_values(job, completions))
     return _finite(values)
 
 
@@ -99,7 +100,8 @@ def logps_of(
         `(2, pairs)`, of chosen and of rejected, nats.
     """
     sequences = PairSequences.of(pairs, cut=job.config.ld_alpha is not None)
-    logps = score_sequences(scorer, sequences.all, job.config.micro_batch_tokens, progress)
+    budget, processes = job.config.micro_batch_tokens, job.processes
+    logps = score_sequences(scorer, sequences.all, budget, progress, processes)
     return pair_logps(sequences, logps, job.config.ld_alpha)
 
 
@@ -112,20 +114,43 @@ def reference_score(job: Job, seed: int) -> dict[str, float]:
         return {}
     prompts = list(islice(cycle(job.prompts), job.config.kl_samples))
     with job.reference.active() as reference:
-        completions = draw(reference.language_model, prompts, job.config.max_new_tokens, seed)
-    return _finite(_score_values("score/reference", job.reward_fn, prompts, completions))
+        completions = draw(job, reference.language_model, prompts, seed)
+    return _finite(_score_values("score/reference", job, prompts, completions))
 
 
 def draw(
+    job: Job,
     model: LanguageModel,
     prompts: Sequence[Text],
-    max_new_tokens: int,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    temperature: float = 1.0,
 ) -> list[Completion]:
-    """One answer of a model to each prompt, at temperature 1."""
+    """One answer of a model to each prompt; the job's processes divide the prompts.
+
+    Args:
+        job: Its configuration gives the length limit.
+        model: Policy or reference.
+        prompts: The prompts.
+        seed: Random seed.
+        progress: Called with `(done, total)` of this process's prompts.
+        temperature: 1 samples from the model; 0 is greedy.
+    """
     ids = model.encoder.prompts(prompts)
-    return sample(model, ids, max_new_tokens=max_new_tokens, seed=seed, progress=progress)
+
+    def sampled(numbers: list[int]) -> list[Completion]:
+        return sample(
+            model,
+            [ids[number] for number in numbers],
+            max_new_tokens=job.config.max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            numbers=numbers,
+            progress=progress,
+        )
+
+    return job.processes.each(range(len(ids)), sampled)
 
 
 def answers(job: Job, step: int) -> list[SampleRecord]:
@@ -133,14 +158,11 @@ def answers(job: Job, step: int) -> list[SampleRecord]:
     prompts = job.prompts[: job.config.sample_prompts]
     if not prompts:
         return []
-    ids = job.policy.encoder.prompts(prompts)
-    limit = job.config.max_new_tokens
-    policy = sample(job.policy, ids, max_new_tokens=limit, temperature=0)
+    policy = draw(job, job.policy, prompts, 0, temperature=0)
     if not job.reference_answers:
         with job.reference.active() as scorer:
-            job.reference_answers = sample(
-                scorer.language_model, ids, max_new_tokens=limit, temperature=0
-            )
+            model = scorer.language_model
+            job.reference_answers = draw(job, model, prompts, 0, temperature=0)
     return [
         SampleRecord(
             step,
@@ -172,9 +194,11 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
-def _score_values(name, reward_fn: RewardFn, prompts, completions) -> dict[str, float]:
-    values = [
-        reward_fn(prompt_text(prompt), completion.text)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+def _score_values(
+    name: str, job: Job, prompts: Sequence[Text], completions: Sequence[Completion]
+) -> dict[str, float]:
+    values = job.processes.each(
+        [(prompt_text(p), c.text) for p, c in zip(prompts, completions, strict=True)],
+        lambda answers: [job.reward_fn(*answer) for answer in answers],
+    )
     return _with_errors(name, Estimate.of(torch.tensor(values), [c.prompt for c in completions]))

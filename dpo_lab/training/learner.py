@@ -11,7 +11,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -19,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from dpo_lab.data.batching import integers
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.quoting import shortened
+from dpo_lab.data.shares import shares
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
@@ -92,12 +92,7 @@ class Learner:
         self._new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
         self.order = pair_order(job.config, len(job.train))
-        processes = PartialState(cpu=job.policy.device.type == "cpu").num_processes
-        if processes > 1:
-            raise ValueError(
-                f"{processes} processes: this loop runs in one for now. "
-                "Start it without 'accelerate launch'."
-            )
+        self.processes = job.processes
         if job.policy.device.type == "cpu":
             keep_freed_memory()
         self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
@@ -170,11 +165,13 @@ class Learner:
     def accumulate(self, indices: Sequence[int]) -> BatchOutcome:
         """Add the gradient of a batch's mean loss to `.grad`, one micro-batch at a time.
 
+        Each process computes the part of its own pairs; then the parts are added up.
+
         Args:
             indices: Indices of the batch's pairs.
 
         Returns:
-            The outcome of the batch, in the order of `micro_batches`.
+            The outcome of the whole batch, in the order of processes and `micro_batches`.
         """
         batches = self.micro_batches(indices)
         known = self._coupled_losses(batches)
@@ -197,15 +194,35 @@ class Learner:
             gradient_weights = policy.grad[0].cpu() * (-len(indices) / self.beta)
             parts = losses.detach() * weights, pairs.detach(), gradient_weights, tokens
             outcomes.append(BatchOutcome(*parts, 0.0 if balance is None else balance.item()))
-        return BatchOutcome.joined(outcomes)
+        return self._together(outcomes)
 
     def micro_batches(self, indices: Sequence[int]) -> list[PairBatch]:
-        """The pairs of a batch, split into micro-batches."""
+        """This process's share of the pairs of a batch, split into micro-batches."""
         train, cut = self.job.train, self.config.ld_alpha is not None
-        items = [PairSequences.of([train.tokens[index]], cut).all for index in indices]
-        groups = self.job.scorer.groups(items, self.config.micro_batch_tokens)
         mean = train.lengths[0, integers(indices)].mean().item()
+        if self.processes.several:
+            all_shares = shares([train.tokens[index] for index in indices], self.processes.count)
+            indices = [indices[position] for position in all_shares[self.processes.rank]]
+        items = [PairSequences.of([train.tokens[index]], cut).all for index in indices]
+        groups = self.job.scorer.groups(items, self.config.micro_batch_tokens) if items else []
         return [train.batch([indices[position] for position in group], mean) for group in groups]
+
+    def _together(self, outcomes: list[BatchOutcome]) -> BatchOutcome:
+        """The outcomes of all processes as one; their gradients are added up in `.grad`."""
+        if not self.processes.several:
+            return BatchOutcome.joined(outcomes)
+        has = [weight.grad is not None for weight in self.parameters]
+        theirs, theirs_has = zip(*self.processes.gather((outcomes, has)), strict=True)
+        used = [
+            weight
+            for weight, *anywhere in zip(self.parameters, *theirs_has, strict=True)
+            if any(anywhere)
+        ]
+        for weight in used:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        self.processes.sum_in_place([weight.grad for weight in used])
+        return BatchOutcome.joined([outcome for part in theirs for outcome in part])
 
     def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int, Tensor | None]:
         """The policy's logps `(2, pairs)`, the pairs' weights, tokens, and the balancing loss."""
@@ -229,16 +246,22 @@ class Learner:
     def _coupled_losses(self, batches: list[PairBatch]) -> list[tuple[Tensor, Tensor]] | None:
         """Losses and gradients of each micro-batch, if the loss couples pairs across micro-batches.
 
-        The whole batch is scored first; each micro-batch then goes through the model again with the
-        gradients found here. None if each micro-batch can compute its own loss.
+        The whole batch is scored first, by all processes; each micro-batch then goes through the
+        model again with the gradients found here. None if each micro-batch can compute its own
+        loss.
         """
-        if not self.loss.couples_pairs or len(batches) == 1:
+        alone = not self.processes.several and len(batches) == 1
+        if alone or not self.loss.couples_pairs:
             return None
-        policy = torch.cat([self._policy_logps(batch)[0].cpu() for batch in batches], dim=1)
-        whole = PairLogps.joined([batch.logps for batch in batches]).with_policy(*policy)
+        ours = [batch.logps.with_policy(*self._policy_logps(batch)[0].cpu()) for batch in batches]
+        theirs = self.processes.gather(ours)
+        whole = PairLogps.joined([pairs for part in theirs for pairs in part])
         losses, grads = loss_and_grads(self.loss, whole, self.beta, **self.config.loss_options)
-        sizes = list(map(len, batches))
-        return list(zip(losses.split(sizes), grads.split(sizes, dim=1), strict=True))
+        sizes = [[len(pairs.policy_chosen) for pairs in part] for part in theirs]
+        first = sum(map(sum, sizes[: self.processes.rank]))
+        here = slice(first, first + sum(sizes[self.processes.rank]))
+        split = sizes[self.processes.rank]
+        return list(zip(losses[here].split(split), grads[:, here].split(split, dim=1), strict=True))
 
     def _check_finite(self, values: dict[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
@@ -272,13 +295,11 @@ class Learner:
             )
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint's files.
+        """Write a checkpoint's files; call `check_weights` first.
 
         Raises:
-            NonFiniteLoss: If training cannot continue from the weights.
             OSError: If the files cannot be written.
         """
-        self.check_weights()
         state = {
             "step": self.step,
             "beta": self.beta,

@@ -23,6 +23,9 @@ CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05
 """Largest share of the time spent on these: a large model writes them less often."""
 
+BEAT = 1.0
+"""Most seconds between two messages to the other processes while the run is paused."""
+
 
 def train(
     job: Job,
@@ -35,12 +38,14 @@ def train(
 
     The policy is trained in place. If the run's folder has a checkpoint, training resumes from it;
     on the CPU it then gives exactly the records of an uninterrupted run. If the job has another
-    beta or learning rate than the run started with, it takes effect from there on.
+    beta or learning rate than the run started with, it takes effect from there on. If several
+    processes work on the job, each calls this function; only the first one writes to the folder.
 
     Args:
         job: From `prepare`; its policy must still equal the reference.
         run: Folder for records and checkpoints; None keeps nothing.
-        control: To pause, stop, and change beta or the learning rate.
+        control: To pause, stop, and change beta or the learning rate; if several processes work on
+            the run, all but stopping in the first one.
         callbacks: Called in this thread.
 
     Yields:
@@ -51,19 +56,14 @@ def train(
         NonFiniteLoss: If training diverges; the last checkpoint is kept.
         ValueError: If the run cannot be resumed; its folder is not changed.
     """
-    control = control or RunControl()
-    course = _Course(job, run, callbacks)
+    course = _Course(job, run, control or RunControl(), callbacks)
     learner = course.learner
     with course:
         course.begin()
         # A run that was stopped before its first step already has that record.
-        if learner.step == 0 and job.config.eval_every and not (run and run.records()):
+        if learner.step == 0 and job.config.eval_every and not course.resumed:
             yield course.evaluated(learner.start_record())
-        while learner.step < learner.total_steps:
-            if changes := control.wait_for_turn():
-                course.change(changes)
-            if control.stopped:
-                break
+        while learner.step < learner.total_steps and course.takes_turn():
             record = course.threads.watched(learner.take_step())
             if course.evaluates or learner.step == learner.total_steps:
                 learner.check_weights()
@@ -81,13 +81,22 @@ class _Course:
 
     Args:
         job: The job to train.
-        run: Its folder, if it has one.
+        run: Its folder, if it has one; only the first process writes to it.
+        control: Whether and how training goes on.
         callbacks: Called on every event.
+
+    Attributes:
+        resumed: Whether the run already has records.
     """
 
-    def __init__(self, job: Job, run: Run | None, callbacks: Sequence[Callback]):
-        self.job, self.run, self.callbacks = job, run, callbacks
+    def __init__(
+        self, job: Job, run: Run | None, control: RunControl, callbacks: Sequence[Callback]
+    ):
+        self.job, self.run, self.control, self.callbacks = job, run, control, callbacks
+        self.processes = job.processes
+        self.writes = run if job.processes.first else None
         self.learner = Learner(job)
+        self.resumed = False
         kept = run.environment.get("threads") if run else None
         self.threads = RunThreads(kept or threads_worth(job.policy.model))
         self._restored = False
@@ -95,8 +104,7 @@ class _Course:
         self._since, self._took = time.monotonic(), 0.0
 
     def __enter__(self) -> _Course:
-        if self.run:
-            self.run.lock()
+        self.processes.from_first(lambda: self.writes and self.writes.lock())
         return self
 
     def begin(self) -> None:
@@ -105,7 +113,9 @@ class _Course:
         if self.run:
             self._restore(self.run)
         self._restored = True
-        self.threads.take(self.job.policy.device, _last_threads(self.run))
+        records = self.processes.from_first(lambda: self.writes.records() if self.writes else [])
+        self.resumed = bool(records)
+        self.threads.take(self.job.policy.device, _last_threads(records))
         for callback in self.callbacks:
             callback.on_start(self.job, self.learner.step, self.learner.total_steps)
 
@@ -127,8 +137,8 @@ class _Course:
             raise
         finally:
             try:
-                if self.run:
-                    self._finish(self.run, state, error)
+                if self.writes:
+                    self._finish(self.writes, state, error)
             finally:
                 release_freed_memory()
                 self.threads.put_back()
@@ -151,12 +161,10 @@ class _Course:
 
     def _restore(self, run: Run) -> None:
         """Resume the run, with the beta and learning rate of the current configuration."""
-        learner, checkpoint = self.learner, run.checkpoint
-        if checkpoint is None:
-            run.rewind(-1)
+        learner = self.learner
+        if not self.processes.from_first(lambda: _has_checkpoint(run)):
             return
-        run.check()
-        learner.load(checkpoint)
+        learner.load(run.path / "checkpoint")
         if learner.step > learner.total_steps:
             raise ValueError(
                 f"{run.path}: its checkpoint is of step {learner.step}, and the run has "
@@ -169,10 +177,24 @@ class _Course:
             if original.get(name) not in (None, value)
         }
         run.check_changes(changes)
-        run.rewind(learner.step)
+        self.processes.from_first(lambda: run.rewind(learner.step))
         self._saved = learner.step
         if changes:
             self.change(changes)
+
+    def takes_turn(self) -> bool:
+        """Wait while the run is paused, then make the changes asked for; False if it is stopped.
+
+        The first process's changes count for all; any process can be asked to stop.
+        """
+        timeout, changes, stopped = BEAT if self.processes.several else None, None, False
+        while changes is None and not stopped:
+            asked = self.control.wait_for_turn(timeout), self.control.stopped
+            everyone = self.processes.gather(asked)
+            changes, stopped = everyone[0][0], any(stops for _, stops in everyone)
+        if changes:
+            self.change(changes)
+        return not stopped
 
     def change(self, changes: Mapping[str, float]) -> None:
         """Set new values of live settings, which are not in a checkpoint yet."""
@@ -193,13 +215,17 @@ class _Course:
             return False
         seconds = max(CHECKPOINT_SECONDS, self._took / CHECKPOINT_SHARE)
         late = every > 0 and time.monotonic() - self._since >= seconds
-        return late or _due(step, every) or step == self.learner.total_steps
+        due = late or _due(step, every) or step == self.learner.total_steps
+        return self.processes.from_first(lambda: due)
 
     def save(self) -> None:
         """Write a checkpoint."""
         started, learner = time.monotonic(), self.learner
         live = self.job.live.as_dict()
-        self.run.save_checkpoint(learner.save, step=learner.step, **live)
+        learner.check_weights()
+        self.processes.from_first(
+            lambda: self.run.save_checkpoint(learner.save, step=learner.step, **live)
+        )
         self._since, self._saved = time.monotonic(), learner.step
         self._took = self._since - started
         for callback in self.callbacks:
@@ -219,8 +245,8 @@ class _Course:
         samples = answers(job, record.step)
         values |= samples_cut(samples)
         if samples:
-            if self.run:
-                self.run.append_samples(samples)
+            if self.writes:
+                self.writes.append_samples(samples)
             for callback in self.callbacks:
                 callback.on_sample(samples)
         timing = {**record.timing, "evaluation_seconds": time.perf_counter() - started}
@@ -230,8 +256,8 @@ class _Course:
 
     def note(self, record: StepRecord) -> None:
         """Write a record, and pass it to the callbacks."""
-        if self.run:
-            self.run.append(record)
+        if self.writes:
+            self.writes.append(record)
         for callback in self.callbacks:
             callback.on_step(record)
 
@@ -240,9 +266,18 @@ class _Course:
             callback.on_wait(what, done, total)
 
 
-def _last_threads(run: Run | None) -> int | None:
+def _has_checkpoint(run: Run) -> bool:
+    """Whether there is a checkpoint to resume from, which is then checked."""
+    if run.checkpoint is None:
+        run.rewind(-1)
+        return False
+    run.check()
+    return True
+
+
+def _last_threads(records: Sequence[StepRecord]) -> int | None:
     """The number of threads that a resumed run last changed to, if it did."""
-    changes = [record[KEY] for record in run.records() if KEY in record.values] if run else []
+    changes = [record[KEY] for record in records if KEY in record.values]
     return int(changes[-1]) if changes else None
 
 

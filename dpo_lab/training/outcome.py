@@ -12,8 +12,8 @@ import torch
 
 from dpo_lab.data.pairs import prompt_text
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.sampling import sample
 from dpo_lab.objective.kl import Estimate
+from dpo_lab.training.evaluation import draw
 from dpo_lab.training.setup import Job, Progress, naming
 
 GREEDY_PROMPTS = 200
@@ -108,19 +108,14 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
         what = f"{len(prompts)} sampled answers to {len(job.prompts)} {job.prompt_kind}s"
 
     def score(model: LanguageModel, who: str) -> MeanCI:
-        answers = sample(
-            model,
-            model.encoder.prompts(prompts),
-            max_new_tokens=job.config.max_new_tokens,
-            temperature=0.0 if greedy else 1.0,
-            seed=job.config.seed,
-            progress=naming(progress, who),
-        )
+        temperature = 0.0 if greedy else 1.0
+        doing = naming(progress, who)
+        answers = draw(job, model, prompts, job.config.seed, doing, temperature=temperature)
         return MeanCI.of(
-            [
-                job.reward_fn(prompt_text(prompt), answer.text)
-                for prompt, answer in zip(prompts, answers, strict=True)
-            ]
+            job.processes.each(
+                [(prompt_text(p), a.text) for p, a in zip(prompts, answers, strict=True)],
+                lambda some: [job.reward_fn(*answer) for answer in some],
+            )
         )
 
     with job.reference.active() as reference:

@@ -59,7 +59,7 @@ class PairsWithReference:
             indices: Indices of the scored pairs.
             values: `(2, indices)`, their reference log-probabilities.
         """
-        reference = torch.zeros(2, len(tokens))
+        reference = values.new_zeros(2, len(tokens))
         reference[:, list(indices)] = values
         scored = torch.zeros(len(tokens), dtype=torch.bool)
         scored[list(indices)] = True

@@ -10,6 +10,7 @@ from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.handed_over import AnyModel
+from dpo_lab.models.processes import join_processes
 from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
@@ -64,7 +65,8 @@ def run_job(
 ) -> FinishedJob:
     """Prepare a job, train it to the end, and measure the outcome.
 
-    The command line, sweeps, the workbench and the analyses that train all use this function.
+    The command line, sweeps, the workbench and the analyses that train all use this function. If a
+    launcher such as torchrun has started several processes, each calls it and they share the work.
 
     Args:
         config: The settings of the run.
@@ -85,12 +87,14 @@ def run_job(
         StoppedBeforeTraining: If the control was stopped while the job was prepared.
         ValueError: As in `prepare`, `open_or_create` and `train`.
     """
-    control, changes = control or RunControl(), changes or {}
+    control, changes, processes = control or RunControl(), changes or {}, join_processes()
     run = None if folder is None else Run(folder)
-    if run is not None and resume and run.exists:
-        run.check_changes(changes)
-    elif run is not None:
-        run.check_free()
+
+    def check(run: Run) -> None:
+        if resume and run.exists:
+            run.check_changes(changes)
+        else:
+            run.check_free()
 
     def wait(what: str, done: int, total: int) -> None:
         for callback in callbacks:
@@ -101,7 +105,11 @@ def run_job(
             raise StoppedBeforeTraining
         wait(what, done, total)
 
-    builtin_model(config.model, report=lambda words: wait_or_stop(words, 0, 0))
+    def bring_model() -> None:
+        builtin_model(config.model, report=lambda words: wait_or_stop(words, 0, 0))
+
+    processes.from_first(lambda: run and check(run))
+    processes.from_first(bring_model)
     job = prepare(
         config,
         model=model,
@@ -114,14 +122,13 @@ def run_job(
         callback.on_prepared(job)
     if control.stopped:
         raise StoppedBeforeTraining
-    if run is not None:
-        run = open_or_create(run, job, resume=resume)
+    processes.from_first(lambda: run and open_or_create(run, job, resume=resume) and None)
     control.set(**changes)
     end, outcome = _End(), None
     for _ in train(job, run=run, control=control, callbacks=[*callbacks, end]):
         pass
     if measure and end.state == "done":
         outcome = measure_outcome(job, wait)
-        if run is not None:
+        if run is not None and processes.first:
             run.finish({"outcome": outcome and outcome.as_dict()})
     return FinishedJob(job, end.state, outcome)

@@ -23,6 +23,7 @@ from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.pair_mass import ListedPairs
+from dpo_lab.models.processes import ALONE, Processes, join_processes
 from dpo_lab.models.reference import CacheStats, Reference, reference_logps
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.sampling import Completion
@@ -69,6 +70,7 @@ class Job:
         reference_answers: Greedy answers of the reference, from the first evaluation on.
         listed_pairs: The held-out pairs among all listed answers, from the first evaluation on.
         restore_dropout: Restores the policy's dropout probabilities.
+        processes: The processes that work on the run.
     """
 
     config: TrainConfig
@@ -90,6 +92,7 @@ class Job:
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None
     restore_dropout: Callable[[], None] = lambda: None
+    processes: Processes = ALONE
 
     def hand_back(self) -> None:
         """Restore the policy's dropout probabilities; it stays in evaluation mode."""
@@ -130,6 +133,7 @@ def prepare(
         FileNotFoundError: If model or data are not found.
         ValueError: If data, model or configuration do not fit together.
     """
+    processes = join_processes()
     train, held_out = load_data(config, data)
     pair_order(config, len(train))  # raises if a batch is too large
     policy = ready_policy(config, model)
@@ -143,11 +147,14 @@ def prepare(
     vocabulary = policy.encoder.vocabulary
     tokens = [tokenize(config, pairs, policy.tokenizer, vocabulary) for pairs in splits]
     fingerprint = weights_fingerprint(policy.base)
+    facts = fingerprint, train.fingerprint(), held_out.fingerprint(), config.as_dict()
+    for what, fact in zip(("weights", "data", "held-out data", "settings"), facts, strict=True):
+        processes.agree(what, fact)
     # Score the reference before an adapter is added, so with exactly the hashed weights; and with
     # the run's number of threads, which determines the last bits of the values.
     with threads_for(policy.model):
         scored, use = _score_reference(
-            config, policy, fingerprint, tokens, cache or ReferenceCache(), progress
+            config, policy, fingerprint, tokens, processes, cache, progress
         )
     policy = adapted_policy(config, policy)
     scorer = LogpScorer.probed(policy, config.precision)
@@ -172,6 +179,7 @@ def prepare(
         text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
         restore_dropout=restore_dropout,
+        processes=processes,
     )
 
 
@@ -240,7 +248,8 @@ def _score_reference(
     policy: LanguageModel,
     fingerprint: str,
     tokens: list[TokenizedPairs],
-    cache: ReferenceCache,
+    processes: Processes,
+    cache: ReferenceCache | None,
     progress: Progress | None,
 ) -> tuple[list[PairsWithReference], CacheStats]:
     """Reference values of the pairs that the run will use."""
@@ -254,9 +263,10 @@ def _score_reference(
         LogpScorer.probed(policy, config.precision),
         fingerprint,
         [sequence for part in parts for sequence in part.all],
-        cache=cache,
+        cache=cache or (ReferenceCache() if processes.first else None),
         token_budget=config.micro_batch_tokens,
         progress=naming(progress, "reference"),
+        processes=processes,
     )
     scored = []
     sizes = [len(part.all) for part in parts]
