@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from dpo_lab.kernels.memory import release_freed_memory
 from dpo_lab.kernels.threads import threads_worth
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.evaluation import answers, evaluate, reference_score, samples_cut
+from dpo_lab.training.heartbeat import Heart
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import StepRecord
+from dpo_lab.training.requests import Inbox
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
 from dpo_lab.training.threads import KEY, RunThreads
@@ -23,8 +26,8 @@ CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05
 """Largest share of the time spent on these: a large model writes them less often."""
 
-BEAT = 1.0
-"""Most seconds between two messages to the other processes while the run is paused."""
+PATIENCE = 0.2
+"""Seconds between two looks for requests, and messages to other processes, while it is paused."""
 
 
 def train(
@@ -97,6 +100,9 @@ class _Course:
         self.writes = run if job.processes.first else None
         self.learner = Learner(job)
         self.resumed = False
+        self.inbox: Inbox | None = None
+        self.heart: Heart | None = None
+        self._doing: tuple[str, int, int] | None = None
         kept = run.environment.get("threads") if run else None
         self.threads = RunThreads(kept or threads_worth(job.policy.model))
         self._restored = False
@@ -105,6 +111,10 @@ class _Course:
 
     def __enter__(self) -> _Course:
         self.processes.from_first(lambda: self.writes and self.writes.lock())
+        if self.writes:
+            self.inbox = Inbox(self.writes.path)
+            self.heart = Heart(self.writes.path, self._facts)
+            self.heart.start()
         return self
 
     def begin(self) -> None:
@@ -157,7 +167,19 @@ class _Course:
                 raise
             # The disk is probably full: the error that is already being raised says so.
         finally:
+            if self.heart:
+                self.heart.stop()
             run.unlock()
+
+    def _facts(self) -> dict[str, Any]:
+        """The run's state, for its heartbeat."""
+        return {
+            "state": "paused" if self.control.resting else "training",
+            "step": self.learner.step,
+            "total_steps": self.learner.total_steps,
+            "doing": self._doing,
+            "processes": self.processes.count,
+        }
 
     def _restore(self, run: Run) -> None:
         """Resume the run, with the beta and learning rate of the current configuration."""
@@ -187,8 +209,11 @@ class _Course:
 
         The first process's changes count for all; any process can be asked to stop.
         """
-        timeout, changes, stopped = BEAT if self.processes.several else None, None, False
+        timeout = PATIENCE if self.inbox or self.processes.several else None
+        changes, stopped = None, False
         while changes is None and not stopped:
+            if self.inbox:
+                self.inbox.pass_on(self.control, self.learner.step)
             asked = self.control.wait_for_turn(timeout), self.control.stopped
             everyone = self.processes.gather(asked)
             changes, stopped = everyone[0][0], any(stops for _, stops in everyone)
@@ -256,12 +281,14 @@ class _Course:
 
     def note(self, record: StepRecord) -> None:
         """Write a record, and pass it to the callbacks."""
+        self._doing = None
         if self.writes:
             self.writes.append(record)
         for callback in self.callbacks:
             callback.on_step(record)
 
     def _wait(self, what: str, done: int, total: int) -> None:
+        self._doing = what, done, total
         for callback in self.callbacks:
             callback.on_wait(what, done, total)
 

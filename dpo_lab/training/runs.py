@@ -11,6 +11,8 @@ samples.jsonl     answers to held-out prompts
 checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trainer.pt, and
                   checksums.json, for these files, the settings and every line written so far
 summary.json      how the run ended; missing while it runs and after a kill
+requests.jsonl    what other processes asked of the running run, and applied.jsonl: from which step
+alive.json        a sign of life, only while it runs
 """
 
 from __future__ import annotations
