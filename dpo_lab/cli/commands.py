@@ -18,6 +18,7 @@ from dpo_lab.cli.output import PROGRAM, SayingHandler, say
 COMMANDS = {
     "train": ("train:Train", "train a policy on preference pairs"),
     "sweep": ("sweep:Sweep", "train every combination of several values of settings"),
+    "follow": ("follow:Follow", "watch and steer a run that another process trains"),
     "demo": ("train:Demo", "train on built-in data and show what changed"),
     "estimate": ("estimate:Estimate", "memory and time of a training step, beforehand"),
     "losses": ("losses:Losses", "the losses: formula, paper, options"),

@@ -91,7 +91,7 @@ def train_and_report(
             if ended.state == "stopped":
                 say_how = f"Stopped. Go on with: dpo-lab train --resume --out {folder}"
                 console.print(say_how, markup=False)
-                raise SystemExit(128 + attended.signal)
+                raise SystemExit(128 + attended.signal if attended.signal else 0)
         if processes.first:
             _report(run, console)
     finally:

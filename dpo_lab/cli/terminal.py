@@ -84,7 +84,7 @@ class TerminalDisplay(Callback):
         self.spoken = time.monotonic()
         self.bar: _Bar | None = None
 
-    def on_start(self, job: Job, first_step: int, total_steps: int) -> None:
+    def on_start(self, job: Job | None, first_step: int, total_steps: int) -> None:
         """Begin the table."""
         self.training = True
         self.bar = _Bar(self.console, "training", total_steps, first_step)

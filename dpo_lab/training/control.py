@@ -3,8 +3,40 @@
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from dpo_lab.training.checks import check_range
+
+
+class Control(Protocol):
+    """What may be asked of a running run, here or in another process."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run was asked to pause between steps."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether the run is waiting between steps now."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was asked to stop."""
+
+    def set(self, *, beta: float | None = None, learning_rate: float | None = None) -> None:
+        """Change beta or the peak learning rate from the next step on."""
+
+    def pause(self) -> None:
+        """Pause after the step in progress."""
+
+    def resume(self) -> None:
+        """Continue a paused run."""
+
+    def step(self, steps: int = 1) -> None:
+        """Let a paused run take more steps."""
+
+    def stop(self) -> None:
+        """End the run after the step in progress, even if it is paused."""
 
 
 class RunControl:

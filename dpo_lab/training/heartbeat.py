@@ -90,4 +90,9 @@ class Pulse:
             pass
         if facts != self._facts:
             self._facts, self._since = facts, time.monotonic()
-        return None if time.monotonic() - self._since > DEAD_AFTER else facts
+        return None if self.stopped else facts
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no beat was new for `DEAD_AFTER` seconds, or since this object was made."""
+        return time.monotonic() - self._since > DEAD_AFTER

@@ -266,10 +266,10 @@ class Run:
         return summary["state"] == "done" and summary.get("step") == step
 
     def append(self, record: StepRecord) -> None:
-        """Add a step."""
-        self._append("metrics.jsonl", [record.as_dict()])
+        """Add a step; whoever reads its record finds its timing there already."""
         if record.timing:
             self._append("timing.jsonl", [{"step": record.step, **record.timing}])
+        self._append("metrics.jsonl", [record.as_dict()])
 
     def append_samples(self, samples: Sequence[SampleRecord]) -> None:
         """Add answers."""
