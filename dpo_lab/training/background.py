@@ -44,7 +44,8 @@ class BackgroundRun(OngoingRun, Callback):
         folder: Path | None = None,
         on_prepared: Callable[[Job], None] | None = None,
     ):
-        super().__init__(config, folder, RunControl())
+        super().__init__(folder, RunControl())
+        self.config = config
         self._on_prepared = on_prepared
         kept = Run(folder) if folder and Run(folder).exists else None
         self._resume = kept is not None

@@ -23,6 +23,10 @@ class Control(Protocol):
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
 
+    @property
+    def asked(self) -> dict[str, float]:
+        """New values of live settings that are not in force yet, by name."""
+
     def set(self, *, beta: float | None = None, learning_rate: float | None = None) -> None:
         """Change beta or the peak learning rate from the next step on."""
 
@@ -68,6 +72,11 @@ class RunControl:
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
         return self._stop_event.is_set()
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """New values of live settings that are not in force yet, by name."""
+        return self._changes
 
     def set(self, *, beta: float | None = None, learning_rate: float | None = None) -> None:
         """Change beta or the peak learning rate from the next step on.

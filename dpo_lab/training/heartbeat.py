@@ -79,7 +79,8 @@ class Pulse:
     def feel(self) -> dict[str, Any] | None:
         """The last beat; None if there is none, or none was new for `DEAD_AFTER` seconds.
 
-        A beat that was there before the first call counts until that time is over.
+        A beat that was there before the first call counts until that time is over, unless its
+        process was on this machine and is gone.
         """
         facts = self._facts
         try:
@@ -90,9 +91,22 @@ class Pulse:
             pass
         if facts != self._facts:
             self._facts, self._since = facts, time.monotonic()
-        return None if self.stopped else facts
+        return None if self.stopped else self._facts
 
     @property
     def stopped(self) -> bool:
-        """Whether no beat was new for `DEAD_AFTER` seconds, or since this object was made."""
-        return time.monotonic() - self._since > DEAD_AFTER
+        """Whether the process is gone, or no beat was new for `DEAD_AFTER` seconds."""
+        here = self._facts.get("host") == socket.gethostname()
+        gone = here and not _exists(self._facts.get("pid", 0))
+        return gone or time.monotonic() - self._since > DEAD_AFTER
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process with this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

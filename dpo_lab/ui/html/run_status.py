@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dpo_lab.analysis.frontier_curve import FrontierCurve, beyond, distance
-from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.history import History
 from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.ui.html.tables import samples_table
 
@@ -117,6 +117,9 @@ def status(run: ShownRun | None, error: BaseException | None = None, idle: str =
     words = [run.state if run else idle, f"step {step}" + (f"/{total}" if total else "")]
     if run is not None:
         words.append(f"beta {run.live.beta:.3g}")
+    if isinstance(run, OngoingRun) and run.running:
+        names = {"beta": "beta", "learning_rate": "rate"}
+        words += [f"asked: {names[n]} {value:.3g}" for n, value in run.control.asked.items()]
     return " · ".join(words)
 
 
@@ -124,7 +127,7 @@ def numbers(run: ShownRun | None) -> str:
     """What stands beside the progress: steps, speed, time left, memory; or what is waited for."""
     records = run.records if run else History()
     step, total = _steps(run)
-    running = isinstance(run, BackgroundRun) and run.running
+    running = isinstance(run, OngoingRun) and run.running
     doing = run.doing if running else None
     parts = [f"step {step}/{total}"] if total else []
     timing = records.columns("timing/seconds", "timing/pairs_per_second", "timing/peak_memory_gb")
@@ -141,7 +144,7 @@ def numbers(run: ShownRun | None) -> str:
     return " · ".join(parts)
 
 
-def _evaluations_left(run: BackgroundRun, step: int, total: int) -> float:
+def _evaluations_left(run: OngoingRun, step: int, total: int) -> float:
     """Seconds that the evaluations to come will take, by those that were."""
     taken = run.records.columns("timing/evaluation_seconds")[-RECENT:, 1]
     if not len(taken):

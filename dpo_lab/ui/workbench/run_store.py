@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_table
 from dpo_lab.training.history import History
 from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.run_folders import list_runs
 from dpo_lab.training.runs import Run
@@ -87,7 +87,7 @@ class RunStore:
             except NOT_READABLE as error:
                 self.unread.append(f"{run.path.name}: {error}")
 
-    def add(self, run: BackgroundRun) -> FinishedRun:
+    def add(self, run: OngoingRun) -> FinishedRun:
         """Add a run that has ended.
 
         A resumed run that never got to training keeps its earlier entry.
@@ -104,7 +104,7 @@ class RunStore:
             run.config,
             run.records,
             run.samples,
-            run.state,
+            "unfinished" if run.state == "dead" else run.state,
             run.folder,
             run.total_steps,
         )

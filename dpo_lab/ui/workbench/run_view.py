@@ -10,10 +10,10 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpo_lab.analysis.frontier_curve import FrontierCache, FrontierCurve
-from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.ui.figures.training_figure import training_figure, training_spec
 from dpo_lab.ui.html.run_status import notice, samples_panel
 from dpo_lab.ui.report.summary import start_loss
@@ -49,7 +49,7 @@ class RunView:
         show: Callable[[FinishedRun], None],
     ):
         self._state = state
-        self.shown: BackgroundRun | FinishedRun | None = None
+        self.shown: OngoingRun | FinishedRun | None = None
         self.error: BaseException | None = None
         self.loaded = LiveSettings.of(state.config)
         self.theories = FrontierCache()
@@ -64,7 +64,7 @@ class RunView:
         """`idle`, or the state of the shown run."""
         return "idle" if self.shown is None else self.shown.state
 
-    def begin(self, run: BackgroundRun) -> None:
+    def begin(self, run: OngoingRun) -> None:
         """Show a run that has just started."""
         self.shown, self.error = run, None
         self.runs.forget_message()
@@ -91,7 +91,7 @@ class RunView:
     def put_away(self) -> None:
         """If the shown run has ended, move it to the store, to be drawn behind the next."""
         run = self.shown
-        if not isinstance(run, BackgroundRun) or run.running:
+        if not isinstance(run, OngoingRun) or run.running:
             return
         self.shown, self.error = self.shelf.add(run), run.error
         self.loaded = LiveSettings(run.live.beta, self._state.config.learning_rate)
@@ -107,7 +107,7 @@ class RunView:
         Args:
             at_rest: Whether the run has just paused or ended: then the figure is not skipped.
         """
-        if at_rest or not isinstance(self.shown, BackgroundRun) or not self.figure.busy:
+        if at_rest or not isinstance(self.shown, OngoingRun) or not self.figure.busy:
             self.figure.draw(self._spec())
         self.notice.value = notice(self._records(), self._theory, self._config.aims_at_optimum)
         samples = samples_panel(self.shown.samples if self.shown else [])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ipywidgets as widgets
 
-from dpo_lab.training.background import BackgroundRun
+from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.ui.html.run_status import numbers, share_done, status
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.workbench.run_store import FinishedRun
@@ -34,7 +34,7 @@ class RunActions:
     stop: Callable[[], object]
     step: Callable[[], object]
     reset: Callable[[], object]
-    current_run: Callable[[], BackgroundRun | None]
+    current_run: Callable[[], OngoingRun | None]
 
 
 class Toolbar:
@@ -82,7 +82,7 @@ class Toolbar:
 
     def show(
         self,
-        run: BackgroundRun | FinishedRun | None,
+        run: OngoingRun | FinishedRun | None,
         error: BaseException | None = None,
         *,
         ready: bool = True,
@@ -96,7 +96,7 @@ class Toolbar:
             ready: Whether the kernel is ready.
             trouble: What keeps the page from showing the curves.
         """
-        running = isinstance(run, BackgroundRun) and run.running
+        running = isinstance(run, OngoingRun) and run.running
         paused = running and run.control.paused
         resumable = isinstance(run, FinishedRun) and run.unfinished
         self.train.disabled = self.reset.disabled = running

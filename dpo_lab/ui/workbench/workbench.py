@@ -17,7 +17,9 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.followed import FollowedRun
 from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.run_folders import new_folder, runs_folder
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
@@ -91,7 +93,7 @@ class Workbench:
                 del settings["steps"]
         self.state = WorkbenchState(TrainConfig(**settings))
         self._made_with = self.state.config
-        self.run: BackgroundRun | None = None
+        self.run: OngoingRun | None = None
         self._ticker: Ticker | None = None
         self._closed = ""
         self._taken_over = False
@@ -149,7 +151,29 @@ class Workbench:
             self.change(**changes)
             return self._start(self.state.config, keep=True)
 
-    def step(self, steps: int = 1) -> BackgroundRun:
+    def follow(self, folder: str | Path) -> FollowedRun:
+        """Show a run that another process trains, and steer it; returns at once.
+
+        The controls take its settings. Beta, learning rate, pause, step, resume and stop act on it
+        between two of its steps. Closing this workbench leaves it alone.
+
+        Args:
+            folder: The run's folder, on this machine or shared.
+
+        Raises:
+            FileNotFoundError: If the folder is not a run.
+            RuntimeError: If a run is in progress, or the workbench was closed.
+        """
+        with self._lock:
+            self._check_free()
+            run = FollowedRun(folder)
+            trust = {"trust_remote_code": self.state.config.trust_remote_code}
+            settings = replace(run.config, **run.live.as_dict()).unresolved()
+            self.change(**settings.as_dict() | trust)
+            self._show_ongoing(run)
+            return run.start()
+
+    def step(self, steps: int = 1) -> OngoingRun:
         """Take some optimiser steps, then pause: in the run in progress, or in a new one."""
         with self._lock:
             if self.run is None or not self.run.running:
@@ -186,7 +210,7 @@ class Workbench:
             self.run.control.pause()
             self._hurry()
 
-    def resume(self) -> BackgroundRun | None:
+    def resume(self) -> OngoingRun | None:
         """Resume the paused run, or the unfinished run that is shown.
 
         Raises:
@@ -249,7 +273,10 @@ class Workbench:
         return self.screen.picture()
 
     def close(self, words: str = "closed") -> None:
-        """Stop the run and its drawing, and release the model; the page keeps what it shows."""
+        """Stop the run and its drawing, and release the model; the page keeps what it shows.
+
+        A run of another process goes on.
+        """
         for run in (self.run, self.warm_up):
             if run:
                 run.end()
@@ -328,15 +355,9 @@ class Workbench:
     ) -> BackgroundRun:
         if self._closed:
             raise RuntimeError(self._closed)
-        if self.warm_up:
-            self.warm_up.stop()
-        self.screen.put_away()
-        self._taken_over = False
-        self.bar.note.value = ""
         if keep and self.shelf.folder is not None:
             folder = new_folder(config, self.shelf.folder)
         theories = self.screen.theories
-        theories.begin()
 
         def prepared(job: Job) -> None:
             theories.prepared(job)
@@ -345,13 +366,23 @@ class Workbench:
         run = BackgroundRun(config, folder=folder, on_prepared=prepared, **self._inputs)
         if paused:
             run.control.pause()
+        self._show_ongoing(run)
+        return run.start()
+
+    def _show_ongoing(self, run: OngoingRun) -> None:
+        """Show a run that is about to start, here or elsewhere."""
+        if self.warm_up:
+            self.warm_up.stop()
+        self.screen.put_away()
+        self._taken_over = False
+        self.bar.note.value = ""
+        self.screen.theories.begin()
         self._ticker = Ticker(self._follow)
         run.followers.append(self._ticker)
         self.run = run
         self.screen.begin(run)
         self.state.phase = run.state
         self._ticker.start()
-        return run.start()
 
     def _warmed_up(self) -> BackgroundRun | None:
         """Take one hidden step while the user reads the page: a kernel's first step is slow."""
@@ -427,8 +458,9 @@ def _replace_previous(new: Workbench) -> None:
         if run:
             kept = f"{run.folder} keeps it" if run.folder else "it was not kept"
             step = run.records[-1].step if run.records else 0
+            what = "is no longer followed" if isinstance(run, FollowedRun) else "was stopped"
             new.bar.note.value = escaped(
-                f"The run of the workbench before was stopped at step {step}; {kept}."
+                f"The run of the workbench before {what} at step {step}; {kept}."
             )
     before.figure.close()
     before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
