@@ -227,7 +227,7 @@ def test_a_policy_that_goes_on_after_its_words_is_told_of_at_the_end(
     capsys, here, monkeypatch, most, told
 ):
     """With answers taken to be too long from their first word on, every one of them is."""
-    monkeypatch.setattr("dpo_lab.training.listed.MAX_WORDS", most)
+    monkeypatch.setattr("dpo_lab.training.exact_metrics.MAX_WORDS", most)
     how = "--steps 1 --kl-samples 20 --eval-pairs 4 --checkpoint-every 0".split()
     code, out, _ = run_cli(capsys, "train", *how, "--out", "run")
     assert code == 0

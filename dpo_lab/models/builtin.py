@@ -159,7 +159,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dpo_lab.models.bars import no_bars
+    from dpo_lab.models.progress_bars import no_bars
 
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
-from dpo_lab.models.choices import Precision
+from dpo_lab.models.model_settings import Precision
 
 
 def resolve_device(device: str) -> torch.device:

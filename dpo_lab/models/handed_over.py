@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from dpo_lab.models.choices import Device
 from dpo_lab.models.loading import LanguageModel, load_model
+from dpo_lab.models.model_settings import Device
 
 logger = logging.getLogger(__name__)
 

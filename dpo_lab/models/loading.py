@@ -17,13 +17,13 @@ from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
 from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.models.adapters import load_merged, new_adapter
-from dpo_lab.models.bars import no_bars
 from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model
 from dpo_lab.models.checksums import NAME as CHECKSUMS, check_files
-from dpo_lab.models.choices import Answers, Device
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
+from dpo_lab.models.model_settings import Answers, Device
+from dpo_lab.models.progress_bars import no_bars
 
 logger = logging.getLogger(__name__)
 

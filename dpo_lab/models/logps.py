@@ -13,9 +13,9 @@ from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.preferences import Preferences, as_preferences
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
-from dpo_lab.models.choices import Precision
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.handed_over import AnyModel, as_language_model
+from dpo_lab.models.model_settings import Precision
 from dpo_lab.models.scoring import LogpScorer, score_sequences
 
 

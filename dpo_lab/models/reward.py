@@ -16,11 +16,11 @@ from dpo_lab.data.batching import token_budget_batches
 from dpo_lab.data.pairs import Text, answer_to
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.models.adapters import seeded
-from dpo_lab.models.bars import no_bars
-from dpo_lab.models.choices import Device
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel, known_ids
+from dpo_lab.models.model_settings import Device
+from dpo_lab.models.progress_bars import no_bars
 
 
 class _RewardFunction(ABC):

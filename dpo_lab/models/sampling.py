@@ -16,11 +16,11 @@ from transformers import GenerationConfig
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.models.choices import Answers, new_tokens
 from dpo_lab.models.draws import Choose, Chosen, chooser
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.model_settings import Answers, new_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.kernels.chunked_stats import log_square_sums
 from dpo_lab.kernels.tree_attention import tree_keywords
-from dpo_lab.models.choices import Precision
 from dpo_lab.models.devices import resolve_precision
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.model_settings import Precision
 from dpo_lab.models.output_head import Head, find_head
 from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.objective.weighting import length_weighted_logps

@@ -14,8 +14,8 @@ from torch import nn
 
 from dpo_lab.data.quoting import shortened
 from dpo_lab.models.adapters import load_adapter
-from dpo_lab.models.bars import no_bars
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.progress_bars import no_bars
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -13,11 +13,11 @@ from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
-from dpo_lab.models.choices import Precision, new_tokens
+from dpo_lab.models.model_settings import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
 from dpo_lab.training.checks import check_date, check_kinds, check_range
-from dpo_lab.training.loss_words import LAST_OPTION, loss_words
+from dpo_lab.training.loss_description import LAST_OPTION, loss_words
 from dpo_lab.training.schedule import Schedule
 
 Optimizer = Literal["adamw", "rmsprop"]

@@ -18,11 +18,11 @@ from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import LogpScorer, pair_logps, score_sequences
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.registry import loss_and_grads
-from dpo_lab.training.listed import listed_values
+from dpo_lab.training.exact_metrics import listed_values
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.setup import Job, Progress, naming
-from dpo_lab.training.start import at_start
+from dpo_lab.training.start_check import at_start
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from dpo_lab.data.shares import shares
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
-from dpo_lab.models.router import Routers
+from dpo_lab.models.expert_balance import Routers
 from dpo_lab.models.scoring import pair_logps
 from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.objective.pair_logps import PairLogps
@@ -35,7 +35,7 @@ from dpo_lab.training.pairs import PairBatch
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.setup import Job, pair_order
-from dpo_lab.training.start import at_start
+from dpo_lab.training.start_check import at_start
 
 NO_STATE = (
     OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, LookupError,

@@ -11,7 +11,6 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.processes import join_processes
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -19,6 +18,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import Outcome, measure_outcome
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.start_or_resume import open_or_create
 
 
 class StoppedBeforeTraining(Exception):

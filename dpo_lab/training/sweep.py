@@ -18,7 +18,6 @@ import torch
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.loading import load_model
-from dpo_lab.training.begin_run import check_settings
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import as_file_name
@@ -26,6 +25,7 @@ from dpo_lab.training.history import History
 from dpo_lab.training.run_job import StoppedBeforeTraining, run_job
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import check_settings
 from dpo_lab.training.workers import run_all
 
 logger = logging.getLogger(__name__)

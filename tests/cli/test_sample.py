@@ -9,11 +9,11 @@ from command_line import run_cli
 from dpo_lab.models import sampling
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.weights import save_model
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 
 ASK = ("sample", "--prompt", "the plot was", "--device", "cpu", "--json")
 

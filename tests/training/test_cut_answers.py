@@ -13,10 +13,10 @@ from dpo_lab.annotation.scored_pairs import completion_pairs
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.sampled_reader import AS_SAMPLED, CUT
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
-from dpo_lab.models.choices import new_tokens
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.model_settings import new_tokens
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import LogpScorer

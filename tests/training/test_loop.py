@@ -16,7 +16,7 @@ from dpo_lab.training.learner import Learner, NonFiniteLoss
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
-from dpo_lab.training.start import NotTheReference
+from dpo_lab.training.start_check import NotTheReference
 
 QUICK = TrainConfig(
     steps=8,

@@ -16,7 +16,7 @@ from dpo_lab.objective.registry import LOSSES, SUMS, find_loss
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.loop import train
-from dpo_lab.training.loss_words import loss_words
+from dpo_lab.training.loss_description import loss_words
 from dpo_lab.training.setup import prepare
 
 STEPS = 3

@@ -14,7 +14,6 @@ from kills import Killed, killed
 from dpo_lab.cli.commands import main
 from dpo_lab.training import loop as looping, run_job as running, sweep as sweeping
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -22,6 +21,7 @@ from dpo_lab.training.learner import Learner, NonFiniteLoss
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.training.sweep import sweep
 
 QUICK = TrainConfig(

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from dpo_lab.models.loading import load_model
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.ui.report.summary import report_of
 
 OLD = Path(__file__).parent / "old_run"

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
 from dpo_lab.training.heartbeat import ALIVE, DEAD_AFTER, EVERY, Pulse
@@ -18,6 +17,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.requests import APPLIED, REQUESTS, LineReader, append_line, ask
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 
 SETTINGS = {"steps": 12, "batch_pairs": 4, "limit": 60, "eval_every": 6, "kl_samples": 5}
 

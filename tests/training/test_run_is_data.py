@@ -16,11 +16,11 @@ from dpo_lab.models.loading import add_lora, load_model
 from dpo_lab.models.reward import load_reward_model
 from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.training.background import BackgroundRun
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.training.sweep import sweep
 from dpo_lab.ui.workbench.run_store import RunStore
 from dpo_lab.ui.workbench.workbench import Workbench

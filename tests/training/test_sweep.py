@@ -13,11 +13,11 @@ import torch
 from dpo_lab import TrainConfig
 from dpo_lab.cli.commands import main
 from dpo_lab.training import sweep as sweeping
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.files import write_table
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.training.sweep import _processes, grid, sweep
 
 BASE = TrainConfig(steps=6, batch_pairs=4, eval_every=3, eval_pairs=8, kl_samples=5)

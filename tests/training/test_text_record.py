@@ -12,11 +12,11 @@ from dpo_lab.cli.commands import main
 from dpo_lab.data.text_to_ids import AS_MESSAGES
 from dpo_lab.models import sampling
 from dpo_lab.training import evaluation, sweep as sweeping, text_record
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 
 CHATML, DATED = TEMPLATES["ChatML"][0], "{{ strftime_now('%d %b %Y') }}\n" + TEMPLATES["ChatML"][0]
 RIVERS = ("Elbe", "Rhine", "Oder", "Main")

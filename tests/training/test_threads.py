@@ -15,9 +15,9 @@ import torch
 from dpo_lab import TrainConfig, prepare, train
 from dpo_lab.kernels import threads as kernel_threads
 from dpo_lab.training import setup, threads
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.training.threads import KEY, RunThreads
 
 BATCH = TrainConfig(steps=40, batch_pairs=64, eval_every=0, eval_pairs=0)

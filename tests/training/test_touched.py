@@ -15,13 +15,13 @@ from command_line import run_cli
 from kills import Killed
 
 from dpo_lab.models.loading import load_model
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.training.sweep import table
 from dpo_lab.ui.workbench.run_store import RunStore
 

@@ -25,7 +25,7 @@ from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.annotator.question import BLANK, QuestionSheet, prompt_words
 from dpo_lab.ui.annotator.train_panel import TrainPanel
 from dpo_lab.ui.html.output import bundle
-from dpo_lab.ui.widgets.freeing import free
+from dpo_lab.ui.widgets.free_widgets import free
 
 PATIENCE = 600.0
 """Seconds that code waits for a question: a large model may have to be downloaded first."""

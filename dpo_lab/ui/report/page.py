@@ -17,9 +17,9 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
-from dpo_lab.training.begin_run import DATA_FACTS
 from dpo_lab.training.files import write_bytes, write_text
 from dpo_lab.training.records import SampleRecord, StepRecord
+from dpo_lab.training.start_or_resume import DATA_FACTS
 from dpo_lab.ui.figures.style import CSS_COLOURS, PLOTLY_CONFIG
 from dpo_lab.ui.figures.training_curves import StartLoss, beta_changes
 from dpo_lab.ui.figures.training_figure import training_figure

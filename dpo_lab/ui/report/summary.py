@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpo_lab.training.history import History
-from dpo_lab.training.loss_words import loss_words
+from dpo_lab.training.loss_description import loss_words
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 

@@ -16,8 +16,8 @@ from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS, ResponseSpace
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.exact_metrics import MOST_PROMPTS
 from dpo_lab.training.files import write_text
-from dpo_lab.training.listed import MOST_PROMPTS
 from dpo_lab.training.setup import load_data
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG, SYMBOLS, TEXT, THEORY, blank
 from dpo_lab.ui.html.page_policy import content_policy, scripts_of

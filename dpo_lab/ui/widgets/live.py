@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG
-from dpo_lab.ui.widgets.freeing import free
+from dpo_lab.ui.widgets.free_widgets import free
 from dpo_lab.ui.widgets.plot_view import PlotView, Sheet, as_sent
 
 PERIOD = 0.2

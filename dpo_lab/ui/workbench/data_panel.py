@@ -10,9 +10,9 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from dpo_lab.data.preferences import Preferences
-from dpo_lab.training.begin_run import data_facts
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import Job, load_data
+from dpo_lab.training.start_or_resume import data_facts
 from dpo_lab.ui.html.data_list import data_fold
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.workbench.state import WorkbenchState, in_effect

@@ -25,7 +25,7 @@ from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import Job
 from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.html.tables import escaped
-from dpo_lab.ui.widgets.freeing import free
+from dpo_lab.ui.widgets.free_widgets import free
 from dpo_lab.ui.widgets.live import LiveFigure, Ticker
 from dpo_lab.ui.workbench.controls import Control, setting_names
 from dpo_lab.ui.workbench.data_panel import DataPanel

@@ -7,11 +7,11 @@ import math
 import pytest
 
 from dpo_lab import TrainConfig
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.loop import train
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.ui.report.summary import KL_TILE, report_of, row_of, start_loss, tiles
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from page_messages import says
 
-from dpo_lab.ui.widgets.freeing import free
+from dpo_lab.ui.widgets.free_widgets import free
 from dpo_lab.ui.widgets.table import Table
 
 

@@ -8,10 +8,10 @@ import re
 import pytest
 
 from dpo_lab import TrainConfig
-from dpo_lab.training.begin_run import open_or_create
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.ui.html.data_list import data_fold, data_list
 from dpo_lab.ui.report.summary import report_of
 from dpo_lab.ui.workbench.data_panel import DataPanel

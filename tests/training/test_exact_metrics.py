@@ -16,8 +16,8 @@ from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.models.sampling import sample
 from dpo_lab.training.evaluation import evaluate
+from dpo_lab.training.exact_metrics import MOST_PROMPTS, listed_values, world_of
 from dpo_lab.training.history import History
-from dpo_lab.training.listed import MOST_PROMPTS, listed_values, world_of
 from dpo_lab.training.outcome import measure_outcome
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.training_figure import training_figure
