@@ -126,8 +126,8 @@ def test_a_cut_answer_is_marked_in_every_table_of_answers() -> None:
     one = SampleRecord(3, "p", "short", "goes on and", reference_cut=False, policy_cut=True)
     assert one.shown == ("short", "goes on and …(cut)")
     for page in (samples_table([one]), compared_answers({"run": [one]})):
-        assert "<td dir='auto'>goes on and …(cut)</td>" in page
-        assert "<td dir='auto'>short</td>" in page
+        assert "<td style='text-align:left' dir='auto'>goes on and …(cut)</td>" in page
+        assert "<td style='text-align:left' dir='auto'>short</td>" in page
 
 
 def record(step: int, **values: float) -> StepRecord:

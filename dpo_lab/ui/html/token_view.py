@@ -13,8 +13,7 @@ from typing import Literal
 
 from dpo_lab.analysis.token_report import SIDES, PairTokens, Token
 from dpo_lab.ui.figures.style import AXIS, CHOSEN, GRID, REFERENCE, REJECTED, tint
-from dpo_lab.ui.html.output import Fragment
-from dpo_lab.ui.html.tables import AS_IT_IS, escaped, render, table as html_table
+from dpo_lab.ui.html.tables import AS_IT_IS, render, table as html_table
 
 Table = Literal["folded", "open", "none"]
 
@@ -127,8 +126,6 @@ _LEGEND = (
     (Token("word", "", 0, "prompt", "", cut=True), "cut, never read", REFERENCE),
 )
 _TITLES = ("position", "token", "id", "part", "predicted by", "log π", "log π_ref", "why")
-_LEFT = "display:inline-block;width:100%;text-align:left"
-"""Of a cell that is prose: JupyterLab sets the cells of tables to the right."""
 
 
 def _rows(pair: PairTokens) -> list[list[object]]:
@@ -140,8 +137,7 @@ def _rows(pair: PairTokens) -> list[list[object]]:
     for token, part in tokens:
         values = [token.position, token.text, token.id, part, token.predicted_by]
         values += [None if v is None else _nats(v) for v in (token.logp, token.reference_logp)]
-        why = Fragment(f"<span style='{_LEFT}'>{escaped(token.why)}</span>", token.why)
-        rows.append([*("–" if value is None else value for value in values), why])
+        rows.append([*("–" if value is None else value for value in values), token.why])
     return rows
 
 

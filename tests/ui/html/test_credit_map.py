@@ -88,7 +88,7 @@ def test_no_text_becomes_an_element() -> None:
 
 def test_a_table_escapes_texts_and_keeps_fragments() -> None:
     html = table(("a", "b"), [("<i>", Fragment("<i>x</i>", "x"))], ("b",), (30, 70))
-    assert "<td dir='auto'>&lt;i&gt;</td>" in html
+    assert "<td style='text-align:left' dir='auto'>&lt;i&gt;</td>" in html
     assert "<td class='number' dir='auto'><i>x</i></td>" in html
     assert html.count("<col ") == 2 and "width: 70%" in html
 

@@ -17,7 +17,7 @@ ESCAPED = "&lt;b&gt; &amp; &#x27;&quot; &#36;x&#36;"
 def test_cells_and_titles_are_escaped_dollar_signs_too():
     page = table([HOSTILE, "n"], [[HOSTILE, Fragment("<i>1</i>", "1")]], ("n",), kind=HOSTILE)
     assert page.count(ESCAPED) == 3 and "$" not in page and "<b>" not in page
-    assert f"<td dir='auto'>{ESCAPED}</td>" in page
+    assert f"<td style='text-align:left' dir='auto'>{ESCAPED}</td>" in page
     assert "<th scope='col' class='number'>n</th>" in page
     assert "<td class='number' dir='auto'><i>1</i></td>" in page
 
@@ -25,7 +25,10 @@ def test_cells_and_titles_are_escaped_dollar_signs_too():
 def test_without_titles_each_row_has_its_own():
     page = table((), [("beta", 0.1)])
     assert "<thead>" not in page
-    assert "<th scope='row'>beta</th>" in page and "<td dir='auto'>0.1</td>" in page
+    assert (
+        "<th scope='row' style='text-align:left'>beta</th>" in page
+        and "<td style='text-align:left' dir='auto'>0.1</td>" in page
+    )
 
 
 def test_a_value_that_a_template_misses_is_an_error():
