@@ -16,6 +16,7 @@ from dpo_lab.cli.output import new_console
 from dpo_lab.cli.settings import Settings, given
 from dpo_lab.data.template_files import template_text
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.files import read_json
 from dpo_lab.training.live_settings import LIVE
 from dpo_lab.training.run_folders import give_back, new_folder
 from dpo_lab.training.runs import Run
@@ -37,6 +38,8 @@ class Train:
 
     settings: Settings
     out: Out = None
+    config: Annotated[Path | None, SAID] = None
+    """A file of settings, such as a run's config.json, that the options here are added to."""
     processes: int = 1
     """Processes on this machine that divide the pairs of each step, such as one a GPU."""
     resume: Flag = False
@@ -45,6 +48,8 @@ class Train:
     def __call__(self) -> None:
         """Train, and say what changed."""
         asked = given(self.settings)
+        if self.config is not None:
+            asked = _settings_in(self.config) | asked
         if self.resume and self.out is None:
             raise ValueError("--resume: which run? Name its folder with --out.")
         if self.resume and Run(self.out).exists:
@@ -82,6 +87,22 @@ class Demo:
         asked = {name: getattr(self, name) for name in values}
         values |= {name: value for name, value in asked.items() if value is not None}
         _train(TrainConfig(model=self.model, **values), self.out, resume=False, changes={})
+
+
+def _settings_in(file: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        ValueError: If the file is not there, or holds no settings.
+    """
+    if not file.exists():
+        raise ValueError(f"--config {file}: no such file.")
+    try:
+        values = TrainConfig.from_dict(read_json(file)).as_dict()
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    del values["trust_remote_code"]  # no file may say that code may run
+    return values
 
 
 def _resumed(run: Run, asked: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, float]]:

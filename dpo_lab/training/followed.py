@@ -46,6 +46,7 @@ class RemoteControl:
         self.answered_from: int | None = None
         self.paused = self.resting = self.stopped = False
         self._open: dict[str, dict[str, float]] = {}
+        self._held: list[tuple[Ask, dict[str, float]]] | None = None
         self._steps: dict[str, int] = {}
         self._lines = LineReader(folder / APPLIED)
 
@@ -114,8 +115,21 @@ class RemoteControl:
             if self.asked.get(name) == value:
                 del self.asked[name]
 
+    def hold(self) -> None:
+        """Keep requests back until `let_go`: the run has not begun."""
+        self._held = []
+
+    def let_go(self) -> None:
+        """Make the requests that were kept back."""
+        held, self._held = self._held or [], None
+        for what, values in held:
+            self._ask(what, **values)
+
     def _ask(self, what: Ask, **values: float) -> None:
-        self._open[ask(self.folder, what, **values)] = values
+        if self._held is None:
+            self._open[ask(self.folder, what, **values)] = values
+        else:
+            self._held.append((what, values))
 
 
 class FollowedRun(OngoingRun):
@@ -136,14 +150,18 @@ class FollowedRun(OngoingRun):
     control: RemoteControl
 
     def __init__(self, folder: str | Path):
-        self.run = Run.open(folder)
-        super().__init__(self.run.path, RemoteControl(self.run.path))
-        self.total_steps = self.run.environment.get("total_steps")
+        super().__init__(Path(folder), RemoteControl(Path(folder)))
         self.processes = 1
-        self.doing = None
-        self._pulse = Pulse(self.run.path)
         self._alive: dict[str, Any] | None = None
         self._left = threading.Event()
+        self._open()
+
+    def _open(self) -> None:
+        """Begin to read the folder."""
+        self.run = Run.open(self.folder)
+        self.total_steps = self.run.environment.get("total_steps")
+        self.doing = None
+        self._pulse = Pulse(self.folder)
         self._again()
         self.look()
 
@@ -172,7 +190,7 @@ class FollowedRun(OngoingRun):
     @property
     def live(self) -> LiveSettings:
         """Beta and peak learning rate of the newest step, or as the checkpoint says."""
-        return super().live if self.records else self.run.live
+        return super().live if self.records else Run(self.folder).live
 
     def start(self) -> FollowedRun:
         """Start to follow; returns at once."""

@@ -101,6 +101,23 @@ class Pulse:
         return gone or time.monotonic() - self._since > DEAD_AFTER
 
 
+def owner_elsewhere(folder: Path) -> str | None:
+    """The other machine on which a process trains the run in a folder, if there is one.
+
+    If another machine has left a sign of life, this waits until the next one, or `DEAD_AFTER`
+    seconds.
+    """
+    pulse = Pulse(folder)
+    first = pulse.feel()
+    if not first or first.get("host") == socket.gethostname():
+        return None  # a process of this machine would hold the folder's lock
+    while beat := pulse.feel():
+        if beat != first:
+            return beat.get("host")
+        time.sleep(EVERY / 2)
+    return None
+
+
 def _exists(pid: int) -> bool:
     """Whether there is a process with this number on this machine."""
     try:

@@ -35,6 +35,7 @@ from dpo_lab.training.files import (
     write_json,
     write_text,
 )
+from dpo_lab.training.heartbeat import owner_elsewhere
 from dpo_lab.training.live_settings import LIVE, LiveSettings
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.run_lines import LINE_FILES, check_lines, check_steps, cut_back, read_rows
@@ -223,8 +224,10 @@ class Run:
     def lock(self) -> None:
         """Lock the folder for this process; the lock ends with the process, even after a kill.
 
+        Locks do not reach other machines on every shared folder, but signs of life do.
+
         Raises:
-            FileExistsError: If another process is writing to it.
+            FileExistsError: If another process is writing to it, here or on another machine.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -233,6 +236,12 @@ class Run:
                 f"{self.path}: another process is training in this folder. Wait for it, stop it, "
                 "or give another folder."
             ) from None
+        if owner := owner_elsewhere(self.path):
+            self._lock.release()
+            raise FileExistsError(
+                f"{self.path}: a process on {owner} is training in this folder. Wait for it, stop "
+                "it ('dpo-lab follow' with --stop), or give another folder."
+            )
 
     def unlock(self) -> None:
         """Release the folder."""

@@ -12,7 +12,7 @@ import pytest
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
-from dpo_lab.training.heartbeat import ALIVE, DEAD_AFTER, EVERY, Pulse
+from dpo_lab.training.heartbeat import ALIVE, DEAD_AFTER, EVERY, Heart, Pulse
 from dpo_lab.training.loop import train
 from dpo_lab.training.requests import APPLIED, REQUESTS, LineReader, append_line, ask
 from dpo_lab.training.runs import Run
@@ -177,6 +177,30 @@ def test_a_pulse_that_no_longer_changes_has_stopped(tmp_path, monkeypatch):
     assert pulse.feel() == {"beat": 2}
     now[0] += DEAD_AFTER + 0.1
     assert pulse.feel() is None and pulse.stopped
+
+
+def test_a_folder_in_which_another_machine_trains_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpo_lab.training.heartbeat.DEAD_AFTER", 1.0)
+    monkeypatch.setattr("dpo_lab.training.heartbeat.socket.gethostname", lambda: "other")
+    heart = Heart(tmp_path, lambda: {})
+    heart.start()
+    until_there(tmp_path / ALIVE)
+    monkeypatch.setattr("dpo_lab.training.heartbeat.socket.gethostname", lambda: "here")
+    with pytest.raises(FileExistsError, match="a process on other is training"):
+        Run(tmp_path).lock()
+    last = (tmp_path / ALIVE).read_text()
+    heart.stop()
+    (tmp_path / ALIVE).write_text(last)  # as after a kill
+    run = Run(tmp_path)
+    run.lock()
+    run.unlock()
+
+
+def until_there(path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
+from dpo_lab.training.launched import LaunchedRun
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.run_folders import new_folder, runs_folder
@@ -53,6 +54,8 @@ class Workbench:
             `(model, tokenizer)` (a copy is trained).
         data: reviews, places, a file, a folder, a hub id; pairs, rows or a `datasets.Dataset`.
         reward_fn: Reward of `(prompt, response)`, instead of the data set's own.
+        processes: Train in this many processes of their own, which go on when this kernel dies;
+            `follow` finds their run again. By default runs are trained in this kernel.
         folder: Where runs are kept, and where runs of earlier sessions and of the command line are
             found; `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
@@ -76,6 +79,7 @@ class Workbench:
         data: str | Path | Preferences | Iterable[Mapping] = "reviews",
         *,
         reward_fn: RewardFn | None = None,
+        processes: int | None = None,
         folder: str | Path | None = "auto",
         **settings: Any,
     ):
@@ -85,6 +89,9 @@ class Workbench:
             "data": None if named[1] else data,
             "reward_fn": reward_fn,
         }
+        self.processes = processes
+        if processes is not None:
+            _check_processes(processes, self._inputs, folder)
         settings["model"] = str(model) if named[0] else self._inputs["model"].name
         settings["data"] = str(data) if named[1] else IN_MEMORY
         if settings["model"] == "micro":
@@ -132,7 +139,7 @@ class Workbench:
         """The table of runs."""
         return self.screen.runs
 
-    def train(self, **changes: Any) -> BackgroundRun:
+    def train(self, **changes: Any) -> OngoingRun:
         """Start a run from the reference; returns at once: call `wait` on the result.
 
         A run that was taken over from the previous workbench is stopped first.
@@ -177,6 +184,10 @@ class Workbench:
         """Take some optimiser steps, then pause: in the run in progress, or in a new one."""
         with self._lock:
             if self.run is None or not self.run.running:
+                if self.processes:
+                    raise ValueError(
+                        "processes of their own take single steps only in a paused run."
+                    )
                 self._start(self.state.config, keep=True, paused=True)
             control = self.run.control
             if not control.paused:
@@ -352,11 +363,15 @@ class Workbench:
         keep: bool = False,
         folder: Path | None = None,
         paused: bool = False,
-    ) -> BackgroundRun:
+    ) -> OngoingRun:
         if self._closed:
             raise RuntimeError(self._closed)
-        if keep and self.shelf.folder is not None:
+        if self.shelf.folder is not None and folder is None and (keep or self.processes):
             folder = new_folder(config, self.shelf.folder)
+        if self.processes:
+            launched = LaunchedRun(config, folder, self.processes)
+            self._show_ongoing(launched)
+            return launched.start()
         theories = self.screen.theories
 
         def prepared(job: Job) -> None:
@@ -465,6 +480,23 @@ def _replace_previous(new: Workbench) -> None:
     before.figure.close()
     before.view.children = [widgets.HTML(f"<p class='note'>{REPLACED}</p>")]
     free(*before.parts)
+
+
+def _check_processes(processes: int, inputs: Mapping[str, Any], folder: object) -> None:
+    """Raise if a run cannot be trained in processes of its own.
+
+    Raises:
+        ValueError: If model, data or reward are in memory, or no folder keeps the run.
+    """
+    if processes < 1:
+        raise ValueError(f"processes={processes}: must be at least 1, or left out.")
+    in_memory = [name for name, value in inputs.items() if value is not None]
+    if in_memory or folder is None:
+        what = " and ".join(in_memory) or "folder=None"
+        raise ValueError(
+            f"processes={processes}: other processes cannot reach {what}. Name a file, a folder or "
+            "a hub id, or leave processes out."
+        )
 
 
 def _kept_in(folder: str | Path | None) -> Path | None:

@@ -141,3 +141,17 @@ def test_the_typed_number_follows_the_slider_and_refuses_words(opened) -> None:
     assert "learning_rate=quick: must be a number." in rate.problem.value
     rate.typed.value = "3e-4"
     assert bench.state.config.learning_rate == pytest.approx(3e-4) and rate.problem.value == ""
+
+
+@pytest.mark.parametrize(
+    "inputs, said",
+    [
+        ({"data": [{"prompt": "a", "chosen": "b", "rejected": "c"}]}, "cannot reach data"),
+        ({"reward_fn": lambda prompt, answer: 0.0}, "cannot reach reward_fn"),
+        ({"folder": None}, "cannot reach folder=None"),
+        ({"processes": 0}, "processes=0: must be at least 1"),
+    ],
+)
+def test_processes_of_their_own_need_what_they_can_read(inputs, said):
+    with pytest.raises(ValueError, match=said):
+        Workbench(**{"processes": 2} | inputs)
