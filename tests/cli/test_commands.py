@@ -109,7 +109,7 @@ def test_help_of_train_has_groups_examples_and_defaults(capsys):
     assert BOX.findall(out) == [
         "data", "loss", "optimiser", "LoRA", "rows", "evaluation", "device"
     ]  # fmt: skip
-    assert out.count("  dpo-lab train --") == 3
+    assert out.count("  dpo-lab train --") == 4
     parts = BOX.split(out)[1:]
     by_box = dict(zip(parts[::2], parts[1::2], strict=True))
     for option, box in (
@@ -135,9 +135,9 @@ def test_every_setting_stands_in_one_group_with_its_text():
 
 def test_an_example_of_the_help_is_understood(capsys):
     """Every option of every example is one of the command's."""
-    for name in ("train", "sweep"):
+    for name, count in (("train", 4), ("sweep", 3)):
         examples = re.findall(rf"^  dpo-lab {name} (.*)$", helped(capsys, name), re.M)
-        assert len(examples) == 3
+        assert len(examples) == count
         for example in examples:
             options = re.findall(r"--[a-z-]+", example)
             assert all(f"{option} " in helped(capsys, name) for option in options)

@@ -112,6 +112,7 @@ class Workbench:
             if in_memory is not None and name in self.controls:
                 self.controls[name].value.disabled = True
         self.bar = Toolbar(self.state, self._actions())
+        self.bar.instant.value &= processes is None  # those take seconds to start
         self.data = DataPanel(self.state, self._inputs["data"])
         screen = self.screen
         below = self.data.view, screen.figure.view, screen.notice, screen.samples, screen.runs.view
