@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,11 @@ class Sweep:
 
     def __call__(self) -> None:
         """Train them and print a row a run."""
+        from dpo_lab.cli.terminal import SweepBars
         from dpo_lab.training.files import check_writable, write_table
         from dpo_lab.training.run_folders import runs_folder
-        from dpo_lab.training.sweep import SweepFailed, grid, sweep as run_sweep
-        from dpo_lab.ui.report.sweep_page import write_sweep_page
+        from dpo_lab.training.sweep import SweepFailed, grid, sweep as run_sweep, table
+        from dpo_lab.ui.report.sweep_page import SweepPage
 
         asked = given(self.settings)
         varied = {name: some for name, some in asked.items() if name not in WHOLE and len(some) > 1}
@@ -47,21 +49,24 @@ class Sweep:
         console, out = new_console(), self.out or runs_folder() / "sweep"
         check_writable(out)
 
+        page, failed = SweepPage(configs, out / "sweep.html"), None
+
         def done(name: str, count: int, total: int) -> None:
             console.print(f"{count}/{total}  {name}", markup=False, highlight=False)
+            if count < total and (out / name).stat().st_mtime > begun:
+                page.write(table(configs, out), going_on=True)
 
-        failed = None
+        begun = time.time()
         try:
-            with ended_by_signals():
-                rows = run_sweep(configs, out, workers=self.workers, done=done)
+            with ended_by_signals(), SweepBars(console) as bars:
+                rows = run_sweep(configs, out, workers=self.workers, done=done, going=bars.show)
         except SweepFailed as some:
             failed, rows = some, some.rows
         if rows:
             print_rows([_short(row, varied) for row in rows])
             console.print(f"Table   {write_table(rows, out / 'sweep.csv')}", markup=False)
             write_table(rows, out / "sweep.parquet")
-            page = write_sweep_page(configs, rows, out / "sweep.html")
-            console.print(f"Figure  {page}", markup=False)
+            console.print(f"Figure  {page.write(rows)}", markup=False)
         if failed:
             say(f"error: {failed}")
             raise SystemExit(3)

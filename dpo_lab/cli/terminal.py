@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from dpo_lab.cli.output import plain, say
@@ -138,6 +138,41 @@ class TerminalDisplay(Callback):
         if not self.console.is_terminal and time.monotonic() - self.spoken >= SILENCE:
             self.spoken = time.monotonic()
             self.console.print(line, markup=False, highlight=False)
+
+
+class SweepBars(Progress):
+    """A bar for each run of a sweep that is going on; nothing where the output is no terminal.
+
+    Args:
+        console: Where to draw.
+    """
+
+    def __init__(self, console: Console):
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def show(self, going: Mapping[str, Mapping[str, Any]]) -> None:
+        """Move the bars.
+
+        Args:
+            going: The last sign of life of each run in progress, by its name.
+        """
+        for name in self._bars.keys() - going.keys():
+            self.remove_task(self._bars.pop(name))
+        for name, life in going.items():
+            if name not in self._bars:
+                self._bars[name] = self.add_task(name, total=None)
+            if life:
+                self.update(self._bars[name], completed=life["step"], total=life["total_steps"])
 
 
 def print_outcome(

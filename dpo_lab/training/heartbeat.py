@@ -101,6 +101,14 @@ class Pulse:
         return gone or time.monotonic() - self._since > DEAD_AFTER
 
 
+def last_beat(folder: Path) -> dict[str, Any]:
+    """What the sign of life in a run's folder says, however old; empty if there is none."""
+    try:
+        return json.loads((folder / ALIVE).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def owner_elsewhere(folder: Path) -> str | None:
     """The other machine on which a process trains the run in a folder, if there is one.
 

@@ -21,6 +21,7 @@ from dpo_lab.models.loading import load_model
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import as_file_name
+from dpo_lab.training.heartbeat import last_beat
 from dpo_lab.training.history import History
 from dpo_lab.training.run_job import StoppedBeforeTraining, run_job
 from dpo_lab.training.runs import Run
@@ -37,6 +38,11 @@ MEASURED += ("listed/kl", "listed/score", "listed/beyond")
 
 Done = Callable[[str, int, int], None]
 """Called with the name of a finished run, how many runs are finished, and how many there are."""
+
+
+Going = Callable[[dict[str, dict[str, Any]]], None]
+"""Called with the last sign of life of each run in progress, by its name: `step`, `total_steps`,
+`doing`; nothing of a run that is being prepared."""
 
 
 class SweepFailed(RuntimeError):
@@ -94,6 +100,7 @@ def sweep(
     *,
     workers: int | None = None,
     done: Done | None = None,
+    going: Going | None = None,
 ) -> list[dict[str, Any]]:
     """Run every configuration that is not finished, several at a time, each in its own folder.
 
@@ -108,6 +115,7 @@ def sweep(
         folder: Parent of the runs' folders.
         workers: Number of processes; by default one per core on the CPU, else one.
         done: Called for every finished run, including those finished by earlier calls.
+        going: Called about once a second with the last sign of life of each run in progress.
 
     Returns:
         The table, one row per run in the order of the configurations.
@@ -147,6 +155,7 @@ def sweep(
             workers,
             (f"{__name__}:begin_worker", max(1, (os.cpu_count() or 1) // workers)),
             one_more,
+            going and (lambda names: going({name: last_beat(folder / name) for name in names})),
         )
         if failures:
             raise SweepFailed(failures, table(configs, folder))

@@ -17,6 +17,8 @@ from typing import Any
 GRACE = 3.0
 """Seconds that a stopped call has to end by itself; anything not written to disk by then is
 lost."""
+TICK = 1.0
+"""Seconds between two calls of `tick`."""
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -57,6 +59,7 @@ def run_all(
     workers: int,
     begin: tuple[str, Any],
     done: Callable[[str], None],
+    tick: Callable[[list[str]], None] | None = None,
 ) -> dict[str, str]:
     """Run every call in a pool of processes; a failed call does not affect the others.
 
@@ -71,6 +74,7 @@ def run_all(
         workers: Number of processes.
         begin: A function as `module:name` that each process calls first, and its argument.
         done: Called with the name of each call that has succeeded.
+        tick: Called about once a second with the names of the calls in progress.
 
     Returns:
         Error messages of failed calls, by the name of the call.
@@ -86,7 +90,10 @@ def run_all(
                 worker = idle.pop()
                 worker.pipe.send(arguments)
                 busy[worker.pipe] = worker, name
-            for pipe in wait(list(busy)):
+            ready = wait(list(busy), TICK if tick else None)
+            if tick:
+                tick([name for _, name in busy.values()])
+            for pipe in ready:
                 worker, name = busy.pop(pipe)
                 try:
                     error = pipe.recv()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from dpo_lab.analysis.frontier_curve import LISTED, SAMPLED, FrontierCurve
+from dpo_lab.analysis.sweep_points import SweepPoint, sweep_points
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS, ResponseSpace
@@ -24,12 +26,17 @@ from dpo_lab.ui.html.page_policy import content_policy, scripts_of
 from dpo_lab.ui.html.tables import escaped
 
 SCALE = "Viridis"
+REFRESH = 5
+"""Seconds after which an open page of a sweep that goes on loads itself again."""
 
 
 def sweep_figure(
     rows: Sequence[Mapping[str, Any]], theory: FrontierCurve | None = None
 ) -> go.Figure:
     """Score of each run against its KL, with standard errors; coloured by beta, shaped by loss.
+
+    Runs that differ only in their seed are small points around their mean, whose errors are those
+    over seeds. A point is named if no other has a higher score at the same or a smaller KL.
 
     Args:
         rows: Of `dpo_lab.training.sweep.table`; without a score, held-out accuracy is drawn.
@@ -55,6 +62,7 @@ def sweep_figure(
         curve = theory.up_to(max(reach, 0.1))
         line = {"color": THEORY, "width": 2}
         figure.add_scatter(x=curve[:, 0], y=curve[:, 1], name="exact frontier", line=line)
+    points = sweep_points(rows, kl, key)
     betas = sorted({row["beta"] for row in rows if "beta" in row})
     places = np.linspace(0.05, 0.95, max(len(betas), 1)).tolist()
     colours = dict(zip(betas, sample_colorscale(SCALE, places), strict=False))
@@ -62,25 +70,52 @@ def sweep_figure(
         colours[None] = TEXT
     symbols = dict(zip(sorted({_loss(row) for row in rows}), cycle(SYMBOLS), strict=False))
     for beta, colour in colours.items():
-        some = [row for row in rows if row.get("beta") == beta]
+        some = [point for point in points if point.rows[0].get("beta") == beta]
+        firsts = [point.rows[0] for point in some]
         bars = {"width": 0, "thickness": 1, "color": colour}
-        errors = [[row.get(f"{name}_stderr") for row in some] for name in (kl, key)]
+        named = f"β {beta:g}" if beta is not None else "no β" if betas else "runs"
         figure.add_scatter(
-            x=[row[kl] for row in some],
-            y=[row[key] for row in some],
-            error_x={"array": errors[0]} | bars,
-            error_y={"array": errors[1]} | bars,
-            text=[escaped(row["run"]) + _goes_on(row) for row in some],
+            x=[point.kl for point in some],
+            y=[point.score for point in some],
+            error_x={"array": [point.kl_stderr for point in some]} | bars,
+            error_y={"array": [point.score_stderr for point in some]} | bars,
+            text=[escaped(p.name) + _seeds(p) + _goes_on(p.rows[0]) for p in some],
             hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
             mode="markers",
-            marker={"size": 9, "color": colour, "symbol": [symbols[_loss(row)] for row in some]},
-            name=f"β {beta:g}" if beta is not None else "no β" if betas else "runs",
+            marker={"size": 9, "color": colour, "symbol": [symbols[_loss(row)] for row in firsts]},
+            name=named,
         )
+        seeds = [row for point in some if len(point.rows) > 1 for row in point.rows]
+        if seeds:
+            figure.add_scatter(
+                x=[row[kl] for row in seeds],
+                y=[row[key] for row in seeds],
+                text=[escaped(row["run"]) + _goes_on(row) for row in seeds],
+                hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
+                mode="markers",
+                marker={"size": 4, "color": colour, "opacity": 0.6},
+                name=named,
+                showlegend=False,
+            )
+    if len(points) > 1:
+        last = max(point.kl for point in points)
+        for point in points:
+            if point.best:  # named below the point, where the frontier is not
+                left = point.kl > 0.75 * last
+                figure.add_annotation(
+                    x=point.kl, y=point.score, text=escaped(point.name), showarrow=False,
+                    xanchor="right" if left else "left", yanchor="top",
+                    xshift=-6 if left else 6, yshift=-4, font={"size": 11},
+                )  # fmt: skip
     if len(symbols) > 1:
         for loss, symbol in symbols.items():
             marker = {"size": 9, "color": TEXT, "symbol": f"{symbol}-open"}
             figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=loss)
     return figure
+
+
+def _seeds(point: SweepPoint) -> str:
+    return f": mean of {len(point.rows)} seeds" if len(point.rows) > 1 else ""
 
 
 def _goes_on(row: Mapping[str, Any]) -> str:
@@ -92,18 +127,41 @@ def _loss(row: Mapping[str, Any]) -> str:
     return row.get("loss") if isinstance(row.get("loss"), str) else "runs"
 
 
-def write_sweep_page(
-    configs: Mapping[str, TrainConfig], rows: Sequence[Mapping[str, Any]], path: Path
-) -> Path:
-    """Write the figure as one page that needs no network.
+class SweepPage:
+    """The figure of a sweep as one page that needs no network and may be written again and again.
 
-    Returns:
-        `path`.
+    Args:
+        configs: Configurations of all runs.
+        path: The page.
     """
-    theory = _theory(list(configs.values()))
-    page = sweep_figure(rows, theory).to_html(include_plotlyjs=True, config=PLOTLY_CONFIG)
-    write_text(path, page.replace("<head>", f"<head>{content_policy(scripts_of(page))}", 1))
-    return path
+
+    def __init__(self, configs: Mapping[str, TrainConfig], path: Path):
+        self.configs, self.path = configs, path
+
+    @cached_property
+    def theory(self) -> FrontierCurve | None:
+        """The exact frontier, where it is known."""
+        return _theory(list(self.configs.values()))
+
+    def write(self, rows: Sequence[Mapping[str, Any]], *, going_on: bool = False) -> Path:
+        """Write the page.
+
+        Args:
+            rows: Rows of the runs that are done.
+            going_on: Whether others will follow: an open page then shows them by itself.
+
+        Returns:
+            `path`.
+        """
+        figure = sweep_figure(rows, self.theory)
+        head = ""
+        if going_on:
+            figure.update_layout(title_text=f"{len(rows)} of {len(self.configs)} runs")
+            head = f"<meta http-equiv='refresh' content='{REFRESH}'>"
+        page = figure.to_html(include_plotlyjs=True, config=PLOTLY_CONFIG)
+        head += content_policy(scripts_of(page))
+        write_text(self.path, page.replace("<head>", f"<head>{head}", 1))
+        return self.path
 
 
 def _theory(configs: Sequence[TrainConfig]) -> FrontierCurve | None:

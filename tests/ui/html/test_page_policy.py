@@ -12,7 +12,7 @@ from dpo_lab.training.records import SampleRecord
 from dpo_lab.ui.html.output import Fragment
 from dpo_lab.ui.html.page_policy import scripts_of
 from dpo_lab.ui.html.tables import compared_answers, escaped, samples_table
-from dpo_lab.ui.report.sweep_page import sweep_figure, write_sweep_page
+from dpo_lab.ui.report.sweep_page import SweepPage, sweep_figure
 
 FORMULA = r"pay $5 or $6, \(x\), $$y$$"
 ROW = {"run": FORMULA, "beta": 0.1, "kl/per_token": 1.0, "score/policy": 2.0}
@@ -23,7 +23,7 @@ def sweep_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("sweep") / "sweep.html"
     config = TrainConfig(model="none", data="one")
     configs = {"a": config, "b": TrainConfig(model="none", data="other")}
-    return write_sweep_page(configs, [ROW], path).read_text()
+    return SweepPage(configs, path).write([ROW]).read_text()
 
 
 def test_a_sweeps_page_allows_its_own_scripts_and_no_connection(sweep_page):
