@@ -12,7 +12,7 @@ from dpo_lab.analysis.frontier_curve import beyond
 from dpo_lab.cli.launch import end_with_the_launcher
 from dpo_lab.cli.signals import on_signals
 from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
-from dpo_lab.models.processes import join_processes, launched
+from dpo_lab.models.processes import join_processes, launched, leave_processes
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -82,12 +82,14 @@ def train_and_report(
         if processes.from_first(lambda: resume and run.finished):
             run.check_changes(changes)
             console.print(f"{folder}: this run is done.", markup=False)
+            leave_processes()
         else:
             attended = _Attended(console, control)
             shown = [TerminalDisplay(console), attended] if processes.first else [attended]
             ended = run_job(
                 config, folder, resume=resume, changes=changes, control=control, callbacks=shown
             )
+            leave_processes()
             if ended.state == "stopped":
                 say_how = f"Stopped. Go on with: dpo-lab train --resume --out {folder}"
                 console.print(say_how, markup=False)

@@ -188,7 +188,7 @@ def join_processes() -> Processes:
     Raises:
         LostProcess: If the others do not come within the time limit.
     """
-    if launched() == 1 and not dist.is_initialized():
+    if not dist.is_initialized() and launched() == 1:
         return ALONE
     if not dist.is_initialized():
         backend = "gloo"
@@ -199,6 +199,17 @@ def join_processes() -> Processes:
             dist.init_process_group(backend, timeout=TIME_LIMIT)
     group = None if dist.get_backend() == "gloo" else _object_group()
     return Processes(dist.get_rank(), dist.get_world_size(), group)
+
+
+def leave_processes() -> None:
+    """Part from the other processes, the last thing that all of them do together.
+
+    A process that ends without this can abort, because a thread of torch's finds another one gone.
+    """
+    if dist.is_initialized():
+        join_processes().gather(None)
+        dist.destroy_process_group()
+        _groups.clear()
 
 
 def local_rank() -> int:
