@@ -55,6 +55,12 @@ def test_the_figure_draws_means_seeds_and_names():
     assert {note.text for note in figure.layout.annotations} == {"beta=0.5", "beta=1"}
 
 
+def test_names_that_would_lie_on_each_other_are_left_out():
+    rows = [row(f"run {n}", 5 + n / 10, 3 + n / 100) for n in range(9)] + [row("low", 0.0, 0.0)]
+    notes = sweep_figure(rows).layout.annotations
+    assert [note.text for note in notes] == ["run 8", "low"]
+
+
 def test_a_page_that_grows_loads_itself_again_and_the_last_one_does_not(tmp_path):
     configs = {name: TrainConfig(data="nowhere.jsonl", model="nowhere") for name in "ab"}
     page = SweepPage(configs, tmp_path / "sweep.html")

@@ -97,21 +97,35 @@ def sweep_figure(
                 name=named,
                 showlegend=False,
             )
-    if len(points) > 1:
-        last = max(point.kl for point in points)
-        for point in points:
-            if point.best:  # named below the point, where the frontier is not
-                left = point.kl > 0.75 * last
-                figure.add_annotation(
-                    x=point.kl, y=point.score, text=escaped(point.name), showarrow=False,
-                    xanchor="right" if left else "left", yanchor="top",
-                    xshift=-6 if left else 6, yshift=-4, font={"size": 11},
-                )  # fmt: skip
+    last = max((point.kl for point in points), default=0.0)
+    for point in _named(points):  # below the point, where the frontier is not
+        left = point.kl > 0.75 * last
+        figure.add_annotation(
+            x=point.kl, y=point.score, text=escaped(point.name), showarrow=False,
+            xanchor="right" if left else "left", yanchor="top",
+            xshift=-6 if left else 6, yshift=-4, font={"size": 11},
+        )  # fmt: skip
     if len(symbols) > 1:
         for loss, symbol in symbols.items():
             marker = {"size": 9, "color": TEXT, "symbol": f"{symbol}-open"}
             figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=loss)
     return figure
+
+
+def _named(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """The best points whose names have room: none close to that of a point with a higher score."""
+    if len(points) < 2:
+        return []
+    wide, high = (np.ptp([getattr(point, name) for point in points]) for name in ("kl", "score"))
+    kept: list[SweepPoint] = []
+    for point in sorted(points, key=lambda point: -point.score):
+        close = any(
+            abs(point.kl - other.kl) < 0.2 * wide and abs(point.score - other.score) < 0.06 * high
+            for other in kept
+        )
+        if point.best and not close:
+            kept.append(point)
+    return kept
 
 
 def _seeds(point: SweepPoint) -> str:
