@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = getattr(error, "exit_code", 2)  # that of a process that another one has let down
         if code == 2 or "DPO_LAB_LAUNCHED" not in os.environ:
             say(f"error: {' '.join(_in_words(error).split())}")
+        if code != 2:  # torch's threads, which still wait for the other one, could abort
+            sys.stdout.flush()
+            os._exit(code)
         raise SystemExit(code) from None
     except KeyboardInterrupt:
         say("interrupted")

@@ -76,7 +76,7 @@ def _cause(failures: dict, logs: Path) -> tuple[int, int, str]:
 
     def order(rank: int) -> tuple:
         code = failures[rank].exitcode
-        followed = code in (LostProcess.exit_code, -signal.SIGTERM)
+        followed = code in (LostProcess.exit_code, -signal.SIGTERM, -signal.SIGABRT)
         return followed, code >= 0, failures[rank].timestamp
 
     rank = min(failures, key=order)

@@ -4,7 +4,6 @@ Usage: torchrun ... process_cases.py FOLDER [CASE ...]: each case's records into
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def records_of(model: str, dtype: torch.dtype, settings: dict) -> list[dict]:
 
 def main() -> None:
     """Write the records of the cases that are named, or of all."""
-    from dpo_lab.models.processes import join_processes
+    from dpo_lab.models.processes import join_processes, leave_processes
 
     torch.set_num_threads(1)
     folder, *names = sys.argv[1:]
@@ -97,7 +96,7 @@ def main() -> None:
         assert all(other == everyone[0] for other in everyone), f"{name}: ranks differ"
         if processes.first:
             (Path(folder) / f"{name}.json").write_text(json.dumps(records))
-    os._exit(0)  # nothing is left to do but to unload torch
+    leave_processes()
 
 
 if __name__ == "__main__":
