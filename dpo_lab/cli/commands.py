@@ -61,13 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = getattr(error, "exit_code", 2)  # that of a process that another one has let down
         if code == 2 or "DPO_LAB_LAUNCHED" not in os.environ:
             say(f"error: {' '.join(_in_words(error).split())}")
-        if code != 2:  # torch's threads, which still wait for the other one, could abort
-            sys.stdout.flush()
-            os._exit(code)
+        _abandon(code)
         raise SystemExit(code) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(130) from None
+
+
+def _abandon(code: int) -> None:
+    """End at once if other processes share the run: a thread of torch may abort otherwise."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def parse(arguments: list[str]) -> Callable[[], None]:
