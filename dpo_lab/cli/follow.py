@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dpo_lab.training.followed import FollowedRun
 
 ASKED = ("pause", "resume", "stop")
-LOOKS = 0.2
-"""Seconds between two looks into the folder."""
 ANSWER = 30.0
 """Seconds to wait for the run's answer: a step of a large model takes its time."""
 
@@ -95,6 +93,7 @@ def _ask(run: FollowedRun, asked: list[Callable[[], None]]) -> None:
 def _follow(run: FollowedRun) -> None:
     """Show a run until it ends; an interrupt ends only this."""
     from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
+    from dpo_lab.training.followed import LOOKS
 
     console = new_console()
     display = TerminalDisplay(console)

@@ -144,8 +144,10 @@ def _train_in(processes: int, config: TrainConfig, out: Path | None) -> None:
     for at, word in enumerate(arguments):
         if word == "--processes":
             del arguments[at : at + 2]
-        elif word.startswith("--processes="):
+            break
+        if word.startswith("--processes="):
             del arguments[at]
+            break
     folder = out or new_folder(config)
     try:
         launch(processes, arguments if out else [*arguments, "--out", str(folder)], folder)

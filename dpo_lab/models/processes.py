@@ -139,7 +139,7 @@ class Processes:
         whole, written = values.new_full((size,), torch.nan), torch.zeros(size, dtype=torch.int)
         for theirs, numbers in self.gather((torch.tensor(rows, dtype=torch.long), values)):
             whole[theirs] = numbers
-            written[theirs] += 1
+            written.index_add_(0, theirs, torch.ones_like(theirs, dtype=torch.int))
         if bad := int((written != 1).sum()):
             raise RuntimeError(f"{bad} of {size} rows were not computed exactly once.")
         return whole

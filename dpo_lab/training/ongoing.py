@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +29,7 @@ class Follower(Protocol):
         """Wait for the end of this thread."""
 
 
-class OngoingRun:
+class OngoingRun(ABC):
     """A run that a thread of this process trains or watches.
 
     Args:
@@ -63,13 +64,13 @@ class OngoingRun:
         self._thread = threading.Thread(target=self._work, name="dpo-lab run", daemon=True)
 
     @property
+    @abstractmethod
     def state(self) -> str:
         """One of preparing, training, paused, stopping, done, stopped, failed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _work(self) -> None:
         """The thread's work; ends with `_has_ended`."""
-        raise NotImplementedError
 
     @property
     def live(self) -> LiveSettings:

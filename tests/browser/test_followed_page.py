@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from page import browser_page
+from real_processes import ranks, until
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +32,7 @@ def test_a_run_of_another_terminal_is_steered(lab: str, lab_folder: Path, tmp_pa
         env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        while not (folder / "alive.json").exists():
-            assert terminal.poll() is None
-            time.sleep(0.1)
+        until((folder / "alive.json").exists, "the run never begins")
         cell = nbformat.v4.new_code_cell(SOURCE.format(folder=str(folder)))
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
         notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
@@ -68,9 +66,8 @@ def test_a_run_of_another_terminal_is_steered(lab: str, lab_folder: Path, tmp_pa
             tab.click("button.dpo-pause")
             page.wait_for_status("training")
 
-            terminal.send_signal(signal.SIGKILL)
-            for rank in _ranks(folder):
-                os.kill(rank, signal.SIGKILL)
+            for pid in (terminal.pid, *ranks(terminal.pid)):
+                os.kill(pid, signal.SIGKILL)
             page.wait_for_status("no sign of life", timeout=5_000)
             assert page.problems == []
 
@@ -81,8 +78,8 @@ def test_a_run_of_another_terminal_is_steered(lab: str, lab_folder: Path, tmp_pa
             )  # fmt: skip
             known = len(lines(folder / "applied.jsonl"))
             page.execute(f"""
-import time
 from dpo_lab.training.followed import FollowedRun
+import time
 while not FollowedRun({str(folder)!r}).alive: time.sleep(0.1)
 bench.follow({str(folder)!r})
 """)
@@ -93,11 +90,4 @@ bench.follow({str(folder)!r})
             assert len(lines(folder / "applied.jsonl")) == known + 1
             assert json.loads((folder / "summary.json").read_text())["state"] == "stopped"
     finally:
-        terminal.kill()
-        for rank in _ranks(folder):
-            os.kill(rank, signal.SIGKILL)
-
-
-def _ranks(folder: Path) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"dpo_lab train.*{folder}"], capture_output=True)
-    return [int(pid) for pid in found.stdout.split()]
+        terminal.terminate()  # its processes end with it, and with a checkpoint

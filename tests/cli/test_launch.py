@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from real_processes import ranks, running, until
 
 from dpo_lab.training.runs import Run
 
@@ -49,31 +50,6 @@ def begun(environment, folder: Path, processes: int, *words: str) -> subprocess.
     )  # fmt: skip
 
 
-def ranks(launcher: subprocess.Popen) -> list[int]:
-    """Process ids by rank."""
-    path = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    found = {}
-    for child in path.read_text().split():
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        found |= {int(v[5:]): int(child) for v in variables if v.startswith(b"RANK=")}
-    return [found[rank] for rank in sorted(found)]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def until(true, what: str) -> None:
-    """Wait for a state of the world; ten minutes are for a machine that is taken."""
-    end = time.monotonic() + 600
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
 def lines(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
@@ -96,14 +72,14 @@ def test_a_killed_rank_ends_the_run_and_it_resumes(
     folder = tmp_path / "run"
     launcher = begun(environment, folder, 2, *SETTINGS)
     until(lambda: lines(folder) > step, f"step {step} is never done")
-    both = ranks(launcher)
+    both = ranks(launcher.pid)
     os.kill(both[rank], signal.SIGKILL)
     killed = time.monotonic()
     output, _ = launcher.communicate()
     assert time.monotonic() - killed < 30
     assert launcher.returncode == 128 + signal.SIGKILL
     assert f"rank {rank} of 2 processes was ended by SIGKILL" in output
-    assert all(map(gone, both))
+    assert not any(map(running, both))
     assert f"rank {rank} of 2 processes was ended by SIGKILL" in Run(folder).summary["error"]
 
     again = begun(environment, folder, resumed_with, "--resume")
@@ -139,12 +115,12 @@ def test_a_signal_stops_all_after_their_step(environment, tmp_path, number):
     words = [*SETTINGS, "--steps", "100000", "--eval-every", "0"]
     launcher = begun(environment, folder, 2, *words)
     until(lambda: lines(folder) > 3, "no step is ever done")
-    all_of_them = ranks(launcher)
+    all_of_them = ranks(launcher.pid)
     launcher.send_signal(number)
     output, _ = launcher.communicate()
     assert launcher.returncode == 128 + number
     assert "Stopped. Go on with: dpo-lab train --resume" in output and "error" not in output
-    assert all(map(gone, all_of_them))
+    assert not any(map(running, all_of_them))
     summary = Run(folder).summary
     assert summary["state"] == "stopped" and summary["step"] == lines(folder)
 
@@ -154,10 +130,10 @@ def test_no_process_outlives_its_launcher(environment, tmp_path):
     words = [*SETTINGS, "--steps", "100000", "--eval-every", "0"]
     launcher = begun(environment, folder, 2, *words)
     until(lambda: lines(folder) > 3, "no step is ever done")
-    all_of_them = ranks(launcher)
+    all_of_them = ranks(launcher.pid)
     launcher.kill()
     launcher.wait()
-    until(lambda: all(map(gone, all_of_them)), "a process lives on")
+    until(lambda: not any(map(running, all_of_them)), "a process lives on")
     assert Run(folder).summary["state"] == "stopped", "they had the time for a checkpoint"
 
 

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from real_processes import children, running, until
 
 from dpo_lab.training.runs import Run
 from dpo_lab.training.workers import GRACE
@@ -19,10 +19,6 @@ pytestmark = [
 LONG = ["--steps", "100000", "--eval-every", "0", "--batch-pairs", "4", "--checkpoint-every", "5"]
 
 
-def children(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
 @pytest.fixture(autouse=True)
 def _signals_are_heard():
     """What is started in the background ignores Ctrl-C, under nohup SIGHUP; so do its children."""
@@ -31,22 +27,6 @@ def _signals_are_heard():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-def running(pid: int) -> bool:
-    """A process that has ended and waits to be collected does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(true, what: str) -> None:
-    """Wait for a state of the world; ten minutes are for a machine that is taken."""
-    end = time.monotonic() + 600
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def begun(command: str, *words: str) -> subprocess.Popen:

@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from real_processes import until
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
@@ -28,7 +28,7 @@ def test_a_run_in_two_processes_is_changed_and_resumed(tmp_path):
     run.control.set(beta=0.6)  # kept back until the run has begun
     run.reach(3, timeout=120)
     assert run.state == "training" and run.processes == 2
-    until(lambda: run.live.beta == 0.6)
+    until(lambda: run.live.beta == 0.6, "beta is not changed")
     run.stop()
     assert run.wait(60).state == "stopped"
     settings = Run(tmp_path / "run").settings
@@ -70,17 +70,10 @@ run = LaunchedRun(TrainConfig(steps=100000, **{SETTINGS!r}), Path({str(folder)!r
 run.wait()
 """
     kernel = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
-    until(lambda: (folder / ALIVE).exists())
+    until((folder / ALIVE).exists, "it never begins")
     kernel.send_signal(signal.SIGKILL)
     kernel.wait()
     found = FollowedRun(folder).start()
     found.reach(found.records[-1].step + 50 if found.records else 50, timeout=60)
     found.stop()
     assert found.wait(60).state == "stopped"
-
-
-def until(true) -> None:
-    end = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)

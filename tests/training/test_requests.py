@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from real_processes import ranks, until
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
@@ -184,7 +185,7 @@ def test_a_folder_in_which_another_machine_trains_is_not_taken(tmp_path, monkeyp
     monkeypatch.setattr("dpo_lab.training.heartbeat.socket.gethostname", lambda: "other")
     heart = Heart(tmp_path, lambda: {})
     heart.start()
-    until_there(tmp_path / ALIVE)
+    until((tmp_path / ALIVE).exists, "it never beats")
     monkeypatch.setattr("dpo_lab.training.heartbeat.socket.gethostname", lambda: "here")
     with pytest.raises(FileExistsError, match="a process on other is training"):
         Run(tmp_path).lock()
@@ -196,13 +197,6 @@ def test_a_folder_in_which_another_machine_trains_is_not_taken(tmp_path, monkeyp
     run.unlock()
 
 
-def until_there(path) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 def test_two_processes_are_steered_from_a_third_and_their_death_is_noticed(tmp_path):
     folder = tmp_path / "run"
@@ -210,34 +204,29 @@ def test_two_processes_are_steered_from_a_third_and_their_death_is_noticed(tmp_p
     launcher = subprocess.Popen(
         [sys.executable, "-m", "dpo_lab", "train", *words, "--batch-pairs", "4"],
         env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,
-        start_new_session=True,
     )  # fmt: skip
-    end = time.monotonic() + 300
-    while not (folder / ALIVE).exists():
-        assert launcher.poll() is None and time.monotonic() < end
-        time.sleep(0.1)
+    until(lambda: (folder / ALIVE).exists() or launcher.poll() is not None, "it never begins")
     run = FollowedRun(folder).start()
     try:
         run.reach(5, timeout=60)
         assert run.processes == 2
         run.control.set(beta=0.45)
-        changed = _until(run, lambda: run.control.answered_from)
+        changed = until(lambda: run.control.answered_from, "it does not come to that")
         run.reach(changed + 2, timeout=60)
         by_step = {record.step: record.beta for record in run.records}
         assert by_step[changed] == 0.45 and by_step[changed - 1] == 0.1
         run.control.pause()
-        _until(run, lambda: run.state == "paused")
+        until(lambda: run.state == "paused", "it does not come to that")
         before = run.records[-1].step
         run.control.step(3)
         run.reach(before + 3, timeout=60)
         beats = _beat(folder) + 2 * DEAD_AFTER / EVERY  # a paused run is alive, however long
-        _until(run, lambda: _beat(folder) > beats)
+        until(lambda: _beat(folder) > beats, "it does not come to that")
         assert run.state == "paused" and run.records[-1].step == before + 3
         run.control.resume()
         run.reach(before + 20, timeout=60)
-        os.killpg(launcher.pid, signal.SIGKILL)
-        for rank in _ranks(folder):
-            os.kill(rank, signal.SIGKILL)
+        for pid in (launcher.pid, *ranks(launcher.pid)):
+            os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
         with pytest.raises(RuntimeError, match="no sign of life since step"):
             run.wait(timeout=60)
@@ -247,19 +236,5 @@ def test_two_processes_are_steered_from_a_third_and_their_death_is_noticed(tmp_p
         run.end()
 
 
-def _ranks(folder) -> list[int]:
-    """Processes that train in the folder, by the command line that they were started with."""
-    found = subprocess.run(["pgrep", "-f", f"dpo_lab train.*{folder}"], capture_output=True)
-    return [int(pid) for pid in found.stdout.split()]
-
-
 def _beat(folder) -> int:
     return json.loads((folder / ALIVE).read_text())["beat"]
-
-
-def _until(run: FollowedRun, true):
-    end = time.monotonic() + 60
-    while not (value := true()):
-        assert time.monotonic() < end and run.running
-        time.sleep(0.05)
-    return value
