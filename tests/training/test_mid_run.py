@@ -12,7 +12,7 @@ import torch
 from kills import Killed, killed
 
 from dpo_lab.cli.commands import main
-from dpo_lab.training import loop as looping, run_job as running, sweep as sweeping
+from dpo_lab.training import course, run_job as running, sweep as sweeping
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.config import TrainConfig
@@ -433,7 +433,7 @@ def checkpoints_of(monkeypatch, path: Path, config: TrainConfig, seconds: float,
         clock.pass_by(writing)
 
     with monkeypatch.context() as patch:
-        patch.setattr(looping, "time", clock)
+        patch.setattr(course, "time", clock)
         patch.setattr(Learner, "save", slow)
         run = begin(path, config, clock.steps_of(seconds), kept)
     return run, steps

@@ -26,6 +26,7 @@ from dpo_lab.ui.html.page_policy import content_policy, scripts_of
 from dpo_lab.ui.html.tables import escaped
 
 SCALE = "Viridis"
+HOVER = "%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>"
 REFRESH = 5
 """Seconds after which an open page of a sweep that goes on loads itself again."""
 
@@ -48,15 +49,8 @@ def sweep_figure(
         kl, key = LISTED
     rows = [row for row in rows if None not in (row.get(kl), row.get(key))]
     figure = blank(560).update_layout(hovermode="closest")
-    axis = "KL(policy ‖ reference) (nats)"
     figure.update_yaxes(title_text="score" if scored else "held-out pair accuracy")
-    if key in LISTED:
-        axis += f"; both exact, in answers of at most {MAX_WORDS} words"
-        if long := sum(bool(_goes_on(row)) for row in rows):
-            axis += f" ({long} of {len(rows)} points go on in more than {LEFT_OUT:.0%} of theirs)"
-    elif cut := max((row.get("kl/cut") or 0.0 for row in rows), default=0.0):
-        axis += f", at least: up to {cut:.0%} of answers cut"
-    figure.update_xaxes(title_text=axis, rangemode="tozero")
+    figure.update_xaxes(title_text=_kl_title(rows, listed=key in LISTED), rangemode="tozero")
     if theory is not None and rows and scored:
         reach = 1.1 * max(row[kl] for row in rows)
         curve = theory.up_to(max(reach, 0.1))
@@ -80,36 +74,64 @@ def sweep_figure(
             error_x={"array": [point.kl_stderr for point in some]} | bars,
             error_y={"array": [point.score_stderr for point in some]} | bars,
             text=[escaped(p.name) + _seeds(p) + _goes_on(p.rows[0]) for p in some],
-            hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
+            hovertemplate=HOVER,
             mode="markers",
             marker={"size": 9, "color": colour, "symbol": [symbols[_loss(row)] for row in firsts]},
             name=named,
         )
         seeds = [row for point in some if len(point.rows) > 1 for row in point.rows]
-        if seeds:
-            figure.add_scatter(
-                x=[row[kl] for row in seeds],
-                y=[row[key] for row in seeds],
-                text=[escaped(row["run"]) + _goes_on(row) for row in seeds],
-                hovertemplate="%{text}<br>KL %{x:.3g}, %{y:.3g}<extra></extra>",
-                mode="markers",
-                marker={"size": 4, "color": colour, "opacity": 0.6},
-                name=named,
-                showlegend=False,
-            )
+        _add_seeds(figure, [(row, row[kl], row[key]) for row in seeds], colour, named)
+    _add_names(figure, points)
+    if len(symbols) > 1:
+        for loss, symbol in symbols.items():
+            marker = {"size": 9, "color": TEXT, "symbol": f"{symbol}-open"}
+            figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=loss)
+    return figure
+
+
+def _kl_title(rows: Sequence[Mapping[str, Any]], *, listed: bool) -> str:
+    """Title of the KL axis, with what the reader must know of its values."""
+    title = "KL(policy ‖ reference) (nats)"
+    if listed:
+        title += f"; both exact, in answers of at most {MAX_WORDS} words"
+        if long := sum(bool(_goes_on(row)) for row in rows):
+            title += f" ({long} of {len(rows)} points go on in more than {LEFT_OUT:.0%} of theirs)"
+    elif cut := max((row.get("kl/cut") or 0.0 for row in rows), default=0.0):
+        title += f", at least: up to {cut:.0%} of answers cut"
+    return title
+
+
+def _add_seeds(
+    figure: go.Figure,
+    seeds: Sequence[tuple[Mapping[str, Any], float, float]],
+    colour: str,
+    name: str,
+) -> None:
+    """Draw single runs around their means: each its row, KL and score."""
+    if not seeds:
+        return
+    figure.add_scatter(
+        x=[kl for _, kl, _ in seeds],
+        y=[score for _, _, score in seeds],
+        text=[escaped(row["run"]) + _goes_on(row) for row, _, _ in seeds],
+        hovertemplate=HOVER,
+        mode="markers",
+        marker={"size": 4, "color": colour, "opacity": 0.6},
+        name=name,
+        showlegend=False,
+    )
+
+
+def _add_names(figure: go.Figure, points: Sequence[SweepPoint]) -> None:
+    """Write the names of the best points below them, where the frontier is not."""
     last = max((point.kl for point in points), default=0.0)
-    for point in _named(points):  # below the point, where the frontier is not
+    for point in _named(points):
         left = point.kl > 0.75 * last
         figure.add_annotation(
             x=point.kl, y=point.score, text=escaped(point.name), showarrow=False,
             xanchor="right" if left else "left", yanchor="top",
             xshift=-6 if left else 6, yshift=-4, font={"size": 11},
         )  # fmt: skip
-    if len(symbols) > 1:
-        for loss, symbol in symbols.items():
-            marker = {"size": 9, "color": TEXT, "symbol": f"{symbol}-open"}
-            figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=loss)
-    return figure
 
 
 def _named(points: Sequence[SweepPoint]) -> list[SweepPoint]:
