@@ -64,13 +64,11 @@ def measure_kl(
         the entropy; and the share of answers that were cut.
     """
     sequences = [(completion.prompt, completion.ids) for completion in completions]
-    groups = policy.groups([(sequence,) for sequence in sequences], token_budget)
-    groups = processes.mine(groups)
-    rows = [index for group in groups for index in group]
+    rows: list[int] = []
     values = torch.zeros(3, len(sequences), dtype=policy.sum_dtype)
-    for group in groups:
-        batch = policy.batch([sequences[index] for index in group])
-        values[:, group] = _compare(policy, reference, batch)
+    for indices, batch in policy.batches(sequences, token_budget, processes):
+        values[:, indices] = _compare(policy, reference, batch)
+        rows += indices
     per_token, k1, entropy = (processes.joined(len(sequences), rows, each[rows]) for each in values)
     tokens = sum(len(ids) for _, ids in sequences)
     prompts = [completion.prompt for completion in completions]

@@ -179,15 +179,20 @@ class LogpScorer:
         return batch.sums(token_logps), aligned
 
     def batches(
-        self, sequences: Sequence[PromptResponse], token_budget: int
+        self,
+        sequences: Sequence[PromptResponse],
+        token_budget: int,
+        processes: Processes = ALONE,
     ) -> Iterator[tuple[list[int], Batch]]:
         """Sequences split into batches, each with the indices of the sequences in it.
 
         Args:
             sequences: Ids of prompts and responses.
             token_budget: Most tokens in a forward pass, padding included.
+            processes: Those that divide the batches; only this one's are given.
         """
-        for indices in self.groups([(sequence,) for sequence in sequences], token_budget):
+        groups = self.groups([(sequence,) for sequence in sequences], token_budget)
+        for indices in processes.mine(groups):
             yield indices, self.batch([sequences[index] for index in indices])
 
     def like(self, language_model: LanguageModel) -> LogpScorer:
@@ -209,21 +214,20 @@ def score_sequences(
         scorer: The model's scorer.
         sequences: Ids of prompts and responses.
         token_budget: Most padded tokens in a forward pass.
-        progress: Called with `(done, total)` sequences, those of this process.
+        progress: Called with `(done, total)` sequences; of several processes, as if all had done as
+            many as this one.
         processes: Those that divide the work.
 
     Returns:
         `(sequences,)`, nats, in order, on the CPU.
     """
-    groups = processes.mine(scorer.groups([(sequence,) for sequence in sequences], token_budget))
-    rows = [index for group in groups for index in group]
+    rows: list[int] = []
     values = torch.zeros(len(sequences), dtype=scorer.sum_dtype)
-    done = 0
-    for group in groups:
-        values[group] = scorer.logps(scorer.batch([sequences[index] for index in group])).cpu()
-        done += len(group)
+    for indices, batch in scorer.batches(sequences, token_budget, processes):
+        values[indices] = scorer.logps(batch).cpu()
+        rows += indices
         if progress:
-            progress(done, len(rows))
+            progress(min(len(rows) * processes.count, len(sequences)), len(sequences))
     return processes.joined(len(sequences), rows, values[rows])
 
 

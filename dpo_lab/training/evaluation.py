@@ -153,6 +153,14 @@ def draw(
     return job.processes.each(range(len(ids)), sampled)
 
 
+def rewards_of(job: Job, prompts: Sequence[Text], completions: Sequence[Completion]) -> list[float]:
+    """Ground-truth reward of each answer; the job's processes divide them."""
+    return job.processes.each(
+        [(prompt_text(p), c.text) for p, c in zip(prompts, completions, strict=True)],
+        lambda answered: [job.reward_fn(*answer) for answer in answered],
+    )
+
+
 def answers(job: Job, step: int) -> list[SampleRecord]:
     """Greedy answers of reference and policy to the first held-out prompts."""
     prompts = job.prompts[: job.config.sample_prompts]
@@ -197,8 +205,5 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 def _score_values(
     name: str, job: Job, prompts: Sequence[Text], completions: Sequence[Completion]
 ) -> dict[str, float]:
-    values = job.processes.each(
-        [(prompt_text(p), c.text) for p, c in zip(prompts, completions, strict=True)],
-        lambda answers: [job.reward_fn(*answer) for answer in answers],
-    )
+    values = rewards_of(job, prompts, completions)
     return _with_errors(name, Estimate.of(torch.tensor(values), [c.prompt for c in completions]))
