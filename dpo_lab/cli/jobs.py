@@ -12,6 +12,7 @@ from dpo_lab.analysis.frontier_curve import beyond
 from dpo_lab.cli.launch import end_with_the_launcher
 from dpo_lab.cli.signals import on_signals
 from dpo_lab.cli.terminal import TerminalDisplay, print_outcome
+from dpo_lab.models.model_settings import Strategy
 from dpo_lab.models.processes import join_processes, launched, leave_processes
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
@@ -56,6 +57,7 @@ def train_and_report(
     *,
     resume: bool,
     changes: Mapping[str, float],
+    strategy: Strategy,
     console: Console,
 ) -> None:
     """Prepare, train with a live table, measure what changed, write the report.
@@ -67,6 +69,7 @@ def train_and_report(
         out: Folder of the run; by default a new one.
         resume: Whether a run that is there goes on.
         changes: Beta or peak learning rate of the steps to come, where they are to be others.
+        strategy: What several processes divide, see `prepare`.
         console: Where the run is shown.
     """
     control = RunControl()
@@ -87,7 +90,13 @@ def train_and_report(
             attended = _Attended(console, control)
             shown = [TerminalDisplay(console), attended] if processes.first else [attended]
             ended = run_job(
-                config, folder, resume=resume, changes=changes, control=control, callbacks=shown
+                config,
+                folder,
+                resume=resume,
+                changes=changes,
+                strategy=strategy,
+                control=control,
+                callbacks=shown,
             )
             leave_processes()
             if ended.state == "stopped":

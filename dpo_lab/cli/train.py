@@ -15,6 +15,7 @@ from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import new_console
 from dpo_lab.cli.settings import Settings, given
 from dpo_lab.data.template_files import template_text
+from dpo_lab.models.model_settings import Strategy
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import read_json
 from dpo_lab.training.live_settings import LIVE
@@ -42,6 +43,8 @@ class Train:
     """A file of settings, such as a run's config.json, that the options here are added to."""
     processes: int = 1
     """Processes on this machine that divide the pairs of each step, such as one a GPU."""
+    strategy: Strategy = "ddp"
+    """What processes divide: with ddp the pairs of a step, with fsdp the weights as well."""
     resume: Flag = False
     """Go on with the run in --out or begin it; of its settings only --beta and --lr may change."""
 
@@ -61,7 +64,7 @@ class Train:
         if self.processes > 1:
             _train_in(self.processes, config, self.out)
         else:
-            _train(config, self.out, self.resume, changes)
+            _train(config, self.out, self.resume, changes, self.strategy)
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,19 @@ def _resumed(run: Run, asked: Mapping[str, Any]) -> tuple[TrainConfig, dict[str,
     return saved, changes
 
 
-def _train(config: TrainConfig, out: Path | None, resume: bool, changes: dict[str, float]) -> None:
+def _train(
+    config: TrainConfig,
+    out: Path | None,
+    resume: bool,
+    changes: dict[str, float],
+    strategy: Strategy = "ddp",
+) -> None:
     from dpo_lab.cli.jobs import train_and_report
 
-    train_and_report(config, out, resume=resume, changes=changes, console=new_console())
+    console = new_console()
+    train_and_report(
+        config, out, resume=resume, changes=changes, strategy=strategy, console=console
+    )
 
 
 def _train_in(processes: int, config: TrainConfig, out: Path | None) -> None:

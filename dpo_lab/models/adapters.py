@@ -144,8 +144,15 @@ def _resize(base: nn.Module, folder: str) -> None:
     base.resize_token_embeddings(ids, mean_resizing=False)  # the adapter replaces the new rows
 
 
-def load_adapter(model: nn.Module, folder: Path) -> set[str]:
+def load_adapter(
+    model: nn.Module, folder: Path, divided: Callable[[Tensor], Tensor] | None = None
+) -> set[str]:
     """Load saved weights into the model's adapter.
+
+    Args:
+        model: The model with its adapter.
+        folder: The folder.
+        divided: Gives a process's part of a weight, if the model is divided.
 
     Returns:
         Names of weights that only the adapter or only the file has; empty if they match.
@@ -153,6 +160,7 @@ def load_adapter(model: nn.Module, folder: Path) -> set[str]:
     from peft import set_peft_model_state_dict
 
     saved = load_file(folder / "adapter_model.safetensors")
+    saved = {name: divided(weight) if divided else weight for name, weight in saved.items()}
     result = set_peft_model_state_dict(model, saved)
     return {name for name in result.missing_keys if "lora_" in name} | set(result.unexpected_keys)
 

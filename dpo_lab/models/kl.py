@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,7 +68,8 @@ def measure_kl(
     rows: list[int] = []
     values = torch.zeros(3, len(sequences), dtype=policy.sum_dtype)
     for indices, batch in policy.batches(sequences, token_budget, processes):
-        values[:, indices] = _compare(policy, reference, batch)
+        compared = reference.gathered(partial(_compare, policy, reference, batch))
+        values[:, indices] = compared[:, : len(indices)]
         rows += indices
     per_token, k1, entropy = (processes.joined(len(sequences), rows, each[rows]) for each in values)
     tokens = sum(len(ids) for _, ids in sequences)

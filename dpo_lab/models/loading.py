@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -24,8 +26,10 @@ from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
 from dpo_lab.models.model_settings import Answers, Device
 from dpo_lab.models.progress_bars import no_bars
+from dpo_lab.models.sharding import Shards
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -42,6 +46,7 @@ class LanguageModel:
         merged: Whether an adapter was merged into its weights when it was loaded, so that no folder
             holds them as they are.
         answers: How `sample` may ask it, found out by its first call.
+        shards: How its weights are divided among processes; None if each has all of them.
     """
 
     model: nn.Module
@@ -50,6 +55,7 @@ class LanguageModel:
     origin: str
     merged: bool = False
     answers: Answers | None = None
+    shards: Shards | None = None
 
     def __post_init__(self) -> None:
         self.encoder = Encoder(self.tokenizer, known_ids(self.base))
@@ -71,6 +77,23 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.model.parameters()).device
+
+    def gathered(self, work: Callable[[], T]) -> T:
+        """What a function returns that uses the model's parts; see `Shards.gathered`."""
+        return self.shards.gathered(work) if self.shards else work()
+
+    def in_step(self, batches: Sequence[list[int]]) -> list[list[int]]:
+        """Batches of this process, and an empty one for each pass that only others have to make.
+
+        Args:
+            batches: Indices of the items in each batch.
+        """
+        idle = self.shards.passes(len(batches)) - len(batches) if self.shards else 0
+        return [*batches, *([] for _ in range(idle))]
+
+    def any_goes_on(self, ours: bool) -> bool:
+        """Whether this process, or one that holds another part of the weights, goes on."""
+        return bool(self.shards.passes(int(ours)) if self.shards else ours)
 
     @property
     def lora(self) -> bool:

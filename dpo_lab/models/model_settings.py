@@ -7,6 +7,8 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Answers = Literal["padded", "of one length", "without cache"]
+Strategy = Literal["ddp", "fsdp"]
+"""What several processes divide: only the pairs of a step, or the weights as well."""
 
 NEW_TOKENS = {"micro": 48}
 OTHER_NEW_TOKENS = 192

@@ -93,7 +93,9 @@ def _difference(language_model: LanguageModel, head: Head) -> float:
     ids = torch.arange(PROBE_TOKENS, device=language_model.device) % vocabulary
     expected = base(input_ids=ids[None], use_cache=False).logits[0].float()
     trunk = getattr(base, base.base_model_prefix)
-    actual = head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])
+    actual = language_model.gathered(
+        lambda: head.logits(trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0])
+    )
     if expected.shape != actual.shape:
         return float("inf")
     return ((expected - actual).abs().max() / expected.std().clamp_min(1e-6)).item()

@@ -7,6 +7,8 @@ to exchange.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -210,6 +212,9 @@ def leave_processes() -> None:
         join_processes().gather(None)
         dist.destroy_process_group()
         _groups.clear()
+        # A divided model holds torch's groups, and a group that is still there when the
+        # interpreter takes itself apart aborts the process.
+        atexit.register(gc.collect)
 
 
 def local_rank() -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import LogpScorer, score_sequences
 
+T = TypeVar("T")
 SUM_RULE = "sum over response tokens, end token included"
 PROBES = 4
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -60,8 +62,11 @@ class Reference:
                     "the reference was not kept, and the policy has been trained since. Prepare "
                     "the job again, with keep_reference=True."
                 )
-            frozen = copy.deepcopy(model.model).requires_grad_(False)
-            self._copy = self.policy.like(replace(model, model=frozen))
+            if model.shards:
+                frozen, shards = model.shards.frozen_copy(model.model)
+            else:
+                frozen, shards = copy.deepcopy(model.model).requires_grad_(False), None
+            self._copy = self.policy.like(replace(model, model=frozen, shards=shards))
 
     @contextmanager
     def active(self) -> Iterator[LogpScorer]:
@@ -72,6 +77,19 @@ class Reference:
         else:
             self.keep()
             yield self._copy
+
+    @contextmanager
+    def at_start(self) -> Iterator[LogpScorer]:
+        """The reference before training, for which no copy is needed."""
+        with self.active() if self._switched else nullcontext(self.policy) as scorer:
+            yield scorer
+
+    def gathered(self, work: Callable[[], T]) -> T:
+        """What a function returns that calls `states` of policy and reference."""
+        if self._switched:
+            return self.policy.gathered(work)
+        self.keep()
+        return self.policy.gathered(lambda: self._copy.gathered(work))
 
 
 @dataclass(frozen=True)
@@ -138,10 +156,11 @@ def reference_logps(
     for start in range(0, len(missing), processes.count):
         together = missing[start : start + processes.count]
         fresh = {}
-        for mine in processes.mine(together):
-            scores = scorer.logps(scorer.batch([sequences[index] for index in mine])).cpu()
+        for mine in scorer.language_model.in_step(processes.mine(together)):
+            batch = scorer.batch([sequences[index] for index in mine])
+            scores = scorer.logps(batch).cpu()[: len(mine)]
             _check_finite(scores)
-            fresh = dict(zip((keys[index] for index in mine), scores.tolist(), strict=True))
+            fresh |= dict(zip((keys[index] for index in mine), scores.tolist(), strict=True))
         for theirs in processes.gather(fresh):
             values |= {key: value for key, value in theirs.items() if key not in before}
             if cache and processes.first:

@@ -113,9 +113,10 @@ def sample(
     with _plain_generation(language_model.base):
         if language_model.answers is None:
             language_model.answers = _find_way(language_model)
-        for indices in _batches(language_model, prompts, order, batch_size):
-            batch = [prompts[index] for index in indices]
-            ours = [numbers[index] for index in indices]
+        batches = list(_batches(language_model, prompts, order, batch_size))
+        for indices in language_model.in_step(batches):
+            batch = [prompts[index] for index in indices] or [(0,)]  # others answer their prompts
+            ours = [numbers[index] for index in indices] or [0]
             device = language_model.device
             choose = chooser(seed, ours, max_new_tokens, temperature, device)
             try:
@@ -127,7 +128,7 @@ def sample(
                     f"more than {language_model.name!r} has positions for "
                     f"({getattr(config, 'max_position_embeddings', 'a fixed number')}). Give fewer."
                 ) from error
-            answers.update(zip(indices, done, strict=True))
+            answers.update(zip(indices, done[: len(indices)], strict=True))
             if progress:
                 progress(len(answers), len(prompts))
     return [answers[index] for index in range(len(prompts))]
@@ -228,7 +229,7 @@ def _without_cache(
         drawn = choose(base(input_ids=rows, use_cache=False).logits[:, -1].float(), place)
         drawn = drawn.masked_fill(ended, language_model.encoder.pad_id)
         rows, ended = torch.cat([rows, drawn[:, None]], dim=1), ended | torch.isin(drawn, ends)
-        if ended.all():
+        if not language_model.any_goes_on(not ended.all()):
             break
     return rows
 
@@ -264,6 +265,7 @@ def _complete(
             **_left_padded(language_model, prompts),
             generation_config=settings,
             logits_processor=[Chosen(choose, width)],
+            synced_gpus=language_model.shards is not None,
         )
     return [
         _completion(language_model, prompt, row[width:].tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,10 @@ from dpo_lab.models.model_settings import Precision
 from dpo_lab.models.output_head import Head, find_head
 from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.objective.weighting import length_weighted_logps
+
+T = TypeVar("T")
+SPARE: PromptResponse = ((0,), (0,))
+"""What a process scores that has nothing to score while others do, and divides the weights."""
 
 
 @dataclass(eq=False)
@@ -95,7 +100,8 @@ class LogpScorer:
         return list(token_budget_batches(longest, budget, rows=max(map(len, items), default=1)))
 
     def batch(self, sequences: Sequence[PromptResponse]) -> Batch:
-        """Sequences laid out for `states`, on the model's device."""
+        """Sequences laid out for `states`, on the model's device; without any, `SPARE`."""
+        sequences = sequences or [SPARE]
         longest = max(len(prompt) + len(response) for prompt, response in sequences)
         if self.layouts.packs(longest):
             batch = pack(sequences)
@@ -106,12 +112,23 @@ class LogpScorer:
     def states(self, batch: Batch) -> Tensor:
         """The hidden state that predicts each scored token, as input of `logits`.
 
+        If the model's weights are divided, this and what uses it is called inside `gathered`.
+
         Returns:
             `(tokens, width)`; or, for a model without a known head, logits `(tokens, vocabulary)`.
+
+        Raises:
+            ValueError: If the weights are divided and the model needs rows of one length.
         """
         base = self.language_model.base
         module = base if self.head is None else getattr(base, base.base_model_prefix)
         if batch.lengths and self._apart(max(batch.lengths)):
+            if self.language_model.shards:
+                raise ValueError(
+                    f"model {self.language_model.name!r}: is run on sequences of one length at a "
+                    "time, which processes that divide its weights cannot do in step. Leave "
+                    "--strategy out."
+                )
             output = self._rows_of_one_length(module, batch)
         elif batch.trees is not None:
             output = self._run(
@@ -151,7 +168,8 @@ class LogpScorer:
             batch: The sequences to score.
             states: Their states, if already computed.
         """
-        states = self.states(batch) if states is None else states
+        if states is None:
+            return self.gathered(lambda: self.token_logps(batch, self.states(batch)))
         if self.head is None:
             log_probs = states.float().log_softmax(-1)
             return log_probs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
@@ -168,7 +186,9 @@ class LogpScorer:
             `(responses,)` each: `logps`, and the mean over tokens of
             `log p(y_t) - log sum_v p(v)^2`, detached.
         """
-        states = self.states(batch)
+        return self.gathered(lambda: self._aligned_logps(batch, self.states(batch)))
+
+    def _aligned_logps(self, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor]:
         token_logps = self.token_logps(batch, states)
         with torch.no_grad():
             squares = log_square_sums(
@@ -189,11 +209,16 @@ class LogpScorer:
         Args:
             sequences: Ids of prompts and responses.
             token_budget: Most tokens in a forward pass, padding included.
-            processes: Those that divide the batches; only this one's are given.
+            processes: Those that divide the batches; only this one's are given. If they divide the
+                weights as well, some get batches of `SPARE` without an index, to stay in step.
         """
         groups = self.groups([(sequence,) for sequence in sequences], token_budget)
-        for indices in processes.mine(groups):
+        for indices in self.language_model.in_step(processes.mine(groups)):
             yield indices, self.batch([sequences[index] for index in indices])
+
+    def gathered(self, work: Callable[[], T]) -> T:
+        """What a function returns that calls `states` and what uses them; see `Shards.gathered`."""
+        return self.language_model.gathered(work)
 
     def like(self, language_model: LanguageModel) -> LogpScorer:
         """A scorer for a copy of the model; it shares this scorer's layouts."""
@@ -224,7 +249,7 @@ def score_sequences(
     rows: list[int] = []
     values = torch.zeros(len(sequences), dtype=scorer.sum_dtype)
     for indices, batch in scorer.batches(sequences, token_budget, processes):
-        values[indices] = scorer.logps(batch).cpu()
+        values[indices] = scorer.logps(batch).cpu()[: len(indices)]
         rows += indices
         if progress:
             progress(min(len(rows) * processes.count, len(sequences)), len(sequences))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from dpo_lab.data.quoting import shortened
 from dpo_lab.models.adapters import load_adapter
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.processes import ALONE
 from dpo_lab.models.progress_bars import no_bars
+from dpo_lab.models.sharding import plain_class
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -43,10 +46,31 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def save_model(language_model: LanguageModel, folder: Path) -> None:
-    """Save model (or adapter) and tokenizer for `from_pretrained`, in safetensors."""
-    with no_bars():
-        language_model.model.save_pretrained(folder)
-    language_model.tokenizer.save_pretrained(folder)
+    """Save model (or adapter) and tokenizer for `from_pretrained`, in safetensors.
+
+    If the weights are divided, all processes call this, and the first one writes them whole.
+    """
+    shards = language_model.shards
+    whole = shards.whole(_saved_tensors(language_model)) if shards else None
+
+    def write() -> None:
+        with no_bars():
+            language_model.model.save_pretrained(folder, state_dict=whole)
+        language_model.tokenizer.save_pretrained(folder)
+
+    (shards.processes if shards else ALONE).from_first(write)
+
+
+def _saved_tensors(language_model: LanguageModel) -> dict[str, Tensor]:
+    """The part of a model's state that is saved: of a model with LoRA the adapter, else all."""
+    state = language_model.model.state_dict()
+    if not language_model.lora:
+        return state
+    from peft import get_peft_model_state_dict
+
+    saved = get_peft_model_state_dict(language_model.model, state_dict=state).values()
+    picked = {id(tensor) for tensor in saved}
+    return {name: tensor for name, tensor in state.items() if id(tensor) in picked}
 
 
 def load_weights(language_model: LanguageModel, folder: Path) -> None:
@@ -58,7 +82,8 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
     try:
         with no_bars():
             load = load_adapter if language_model.lora else _load_full_weights
-            unmatched = load(language_model.model, Path(folder))
+            shards = language_model.shards
+            unmatched = load(language_model.model, Path(folder), shards and shards.divided)
         if unmatched:
             raise ValueError(f"{len(unmatched)} of them are on one side only: {min(unmatched)}...")
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -68,12 +93,20 @@ def load_weights(language_model: LanguageModel, folder: Path) -> None:
         ) from error
 
 
-def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
-    """Load only weights from the folder, for the configuration of the model in memory."""
+def _load_full_weights(
+    model: nn.Module, folder: Path, divided: Callable[[Tensor], Tensor] | None = None
+) -> set[str]:
+    """Load only weights from the folder, for the configuration of the model in memory.
+
+    Args:
+        model: The model; its class is the first that is not made for dividing it.
+        folder: The folder.
+        divided: Gives a process's part of a weight, if the model is divided.
+    """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise FileNotFoundError(f"no model.safetensors in {folder}")
-    saved, report = type(model).from_pretrained(
+    saved, report = plain_class(model).from_pretrained(
         None,
         config=copy.deepcopy(model.config),
         state_dict={name: weight for file in files for name, weight in load_file(file).items()},
@@ -82,5 +115,11 @@ def _load_full_weights(model: nn.Module, folder: Path) -> set[str]:
     )
     unmatched = report["missing_keys"] | report["unexpected_keys"]
     if not unmatched:
-        model.load_state_dict(saved.state_dict())
+        weights = {name for name, _ in saved.named_parameters(remove_duplicate=False)}
+        model.load_state_dict(
+            {
+                name: divided(tensor) if divided and name in weights else tensor
+                for name, tensor in saved.state_dict().items()
+            }
+        )
     return unmatched

@@ -15,6 +15,7 @@ from dpo_lab.training.run_lines import LINE_FILES, WAY_OUT, check_lines, line_ch
 
 logger = logging.getLogger(__name__)
 
+FromFirst = Callable[[Callable[[], None]], None]
 SETTINGS = ("config.json", "environment.json")
 
 
@@ -30,29 +31,46 @@ def find_checkpoint(folder: Path) -> Path | None:
     return current if current.exists() else None
 
 
-def replace_checkpoint(folder: Path, write: Callable[[Path], None], **facts: float) -> None:
+def replace_checkpoint(
+    folder: Path,
+    write: Callable[[Path], None],
+    from_first: FromFirst = lambda work: work(),
+    **facts: float,
+) -> None:
     """Replace the checkpoint; one complete checkpoint is on disk at all times.
 
     Args:
         folder: The run's folder.
         write: Writes the files of a checkpoint into the folder that it gets.
+        from_first: Calls a function in the first of the run's processes, which all call this and
+            `write`; by default this process is alone.
         **facts: Values to store with its checksums.
     """
-    current, fresh, previous = (
-        folder / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
-    )
-    find_checkpoint(folder)  # repairs an interrupted replacement first
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
-    fresh.mkdir()
+    fresh = folder / "checkpoint.next"
+    from_first(lambda: _make_way(folder))
     try:
         write(fresh)
-        settings = {p.name: file_checksum(p) for p in map(folder.joinpath, SETTINGS) if p.exists()}
-        lines = {name: line_checksums(folder / name) for name in LINE_FILES}
-        write_checksums(fresh, settings=settings, lines=lines, **facts)
+        from_first(lambda: _put_in_place(folder, facts))
     except Exception:
         shutil.rmtree(fresh, ignore_errors=True)  # make room on a full disk
         raise
+
+
+def _make_way(folder: Path) -> None:
+    find_checkpoint(folder)  # repairs an interrupted replacement first
+    for name in ("checkpoint.next", "checkpoint.previous"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "checkpoint.next").mkdir()
+
+
+def _put_in_place(folder: Path, facts: dict[str, float]) -> None:
+    """Seal the files of the new checkpoint, and swap it for the one before."""
+    current, fresh, previous = (
+        folder / name for name in ("checkpoint", "checkpoint.next", "checkpoint.previous")
+    )
+    settings = {p.name: file_checksum(p) for p in map(folder.joinpath, SETTINGS) if p.exists()}
+    lines = {name: line_checksums(folder / name) for name in LINE_FILES}
+    write_checksums(fresh, settings=settings, lines=lines, **facts)
     for file in [*fresh.rglob("*"), fresh]:
         sync(file)
     for name in LINE_FILES:

@@ -199,9 +199,8 @@ class Course:
         started, learner = time.monotonic(), self.learner
         live = self.job.live.as_dict()
         learner.check_weights()
-        self.processes.from_first(
-            lambda: self.run.save_checkpoint(learner.save, step=learner.step, **live)
-        )
+        from_first = self.processes.from_first
+        self.run.save_checkpoint(learner.save, from_first=from_first, step=learner.step, **live)
         self._since, self._saved = time.monotonic(), learner.step
         self._took = self._since - started
         for callback in self.callbacks:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dpo_lab.data.packing import pack, packed_groups
+from dpo_lab.data.shares import shares
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.kernels.head import TILE
 from dpo_lab.kernels.lean_layers import LeanLayers
@@ -21,6 +23,8 @@ from dpo_lab.models.adapters import new_adapter
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.loading import LanguageModel, load_error
+from dpo_lab.models.model_settings import Strategy
+from dpo_lab.models.sharding import layers_of
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
 from dpo_lab.training.text_record import with_template
@@ -39,7 +43,7 @@ PROBE_ROWS, PROBE_LENGTH = 4, 16
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Memory and time of an optimiser step on one device.
+    """Memory and time of an optimiser step; memory on each of its devices.
 
     Attributes:
         memory: GB by purpose (weights, gradients, activations, ...).
@@ -48,6 +52,7 @@ class CostEstimate:
         scored: Response tokens that a step scores (shared prefixes once), on average.
         micro_batches: Forward and backward passes per step, on average.
         work: Floating-point operations per step, including the head's recomputation.
+        devices: Processes that divide the step, each with a device of its own.
     """
 
     memory: dict[str, float]
@@ -56,6 +61,7 @@ class CostEstimate:
     scored: float
     micro_batches: float
     work: float
+    devices: int = 1
 
     @property
     def total_gb(self) -> float:
@@ -63,8 +69,11 @@ class CostEstimate:
         return sum(self.memory.values())
 
     def seconds(self, products_per_second: float) -> float:
-        """Time of a step on a device whose best matrix product runs at this many FLOP/s."""
-        return self.work / products_per_second / EFFICIENCY
+        """Time of a step on devices whose best matrix product runs at this many FLOP/s each.
+
+        What they exchange is not counted.
+        """
+        return self.work / self.devices / products_per_second / EFFICIENCY
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,13 @@ class _Batches:
     most_scored: int
 
 
-def estimate(config: TrainConfig) -> CostEstimate:
+def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") -> CostEstimate:
     """Estimate a training step; no weight is loaded, but the data is tokenised.
 
     Args:
-        config: The configuration of the run, which trains in one process on one device.
+        config: The configuration of the run.
+        devices: Processes that divide the step, each with a device of its own.
+        strategy: What they divide, see `prepare`.
 
     Returns:
         The estimate, for float32.
@@ -111,15 +122,19 @@ def estimate(config: TrainConfig) -> CostEstimate:
     train, _ = load_data(config)
     tokens = tokenize(config, train, language_model.tokenizer)
     budget = micro_batch_tokens(config, resolve_device(config.device))
-    batches = _first_batches(config, tokens, budget)
+    batches = _first_batches(config, tokens, budget, devices)
+    divided = devices if strategy == "fsdp" else 1
     return CostEstimate(
         # Evaluations need the reference, and so do the scores before and after training.
-        memory=_memory(config, language_model, batches, bool(config.eval_every or train.reward_fn)),
+        memory=_memory(
+            config, language_model, batches, bool(config.eval_every or train.reward_fn), divided
+        ),
         pairs=config.batch_pairs,
         tokens=batches.tokens / batches.steps,
         scored=batches.scored / batches.steps,
         micro_batches=batches.micro_batches / batches.steps,
         work=_work(config, language_model.base, batches) / batches.steps,
+        devices=devices,
     )
 
 
@@ -150,12 +165,15 @@ def _on_meta(path: str, config: TrainConfig) -> nn.Module:
         return new_adapter(model, config.lora_rank, alpha, config.lora_targets, config.seed)
 
 
-def _first_batches(config: TrainConfig, tokens: TokenizedPairs, budget: int) -> _Batches:
+def _first_batches(
+    config: TrainConfig, tokens: TokenizedPairs, budget: int, devices: int
+) -> _Batches:
     steps = min(PROBED_STEPS, config.total_steps(len(tokens)))
     order = pair_order(config, len(tokens))
     computed, scored = [], []
-    for step in range(steps):
+    for step, rank in product(range(steps), range(devices)):
         pairs = [tokens[index] for index in order.batch(step)]
+        pairs = [pairs[position] for position in shares(pairs, devices)[rank]]
         items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in pairs]
         for group in packed_groups(items, budget):
             batch = pack([sequence for index in group for sequence in items[index]])
@@ -165,26 +183,48 @@ def _first_batches(config: TrainConfig, tokens: TokenizedPairs, budget: int) -> 
 
 
 def _memory(
-    config: TrainConfig, lm: LanguageModel, batches: _Batches, keeps_reference: bool
+    config: TrainConfig, lm: LanguageModel, batches: _Batches, keeps_reference: bool, divided: int
 ) -> dict[str, float]:
     weights = list(lm.model.parameters())
+    whole = sum(weight.numel() for weight in weights)
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     head = lm.base.get_output_embeddings().weight
     tile = min(batches.most_scored, TILE[0]) * min(len(head), TILE[1])
-    plain = is_small(lm.model)
+    plain = is_small(lm.model) or divided > 1
     # Logits and the softmax over them; the gradients of head and embedding.
     head_elements = 2 * tile + 2 * head.numel() * (head.requires_grad and plain)
     copy = keeps_reference and not lm.lora
     sizes = {
-        "weights": sum(weight.numel() for weight in weights),
-        "reference": sum(weight.numel() for weight in weights) * copy,
-        "gradients": trained,
-        "optimiser": trained * (2 if config.optimizer == "adamw" else 1),
-        "activations": batches.most_tokens * _activations(lm.base, plain) * FRAGMENTATION,
+        "weights": whole / divided,
+        "reference": whole * copy / divided,
+        "gradients": trained / divided,
+        "optimiser": trained * (2 if config.optimizer == "adamw" else 1) / divided,
+        "gathered": _gathered(lm.base) if divided > 1 else 0,
+        "activations": batches.most_tokens * _activations(lm.base, plain),
         "head": head_elements,
     }
+    if divided == 1:
+        sizes["activations"] *= FRAGMENTATION
+    elif resolve_device(config.device).type == "cpu":
+        outside, _ = _parts(lm.base)
+        sizes["while loading"] = max(0, whole + outside - sum(sizes.values()))
     gigabytes = {name: elements * FLOAT / 1e9 for name, elements in sizes.items()}
     return {"process": PROCESS_GB} | gigabytes
+
+
+def _gathered(model: nn.Module) -> int:
+    """Weights that a process holds whole in the backward pass of a layer.
+
+    Those outside the layers; those of the largest layer, and of one that is fetched already.
+    """
+    outside, largest = _parts(model)
+    return outside + 2 * largest
+
+
+def _parts(model: nn.Module) -> tuple[int, int]:
+    """Numbers of weights outside the layers, and in the largest layer."""
+    sizes = [sum(w.numel() for w in layer.parameters()) for layer in layers_of(model)]
+    return sum(w.numel() for w in model.parameters()) - sum(sizes), max(sizes, default=0)
 
 
 def _activations(model: nn.Module, plain: bool) -> float:

@@ -78,7 +78,10 @@ def evaluate(
         if job.reward_fn:
             values |= _score_values("score/policy", job, prompts, completions)
         if listed:
-            values |= processes.from_first(lambda: listed_values(job, completions))
+            # Divided weights take part in all processes.
+            together = job.policy.shards is not None
+            by = (lambda work: work()) if together else processes.from_first
+            values |= by(lambda: listed_values(job, completions))
     return _finite(values)
 
 

@@ -222,7 +222,9 @@ class FollowedRun(OngoingRun):
         self.control.look(self._step)
         if alive:
             self.processes = alive.get("processes", 1)
-            self.doing = tuple(alive["doing"]) if alive.get("doing") else None
+            # An evaluation belongs to a step whose record is written when it is over.
+            ahead = not self.records or alive.get("step", 0) > self.records[-1].step
+            self.doing = tuple(alive["doing"]) if alive.get("doing") and ahead else None
             self.control.resting = alive.get("state") == "paused"
             # What others have asked counts, too; but not before the run has heard of our own.
             if not self.control.waits_for_answers():

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +24,9 @@ from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.expert_balance import Routers
+from dpo_lab.models.processes import FirstFailed, LostProcess
 from dpo_lab.models.scoring import pair_logps
+from dpo_lab.models.sharding import own_part, whole
 from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
@@ -31,6 +34,7 @@ from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.metrics import pair_metrics
+from dpo_lab.training.optimizer_parts import FOLDER, STEP, read_parts, write_parts
 from dpo_lab.training.pairs import PairBatch
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
@@ -93,16 +97,25 @@ class Learner:
         self.total_steps = job.config.total_steps(len(job.train))
         self.order = pair_order(job.config, len(job.train))
         self.processes = job.processes
-        if job.policy.device.type == "cpu":
+        named = job.policy.model.named_parameters()
+        self.weights = {name: weight for name, weight in named if weight.requires_grad}
+        self.parameters = list(self.weights.values())
+        self.shards = job.policy.shards
+        if job.policy.device.type == "cpu" and not self.shards:
             keep_freed_memory()
-        self.parameters = [p for p in job.policy.model.parameters() if p.requires_grad]
         # Lean layers make more calls, and call overhead dominates a small model's time.
-        plain = job.scorer.autocast or is_small(job.policy.model)
+        # They read weights outside a layer's own pass, where divided ones are not whole.
+        plain = job.scorer.autocast or is_small(job.policy.model) or self.shards is not None
         self.lean = nullcontext if plain else LeanLayers(job.policy.model)
         self.optimizer = _optimizer(self.config, self.parameters)
         self.routers = None
         if self.config.router_aux_loss_coef:
             self.routers = Routers.of(job.policy.base, job.policy.name)
+            if self.shards:
+                raise ValueError(
+                    "router_aux_loss_coef: the balancing loss needs weights of all layers at once, "
+                    "which strategy fsdp never holds. Leave one of the two out."
+                )
 
     @property
     def beta(self) -> float:
@@ -137,7 +150,7 @@ class Learner:
         beta, learning_rate = self.beta, self.learning_rate
         indices = self.order.batch(self.step)
         outcome = self.accumulate(indices)
-        grad_norm = clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        grad_norm = whole(clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         pairs = outcome.pairs if self.step else at_start(outcome.pairs, self.config.precision)
         metrics = pair_metrics(outcome.losses, pairs, outcome.gradient_weights, beta)
         values = {"pairs": len(indices)} | metrics
@@ -175,7 +188,7 @@ class Learner:
         """
         batches = self.micro_batches(indices)
         known = self._coupled_losses(batches)
-        outcomes = []
+        outcomes, idle = [], self._idle_passes(batches)
         for number, batch in enumerate(batches):
             with self.lean():
                 policy, weights, tokens, balance = self._policy_logps(batch)
@@ -194,7 +207,20 @@ class Learner:
             gradient_weights = policy.grad[0].cpu() * (-len(indices) / self.beta)
             parts = losses.detach() * weights, pairs.detach(), gradient_weights, tokens
             outcomes.append(BatchOutcome(*parts, 0.0 if balance is None else balance.item()))
+        self._stay_in_step(idle)
         return self._together(outcomes)
+
+    def _idle_passes(self, batches: Sequence[PairBatch]) -> int:
+        """How many passes only others make that hold parts of the weights."""
+        return self.shards.passes(len(batches)) - len(batches) if self.shards else 0
+
+    def _stay_in_step(self, passes: int) -> None:
+        """Make passes without effect, for the others' sake."""
+        scorer = self.job.scorer
+        for _ in range(passes):
+            logps = scorer.logps(scorer.batch([]))
+            if logps.requires_grad:
+                logps.backward(torch.zeros_like(logps))
 
     def micro_batches(self, indices: Sequence[int]) -> list[PairBatch]:
         """This process's share of the pairs of a batch, split into micro-batches."""
@@ -213,15 +239,16 @@ class Learner:
             return BatchOutcome.joined(outcomes)
         has = [weight.grad is not None for weight in self.parameters]
         theirs, theirs_has = zip(*self.processes.gather((outcomes, has)), strict=True)
-        used = [
-            weight
-            for weight, *anywhere in zip(self.parameters, *theirs_has, strict=True)
-            if any(anywhere)
-        ]
-        for weight in used:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        self.processes.sum_in_place([weight.grad for weight in used])
+        if not self.shards:  # whose backward pass adds the gradients up
+            used = [
+                weight
+                for weight, *anywhere in zip(self.parameters, *theirs_has, strict=True)
+                if any(anywhere)
+            ]
+            for weight in used:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+            self.processes.sum_in_place([weight.grad for weight in used])
         return BatchOutcome.joined([outcome for part in theirs for outcome in part])
 
     def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int, Tensor | None]:
@@ -253,7 +280,9 @@ class Learner:
         alone = not self.processes.several and len(batches) == 1
         if alone or not self.loss.couples_pairs:
             return None
+        idle = self._idle_passes(batches)
         ours = [batch.logps.with_policy(*self._policy_logps(batch)[0].cpu()) for batch in batches]
+        self._stay_in_step(idle)
         theirs = self.processes.gather(ours)
         whole = PairLogps.joined([pairs for part in theirs for pairs in part])
         losses, grads = loss_and_grads(self.loss, whole, self.beta, **self.config.loss_options)
@@ -279,12 +308,14 @@ class Learner:
             NonFiniteLoss: If a trained weight is not finite, or their gradient on the first pair of
                 the last step is not.
         """
-        broken = int(sum((~p.detach().isfinite()).sum() for p in self.parameters))
+        parts = [own_part(weight.detach()) for weight in self.parameters]
+        broken = int(sum((~part.isfinite()).sum() for part in parts))
+        broken = sum(self.processes.gather(broken)) if self.shards else broken
         what = f"{broken} weights are not finite"
         if not broken:
             indices = self.order.batch(max(self.step, 1) - 1)
             self.accumulate(indices[:1])
-            broken = not clip_grad_norm_(self.parameters, math.inf).isfinite()
+            broken = not whole(clip_grad_norm_(self.parameters, math.inf)).isfinite()
             what = "the gradient is not finite"
             self.optimizer.zero_grad()
         if broken:
@@ -295,7 +326,7 @@ class Learner:
             )
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint's files; call `check_weights` first.
+        """Write a checkpoint's files, in all processes; call `check_weights` first.
 
         Raises:
             OSError: If the files cannot be written.
@@ -305,12 +336,19 @@ class Learner:
             "beta": self.beta,
             "peak": self.job.live.learning_rate,
             "new_peak": self._new_peak,
-            "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
         try:
-            save_model(self.job.policy, folder)
-            torch.save(state, folder / "trainer.pt")
+            if self.shards:
+                save_model(self.job.policy, folder)
+                parts = self.optimizer, self.weights, folder / FOLDER, self.processes
+                state["weight_steps"] = write_parts(*parts)
+            else:
+                self.processes.from_first(lambda: save_model(self.job.policy, folder))
+                state["optimizer"] = self.optimizer.state_dict()
+            self.processes.from_first(lambda: torch.save(state, folder / "trainer.pt"))
+        except (FirstFailed, LostProcess):
+            raise
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:120]
             raise OSError(
@@ -332,7 +370,11 @@ class Learner:
             peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
             self.job.live = LiveSettings(state["beta"], peak)
             self._new_peak = state.get("new_peak")
-            self.optimizer.load_state_dict(state["optimizer"])
+            if "weight_steps" in state:
+                parts = self.optimizer, self.weights, folder / FOLDER
+                read_parts(*parts, state["weight_steps"], self.processes)
+            else:
+                self.optimizer.load_state_dict(self._own_parts(state["optimizer"]))
             torch.set_rng_state(state["random"])
         except NO_STATE as error:
             reason = shortened(str(error) or type(error).__name__, 120)
@@ -340,6 +382,14 @@ class Learner:
                 f"{folder / 'trainer.pt'}: holds no state of this run ({reason}). Remove the "
                 f"folder {folder.name}, and a resumed run starts again from step 0."
             ) from error
+
+    def _own_parts(self, state: dict[str, Any]) -> dict[str, Any]:
+        """An optimiser's state, with this process's parts of it if the weights are divided."""
+        if self.shards:
+            for values in state["state"].values():
+                for key, value in values.items():
+                    values[key] = value if key == STEP else self.shards.divided(value)
+        return state
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

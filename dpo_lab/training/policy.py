@@ -11,25 +11,29 @@ from dpo_lab.data.assets import cache_path
 from dpo_lab.models.dropout import evaluation_mode
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.loading import LanguageModel, add_lora
+from dpo_lab.models.model_settings import Device
 from dpo_lab.models.weights import save_model, weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
-def ready_policy(config: TrainConfig, model: AnyModel | None = None) -> LanguageModel:
+def ready_policy(
+    config: TrainConfig, model: AnyModel | None = None, device: Device | None = None
+) -> LanguageModel:
     """The model to train, in evaluation mode, without a new adapter yet.
 
     Args:
         config: The configuration.
         model: A model already loaded, instead of `config.model`; it is changed in place.
+        device: Where to load it, instead of `config.device`.
 
     Raises:
         ValueError: If no weight would be trained.
     """
     policy = as_language_model(
         config.model if model is None else model,
-        device=config.device,
+        device=device or config.device,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )

@@ -10,7 +10,9 @@ from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.handed_over import AnyModel
+from dpo_lab.models.model_settings import Strategy
 from dpo_lab.models.processes import join_processes
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -59,7 +61,9 @@ def run_job(
     data: Preferences | Iterable[Mapping] | None = None,
     reward_fn: RewardFn | None = None,
     keep_reference: bool | None = None,
+    cache: ReferenceCache | None = None,
     measure: bool = True,
+    strategy: Strategy = "ddp",
     control: RunControl | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FinishedJob:
@@ -77,8 +81,10 @@ def run_job(
         data: As for `prepare`.
         reward_fn: As for `prepare`.
         keep_reference: As for `prepare`.
+        cache: As for `prepare`.
         measure: Whether to score answers of policy and reference at the end; the run's summary
             then has an `outcome`, which is null without a ground truth.
+        strategy: As for `prepare`.
         control: To pause, stop, and change settings from another thread.
         callbacks: Called in this thread.
 
@@ -116,7 +122,9 @@ def run_job(
         data=data,
         reward_fn=reward_fn,
         keep_reference=keep_reference,
+        cache=cache,
         progress=wait_or_stop,
+        strategy=strategy,
     )
     for callback in callbacks:
         callback.on_prepared(job)

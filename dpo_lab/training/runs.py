@@ -8,8 +8,9 @@ metrics.jsonl     one line per step, flushed; on the CPU byte-identical whenever
                   keeps the values that were computed first)
 timing.jsonl      seconds, rates and memory of each step, which are never the same twice
 samples.jsonl     answers to held-out prompts
-checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trainer.pt, and
-                  checksums.json, for these files, the settings and every line written so far
+checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trainer.pt, optimizer/
+                  if the optimiser's state is in parts, and checksums.json, for these files, the
+                  settings and every line written so far
 summary.json      how the run ended; missing while it runs and after a kill
 requests.jsonl    what other processes asked of the running run, and applied.jsonl: from which step
 alive.json        a sign of life, only while it runs
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 BEGINNING = {".lock", "environment.json.next", "environment.json", "config.json.next"}
 """Files that a kill during `Run.create` can leave; a new run overwrites them."""
+
+
+class FolderTaken(FileExistsError):
+    """Another process trains in the folder."""
 
 
 class Run:
@@ -227,18 +232,18 @@ class Run:
         Locks do not reach other machines on every shared folder, but signs of life do.
 
         Raises:
-            FileExistsError: If another process is writing to it, here or on another machine.
+            FolderTaken: If another process is writing to it, here or on another machine.
         """
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise FileExistsError(
+            raise FolderTaken(
                 f"{self.path}: another process is training in this folder. Wait for it, stop it, "
                 "or give another folder."
             ) from None
         if owner := owner_elsewhere(self.path):
             self._lock.release()
-            raise FileExistsError(
+            raise FolderTaken(
                 f"{self.path}: a process on {owner} is training in this folder. Wait for it, stop "
                 "it ('dpo-lab follow' with --stop), or give another folder."
             )
@@ -305,11 +310,12 @@ class Run:
         """The newest complete checkpoint, if any; completes an interrupted replacement."""
         return find_checkpoint(self.path)
 
-    def save_checkpoint(self, write: Callable[[Path], None], **facts: float) -> None:
+    def save_checkpoint(self, write: Callable[[Path], None], **options: Any) -> None:
         """Replace the checkpoint; one complete checkpoint is on disk at all times.
 
         Args:
             write: Writes the files of a checkpoint into the folder that it gets.
-            **facts: Values to store with its checksums: `step`, and the live settings.
+            **options: Values to store with its checksums: `step`, and the live settings; and
+                `from_first`, see `replace_checkpoint`.
         """
-        replace_checkpoint(self.path, write, **facts)
+        replace_checkpoint(self.path, write, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,16 +19,18 @@ from dpo_lab.data.preferences import Preferences, preferences_from_rows
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
-from dpo_lab.models.devices import resolve_precision
+from dpo_lab.models.devices import resolve_device, resolve_precision
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.model_settings import Strategy
 from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.processes import ALONE, Processes, join_processes
 from dpo_lab.models.reference import CacheStats, Reference, reference_logps
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer, pair_logps
+from dpo_lab.models.sharding import Shards
 from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
@@ -109,6 +112,7 @@ def prepare(
     keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
+    strategy: Strategy = "ddp",
 ) -> Job:
     """Load model and data, tokenise the pairs, and score them with the reference.
 
@@ -125,6 +129,8 @@ def prepare(
             score for its answers.
         cache: Cache of reference values; by default the lab's cache on disk.
         progress: Called with the current work, how much is done, and the total.
+        strategy: What several processes divide: with `ddp` the pairs of each step, with `fsdp` the
+            weights as well, for a model that one device does not hold; it is loaded on the CPU.
 
     Returns:
         The job; `dpo_lab.training.loop.train` runs it.
@@ -136,12 +142,15 @@ def prepare(
     processes = join_processes()
     train, held_out = load_data(config, data)
     pair_order(config, len(train))  # raises if a batch is too large
-    policy = ready_policy(config, model)
+    divides = strategy == "fsdp"
+    by_name = model is None or isinstance(model, str | Path)
+    policy = ready_policy(config, model, "cpu" if divides and by_name else None)
+    device = resolve_device(config.device) if divides and by_name else policy.device
     restore_dropout = disable_dropout(policy.model)
     config = replace(
         with_template(policy, config),
-        precision=resolve_precision(config.precision, policy.device),
-        micro_batch_tokens=micro_batch_tokens(config, policy.device),
+        precision=resolve_precision(config.precision, device),
+        micro_batch_tokens=micro_batch_tokens(config, device),
     )
     splits = [pairs for pairs in (train, held_out) if len(pairs)]
     vocabulary = policy.encoder.vocabulary
@@ -150,15 +159,17 @@ def prepare(
     facts = fingerprint, train.fingerprint(), held_out.fingerprint(), config.as_dict()
     for what, fact in zip(("weights", "data", "held-out data", "settings"), facts, strict=True):
         processes.agree(what, fact)
-    # Score the reference before an adapter is added, so with exactly the hashed weights; and with
-    # the run's number of threads, which determines the last bits of the values.
-    with threads_for(policy.model):
-        scored, use = _score_reference(
-            config, policy, fingerprint, tokens, processes, cache, progress
-        )
     policy = adapted_policy(config, policy)
+    copied = policy.lora and not changes_nothing(policy.model)
+    if divides:
+        policy.shards = Shards.of(policy.model, processes, device)
     scorer = LogpScorer.probed(policy, config.precision)
-    reference = Reference(scorer, copied=policy.lora and not changes_nothing(policy.model))
+    reference = Reference(scorer, copied)
+    # With the run's number of threads, which determines the last bits of the values.
+    with threads_for(policy.model), reference.at_start() as frozen:
+        scored, use = _score_reference(
+            config, frozen, fingerprint, tokens, processes, cache, progress
+        )
     reward_fn = reward_fn or train.reward_fn
     if bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference:
         reference.keep()
@@ -245,7 +256,7 @@ def _prompts(
 
 def _score_reference(
     config: TrainConfig,
-    policy: LanguageModel,
+    scorer: LogpScorer,
     fingerprint: str,
     tokens: list[TokenizedPairs],
     processes: Processes,
@@ -260,7 +271,7 @@ def _score_reference(
     cut = config.ld_alpha is not None
     parts = [PairSequences.of([pairs[i] for i in indices], cut) for pairs, indices in used]
     values, use = reference_logps(
-        LogpScorer.probed(policy, config.precision),
+        scorer,
         fingerprint,
         [sequence for part in parts for sequence in part.all],
         cache=cache or (ReferenceCache() if processes.first else None),

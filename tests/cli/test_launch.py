@@ -65,12 +65,15 @@ def uninterrupted(environment, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("rank, step, resumed_with", [(1, 15, 2), (0, 33, 1), (1, 47, 3)])
+@pytest.mark.parametrize(
+    "strategy, rank, step, resumed_with",
+    [("ddp", 1, 15, 2), ("ddp", 0, 33, 1), ("ddp", 1, 47, 3), ("fsdp", 1, 25, 1)],
+)
 def test_a_killed_rank_ends_the_run_and_it_resumes(
-    environment, uninterrupted, tmp_path, rank, step, resumed_with
+    environment, uninterrupted, tmp_path, strategy, rank, step, resumed_with
 ):
     folder = tmp_path / "run"
-    launcher = begun(environment, folder, 2, *SETTINGS)
+    launcher = begun(environment, folder, 2, *SETTINGS, "--strategy", strategy)
     until(lambda: lines(folder) > step, f"step {step} is never done")
     both = ranks(launcher.pid)
     os.kill(both[rank], signal.SIGKILL)

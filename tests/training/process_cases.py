@@ -1,10 +1,11 @@
 """What several processes and one process train alike: run as a script by a launcher, or called.
 
 Usage: torchrun ... process_cases.py FOLDER [CASE ...]: each case's records into FOLDER/CASE.json.
+With --runs, each case is a run in a folder there, which goes on if it has begun.
 """
 
 import json
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
@@ -13,9 +14,12 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dpo_lab.models.loading import LanguageModel, load_model
+from dpo_lab.models.processes import join_processes, leave_processes
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.loop import train
-from dpo_lab.training.setup import prepare
+from dpo_lab.training.runs import Run
+from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.start_or_resume import open_or_create
 
 LOSSES = ("sigmoid", "ipo", "aot", "robust", "sigmoid + 0.2 sft")
 PAIRS = [
@@ -70,32 +74,54 @@ def tied_llama(dtype: torch.dtype) -> LanguageModel:
     return LanguageModel(model.to(dtype), tokenizer, "tied Llama", "test")
 
 
-def records_of(model: str, dtype: torch.dtype, settings: dict) -> list[dict]:
-    """The records of a case, as plain dictionaries."""
+def job_of(model: str, dtype: torch.dtype, settings: dict, strategy: str = "ddp") -> Job:
+    """The job of a case."""
     if model == "micro":
         lm = load_model("micro", device="cpu")
     else:
         lm = tied_llama(dtype)
     data = None if model == "micro" else PAIRS
-    job = prepare(TrainConfig(device="cpu", **settings), model=lm, data=data)
+    config = TrainConfig(device="cpu", **settings)
+    job = prepare(config, model=lm, data=data, strategy=strategy)
+    if strategy == "fsdp":
+        for weight in job.policy.model.parameters():
+            rows = -(-len(weight) // job.processes.count)
+            assert weight.to_local().numel() <= rows * weight[0].numel(), "it has the whole"
     if dtype == torch.float64:
         assert {weight.dtype for weight in job.policy.model.parameters()} == {dtype}
-    return [record.as_dict() for record in train(job)]
+    return job
+
+
+def records_of(job: Job, run: Run | None, until: int | None) -> list[dict]:
+    """The records of a job, up to a step at which its run is left."""
+    if run is not None:
+        job.processes.from_first(lambda: open_or_create(run, job, resume=True) and None)
+    records = []
+    for record in train(job, run=run):
+        records.append(record.as_dict())
+        if record.step == until:
+            break
+    return records
 
 
 def main() -> None:
     """Write the records of the cases that are named, or of all."""
-    from dpo_lab.models.processes import join_processes, leave_processes
-
     torch.set_num_threads(1)
-    folder, *names = sys.argv[1:]
+    parser = ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--until", type=int)
+    asked = parser.parse_intermixed_args()
     processes, known = join_processes(), cases()
-    for name in names or known:
-        records = records_of(*known[name])
+    for name in asked.names or known:
+        job = job_of(*known[name], strategy=asked.strategy)
+        records = records_of(job, asked.runs and Run(asked.runs / name), asked.until)
         everyone = processes.gather(records)
         assert all(other == everyone[0] for other in everyone), f"{name}: ranks differ"
         if processes.first:
-            (Path(folder) / f"{name}.json").write_text(json.dumps(records))
+            (asked.folder / f"{name}.json").write_text(json.dumps(records))
     leave_processes()
 
 

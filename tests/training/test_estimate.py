@@ -34,6 +34,21 @@ def test_the_reference_is_counted_where_it_is_kept(tmp_path):
     assert counted == pytest.approx([0, 4 * WEIGHTS / 1e9, 4 * WEIGHTS / 1e9])
 
 
+def test_devices_divide_pairs_or_weights_too():
+    """By hand: 2 x 38 x 96 weights of embedding and head and 96 of a norm lie outside the layer."""
+    alone, ddp, fsdp = estimate(MICRO), estimate(MICRO, 2), estimate(MICRO, 2, "fsdp")
+    assert ddp.memory["weights"] == alone.memory["weights"]
+    assert ddp.memory["optimiser"] == alone.memory["optimiser"]
+    assert alone.work <= ddp.work < 1.1 * alone.work, "some share a prompt"
+    assert ddp.seconds(1e9) == pytest.approx(ddp.work / alone.work * alone.seconds(1e9) / 2)
+    for name in ("weights", "gradients", "optimiser"):
+        assert fsdp.memory[name] == pytest.approx(alone.memory[name] / 2)
+    outside = 2 * 38 * 96 + 96
+    gathered = outside + 2 * (WEIGHTS - outside)
+    assert fsdp.memory["gathered"] == pytest.approx(4 * gathered / 1e9)
+    assert "gathered" not in {name for name, size in ddp.memory.items() if size}
+
+
 def test_what_is_not_estimated_is_refused():
     with pytest.raises(ValueError, match="gradient_checkpointing=True: what it saves is not"):
         estimate(replace(MICRO, gradient_checkpointing=True))
