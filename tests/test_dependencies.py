@@ -43,7 +43,7 @@ def undeclared(names: set[str], allowed: set[str]) -> set[str]:
 def test_the_package_declares_what_it_imports():
     names = set().union(*map(imports, FILES))
     assert {"numpy", "torch", "huggingface_hub.errors"} <= names, "the walk sees them"
-    assert not undeclared(names, declared())
+    assert not undeclared(names, declared("cluster"))
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_a_notebook_needs_the_package_alone():
             if cell.cell_type == "code":
                 names |= set(re.findall(r"^(?:import|from) ([\w.]+)", cell.source, re.M))
     assert {"dpo_lab", "torch"} <= names
-    assert not undeclared(names, declared())
+    assert not undeclared(names, declared("cluster"))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dpo_lab.cli.arguments import SAID
 from dpo_lab.cli.output import new_console, print_rows, say
@@ -23,6 +23,7 @@ class Sweep:
       dpo-lab sweep --beta 0.05 0.1 0.5 1 --seed 0 1 2 --steps 300
       dpo-lab sweep --loss sigmoid ipo --learning-rate 1e-3 3e-3 --out runs/losses
       dpo-lab sweep --model smollm2 --data places --beta 0.1 0.3 --workers 1
+      dpo-lab sweep --beta 0.1 0.3 1 --out /shared/x --engine ray --address auto --gpus-per-run 1
     """
 
     settings: SeveralSettings
@@ -30,6 +31,12 @@ class Sweep:
     """Folder of the runs, by default sweep/ beside other runs; begun again, it goes on."""
     workers: Annotated[int | None, SAID] = None
     """Processes; by default one a core on the CPU, else one."""
+    engine: Literal["local", "ray"] = "local"
+    """Processes here, or tasks of a Ray cluster; --out is then a folder that all machines see."""
+    address: Annotated[str | None, SAID] = None
+    """The Ray cluster: auto, or host:port; by default one is started here."""
+    gpus_per_run: float = 0
+    """GPUs that Ray keeps for each run."""
 
     def __call__(self) -> None:
         """Train them and print a row a run."""
@@ -59,7 +66,16 @@ class Sweep:
         begun = time.time()
         try:
             with ended_by_signals(), SweepBars(console) as bars:
-                rows = run_sweep(configs, out, workers=self.workers, done=done, going=bars.show)
+                rows = run_sweep(
+                    configs,
+                    out,
+                    workers=self.workers,
+                    engine=self.engine,
+                    address=self.address,
+                    gpus_per_run=self.gpus_per_run,
+                    done=done,
+                    going=bars.show,
+                )
         except SweepFailed as some:
             failed, rows = some, some.rows
         if rows:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dpo_lab.data.assets import cache_path
 
@@ -35,11 +36,16 @@ class ReferenceCache:
 
     Args:
         path: The SQLite file; by default in the lab's cache folder.
+        read_only: Whether it is a file that nobody changes any more, which is read without locks:
+            SQLite's are not safe on shared folders.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None, read_only: bool = False):
         self.path = path or cache_path("reference.sqlite")
-        self._writable = True
+        self._writable = not read_only
+        self._read_only = read_only
+        if read_only:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -55,7 +61,7 @@ class ReferenceCache:
         if not self._writable and not self.path.exists():
             return {}
         try:
-            with closing(sqlite3.connect(self.path, timeout=60)) as database:
+            with closing(self._connect()) as database:
                 values, checksums = (_read(database, name, keys) for name in ("logps", "checksums"))
         except sqlite3.DatabaseError as error:
             raise self._unusable(error) from None
@@ -83,12 +89,38 @@ class ReferenceCache:
 
         self._write(add)
 
+    def _connect(self) -> sqlite3.Connection:
+        if self._read_only:
+            address = f"file:{quote(str(self.path))}?mode=ro&immutable=1"
+            return sqlite3.connect(address, uri=True)
+        return sqlite3.connect(self.path, timeout=60)
+
+    def copy_to(self, path: Path) -> None:
+        """Write all values to another file, which appears when it is complete.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with (
+                closing(self._connect()) as database,
+                closing(sqlite3.connect(part)) as copy,
+            ):
+                database.backup(copy)
+            part.replace(path)
+        except sqlite3.DatabaseError as error:
+            raise OSError(f"{path}: cannot be written ({error}). Make room.") from error
+        finally:
+            part.unlink(missing_ok=True)
+
     def _write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
         """Change the file in one transaction, if it can be written to."""
         if not self._writable:
             return
         try:
-            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+            with closing(self._connect()) as database, database:
                 change(database)
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF

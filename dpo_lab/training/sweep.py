@@ -11,13 +11,14 @@ from dataclasses import fields, replace
 from datetime import date
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.loading import load_model
+from dpo_lab.training import cluster
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import as_file_name
@@ -35,6 +36,10 @@ MEASURED = ("rewards/margins", "eval/rewards/accuracies", "eval/logratios/chosen
 MEASURED += ("kl/per_token", "kl/per_token_stderr", "kl/cut", "score/policy", "score/policy_stderr")
 MEASURED += ("listed/kl", "listed/score", "listed/beyond")
 """Metrics in the table of runs: the last value of each."""
+
+Engine = Literal["local", "ray"]
+SNAPSHOT = "references.sqlite"
+"""File in a sweep's folder of the reference values that runs on other machines read."""
 
 Done = Callable[[str, int, int], None]
 """Called with the name of a finished run, how many runs are finished, and how many there are."""
@@ -99,6 +104,9 @@ def sweep(
     folder: Path,
     *,
     workers: int | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
+    gpus_per_run: float = 0,
     done: Done | None = None,
     going: Going | None = None,
 ) -> list[dict[str, Any]]:
@@ -113,7 +121,11 @@ def sweep(
     Args:
         configs: Configurations by the name of the run.
         folder: Parent of the runs' folders.
-        workers: Number of processes; by default one per core on the CPU, else one.
+        workers: Number of local processes; by default one per core on the CPU, else one.
+        engine: `local` processes, or tasks of a `ray` cluster; then the folder must be one that all
+            its machines see, and a run whose machine is lost resumes on another.
+        address: Of the Ray cluster: `auto`, or `host:port`; by default one is started here.
+        gpus_per_run: GPUs that Ray keeps for each run.
         done: Called for every finished run, including those finished by earlier calls.
         going: Called about once a second with the last sign of life of each run in progress.
 
@@ -122,11 +134,16 @@ def sweep(
 
     Raises:
         FileExistsError: If the folder of a run has other files in it.
-        ValueError: If an existing run has other settings, or `workers` is less than 1.
+        ValueError: If an existing run has other settings, `workers` is less than 1, an option
+            belongs to the other engine, or there is no such cluster.
         SweepFailed: If some runs fail, after all others are done.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers}: must be at least 1, or left out.")
+    if engine == "ray" and workers is not None:
+        raise ValueError("workers: Ray runs as many at a time as its machines have cores or GPUs.")
+    if engine == "local" and (address or gpus_per_run):
+        raise ValueError("address, gpus_per_run: belong to engine ray.")
     for name, config in configs.items():
         run = Run(folder / name)
         check_settings(run, config)
@@ -140,8 +157,6 @@ def sweep(
     if unfinished:
         dated = _dated(configs, folder)
         to_run = {name: dated[name] for name in unfinished}
-        _score_references(to_run.values())
-        workers = min(workers or _processes(to_run.values()), len(unfinished))
 
         def one_more(name: str) -> None:
             nonlocal count
@@ -149,14 +164,22 @@ def sweep(
             if done:
                 done(name, count, len(configs))
 
-        failures = run_all(
-            f"{__name__}:run_one",
-            {name: (config, folder / name) for name, config in to_run.items()},
-            workers,
-            (f"{__name__}:begin_worker", max(1, (os.cpu_count() or 1) // workers)),
-            one_more,
-            going and (lambda names: going({name: last_beat(folder / name) for name in names})),
-        )
+        def tick(names: list[str]) -> None:
+            beats = {name: last_beat(folder / name) for name in names}
+            if going:  # of tasks that have not begun Ray knows no more than that
+                going({name: beat for name, beat in beats.items() if beat or engine == "local"})
+
+        calls = {name: (config, folder / name) for name, config in to_run.items()}
+        if engine == "ray":
+            with cluster.connected(address, gpus_per_run):
+                failures = cluster.run_all(
+                    calls, _score_references, folder / SNAPSHOT, gpus_per_run, one_more, tick
+                )
+        else:
+            _score_references(to_run.values())
+            workers = min(workers or _processes(to_run.values()), len(unfinished))
+            begin = f"{__name__}:begin_worker", max(1, (os.cpu_count() or 1) // workers)
+            failures = run_all(f"{__name__}:run_one", calls, workers, begin, one_more, tick)
         if failures:
             raise SweepFailed(failures, table(configs, folder))
     return table(configs, folder)

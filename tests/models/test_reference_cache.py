@@ -3,6 +3,7 @@
 import logging
 import math
 import sqlite3
+from contextlib import closing
 
 import pytest
 import torch
@@ -138,6 +139,18 @@ def test_a_cache_that_cannot_be_written_to_is_read(scorer, cache, monkeypatch, c
     assert cache.path.read_bytes() == before
     said = [r.getMessage() for r in caplog.records if "cannot be written to" in r.getMessage()]
     assert len(said) == 1 and "are not stored" in said[0]
+
+
+def test_a_snapshot_is_read_without_locks_and_never_written(scorer, cache, tmp_path):
+    whole, _ = ask(scorer, cache, SEQUENCES[:8])
+    copy = tmp_path / "shared #1" / "references.sqlite"
+    cache.copy_to(copy)
+    before = copy.read_bytes()
+    with closing(sqlite3.connect(copy)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        values, use = ask(scorer, ReferenceCache(copy, read_only=True))
+    assert torch.equal(values[:8], whole) and use.cached == 8 and use.computed == 4
+    assert copy.read_bytes() == before and list(copy.parent.iterdir()) == [copy]
 
 
 def test_a_full_disk_keeps_no_value_and_stops_nothing(scorer, cache, caplog):
