@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dpo_lab.data.text_to_ids import PromptResponse
 
@@ -62,7 +63,7 @@ class Batch:
         real_tokens: Tokens of all sequences, without padding, shared ones as often as they occur.
         positions: `(rows, length)`, position ids; none where they run from 0 in every row.
         trees: Which tokens attend to which in a packed row.
-        lengths: Tokens of each row without its padding; none where the row is packed.
+        lengths: Tokens of each row without its padding; a packed row has it at its end.
     """
 
     input_ids: Tensor
@@ -86,6 +87,29 @@ class Batch:
             if hasattr(value := getattr(self, field.name), "to")
         }
         return replace(self, **moved)
+
+    def filled_up(self, multiple: int, pad_id: int) -> Batch:
+        """The same packed row with a length that is a multiple of a number.
+
+        Args:
+            multiple: The number.
+            pad_id: Id of the tokens at the end, which see only themselves and are not scored.
+        """
+        length = self.input_ids.shape[1]
+        missing = -length % multiple
+        if self.trees is None or self.positions is None or not missing:
+            return self
+        alone = torch.arange(length + 1, length + missing + 1, device=self.input_ids.device)
+        return replace(
+            self,
+            input_ids=pad(self.input_ids, (0, missing), value=pad_id),
+            positions=pad(self.positions, (0, missing)),
+            trees=Trees(
+                torch.cat([self.trees.subtree_end, alone]),
+                (*self.trees.bounds, length + missing),
+            ),
+            lengths=(length,),
+        )
 
     def sums(self, token_values: Tensor) -> Tensor:
         """Sum of a per-token value over each response, `(responses,)`.

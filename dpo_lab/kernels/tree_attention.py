@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,10 @@ def tree_keywords(trees: Trees, positions: Tensor, dtype: torch.dtype) -> dict:
     return {"position_ids": positions, "attention_mask": dummy, "trees": masks}
 
 
+BLOCK = 128
+"""Queries and keys in a block of FlexAttention, whose kernels take rows in multiples of it."""
+
+
 class CannotPack(ValueError):
     """The model's attention is more than trees can express, so its sequences must be padded."""
 
@@ -105,7 +110,7 @@ class TreeMasks:
 
     bounds: tuple[int, ...]
     masks: tuple[Tensor, ...] = ()
-    block_mask: object | None = None
+    block_mask: Any = None
     _repeated: dict[int, list[Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -202,13 +207,50 @@ def _attend(
     return output.transpose(1, 2)
 
 
-def block_mask(trees: Trees):
-    """The mask of all trees for FlexAttention, which skips blocks that no query may attend to."""
-    from torch.nn.attention.flex_attention import create_block_mask
+def block_mask(trees: Trees) -> Any:
+    """The mask of all trees for FlexAttention, which skips blocks that no query may attend to.
+
+    Each block is found from the ends of subtrees alone: no array of `(length, length)` is made.
+
+    Args:
+        trees: The trees; a row whose length is a multiple of `BLOCK` has no block cut short.
+
+    Returns:
+        A `BlockMask`, with the blocks that are seen in part and those that are seen whole.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
     end, length = trees.subtree_end, len(trees.subtree_end)
+    blocks = -(-length // BLOCK)
+    ends = nn.functional.pad(end, (0, blocks * BLOCK - length)).view(blocks, BLOCK)
+    keys = torch.arange(blocks * BLOCK, device=end.device).view(blocks, BLOCK)
+    first = BLOCK * torch.arange(blocks, device=end.device)[:, None]
+    last = (first + BLOCK - 1).clamp_max(length - 1)
+    # A key is seen by the queries from its own place to before the end of its subtree.
+    seen = (keys <= last[..., None]) & (ends > first[..., None])
+    partly = seen.any(-1)
+    whole = (keys[:, -1] <= first) & (ends.min(-1).values > last) & (last - first == BLOCK - 1)
 
     def visible(batch, head, query, key):
         return (key <= query) & (query < end[key])
 
-    return create_block_mask(visible, None, None, length, length, device=end.device.type)
+    return BlockMask.from_kv_blocks(
+        *_listed(partly & ~whole),
+        *_listed(whole),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible,
+        seq_lengths=(length, length),
+    )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of each row are set, and which: those first, in order.
+
+    Args:
+        blocks: `(rows, columns)`, boolean.
+
+    Returns:
+        `(1, 1, rows)` and `(1, 1, rows, columns)`, int32.
+    """
+    order = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[None, None], order.int()[None, None]

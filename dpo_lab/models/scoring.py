@@ -15,7 +15,7 @@ from dpo_lab.data.packing import pack, packed_groups
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.kernels.chunked_stats import log_square_sums
-from dpo_lab.kernels.tree_attention import tree_keywords
+from dpo_lab.kernels.tree_attention import BLOCK, tree_keywords
 from dpo_lab.models.devices import resolve_precision
 from dpo_lab.models.layouts import Layouts, reset_rotary, rotary_limit
 from dpo_lab.models.loading import LanguageModel
@@ -105,6 +105,8 @@ class LogpScorer:
         longest = max(len(prompt) + len(response) for prompt, response in sequences)
         if self.layouts.packs(longest):
             batch = pack(sequences)
+            if self.device.type == "cuda":  # whose kernels take whole blocks
+                batch = batch.filled_up(BLOCK, self.language_model.encoder.pad_id)
         else:
             batch = collate(sequences, self.language_model.encoder.pad_id)
         return batch.to(self.device)
@@ -122,7 +124,7 @@ class LogpScorer:
         """
         base = self.language_model.base
         module = base if self.head is None else getattr(base, base.base_model_prefix)
-        if batch.lengths and self._apart(max(batch.lengths)):
+        if batch.trees is None and self._apart(max(batch.lengths or (0,))):
             if self.language_model.shards:
                 raise ValueError(
                     f"model {self.language_model.name!r}: is run on sequences of one length at a "

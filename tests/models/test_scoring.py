@@ -12,9 +12,10 @@ from tiny import (
     shake,
     some_sequences,
 )
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers import BloomConfig, BloomForCausalLM, LlamaForCausalLM
 
-from dpo_lab.data.batching import collate
+from dpo_lab.data.batching import Trees, collate
 from dpo_lab.data.packing import pack
 from dpo_lab.kernels.tree_attention import TreeMasks, block_mask, tree_attention
 from dpo_lab.models.dropout import disable_dropout
@@ -323,6 +324,50 @@ def test_the_block_mask_for_cuda_is_the_mask_of_the_trees():
         )
     ]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [5, 128, 300, 384, 1000])
+def test_blocks_are_those_of_the_mask_written_out(length):
+    """Random trees, some longer than a block, against torch's own search through the mask."""
+    generator = torch.Generator().manual_seed(length)
+    ends, bounds = [0] * length, [0]
+    while bounds[-1] < length:
+        size = int(torch.randint(1, 200, (), generator=generator))
+        start, bounds = bounds[-1], [*bounds, min(bounds[-1] + size, length)]
+        fork = int(torch.randint(start, bounds[-1], (), generator=generator))
+        for place in range(start, bounds[-1]):  # a trunk, then two branches
+            ends[place] = bounds[-1] if place < start + size // 3 or place >= fork else fork
+    trees = Trees(torch.tensor(ends), tuple(bounds))
+    dense = torch.block_diag(*trees.masks()).bool()
+    expected = create_block_mask(
+        lambda b, h, q, k: dense[q.clamp(max=length - 1), k.clamp(max=length - 1)]
+        & (q < length) & (k < length),
+        None, None, length, length, device="cpu", separate_full_blocks=True,
+    )  # fmt: skip
+    ours = block_mask(trees)
+    assert ours.seq_lengths == expected.seq_lengths == (length, length)
+    for name in ("kv", "full_kv", "q", "full_q"):
+        counts = getattr(ours, f"{name}_num_blocks")
+        assert torch.equal(counts, getattr(expected, f"{name}_num_blocks")), name
+        found, right = (getattr(mask, f"{name}_indices")[0, 0] for mask in (ours, expected))
+        for count, *rows in zip(counts[0, 0].tolist(), found, right, strict=True):
+            assert torch.equal(rows[0][:count], rows[1][:count]), name
+
+
+@pytest.mark.parametrize("multiple", [8, 64])
+def test_what_fills_a_row_up_changes_nothing(multiple):
+    lm = make_language_model()
+    scorer, sequences = LogpScorer.probed(lm), branching_sequences()
+    batch = pack(sequences)
+    filled = batch.filled_up(multiple, lm.encoder.pad_id)
+    assert filled.input_ids.shape[1] % multiple == 0 and filled.lengths == (
+        batch.input_ids.shape[1],
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(scorer.logps(filled), scorer.logps(batch), rtol=0, atol=NATS)
+    assert filled.filled_up(multiple, 0) is filled
+    padded = collate(sequences, lm.encoder.pad_id)
+    assert padded.filled_up(multiple, 0) is padded
 
 
 def test_a_model_that_packs_still_answers_and_is_saved_as_it_was(tmp_path):

@@ -11,6 +11,7 @@ from tiny import SIZE, make_language_model, make_tokenizer, shake
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from dpo_lab import TrainConfig, prepare, train
+from dpo_lab.models.expert_balance import Routers
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.learner import Learner
@@ -73,6 +74,19 @@ def test_the_gradient_is_dpos_and_that_of_transformers_balancing_loss(weight, tm
     for name, parameter in plain.named_parameters():
         if parameter.grad is not None and parameter.grad.abs().max() > 0:
             torch.testing.assert_close(got[name], parameter.grad, atol=2e-5, rtol=1e-3)
+
+
+def test_tokens_that_fill_a_row_up_are_not_balanced(tmp_path):
+    job = job_of(mixtral(), tmp_path)
+    routers, pair = Routers.of(job.policy.base, "mixtral"), job.train.tokens[0]
+    batch = job.scorer.batch([(pair.prompt, pair.chosen), (pair.prompt, pair.rejected)])
+    losses = []
+    for row in (batch, batch.filled_up(32, pair.prompt[0])):
+        with routers.recorded() as logits:
+            job.scorer.logps(row)
+        losses.append(routers.loss(logits, row).item())
+        assert len(logits[0]) == row.input_ids.shape[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_its_value_is_in_the_records_and_training_lowers_it(tmp_path):
