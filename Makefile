@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check lint bench notebooks pictures clean
+.PHONY: help setup demo lab test check lint bench gpu notebooks pictures clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -56,6 +56,9 @@ bench: $(READY)  ## measure: beside TRL, growth, overhead (BENCH_DATA=pairs.json
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/busy.py --json benchmarks/results/busy.json
+
+gpu: $(READY)  ## measure a GPU in ten minutes (without one: all of it in small, on the CPU)
+	$(BIN)/python benchmarks/gpu.py
 
 notebooks: $(READY)  ## run every notebook from a clean kernel and keep its outputs (needs chromium)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[pictures]'

@@ -19,6 +19,8 @@ GROUPS = {
     "device": "device",
 }
 """Title of each group by its first setting; the settings that follow belong to it too."""
+ALIASES = {"learning_rate": ("--lr",)}
+"""Other names of options."""
 DEFAULTS = vars(TrainConfig())
 WHOLE = {name for name, value in DEFAULTS.items() if isinstance(value, tuple | dict)}
 """Settings that are a list or a mapping, of which a sweep takes one."""
@@ -30,7 +32,7 @@ def options(several: bool = False) -> Any:
     Args:
         several: Whether a setting takes several values.
     """
-    hints, kinds = get_type_hints(TrainConfig, include_extras=True), get_type_hints(TrainConfig)
+    kinds = get_type_hints(TrainConfig)
     groups: dict[str, dict[str, Any]] = {}
     title = ""
     for name, default in DEFAULTS.items():
@@ -40,9 +42,8 @@ def options(several: bool = False) -> Any:
         kind = tuple[kinds[name], ...] if several and name not in WHOLE else kinds[name]
         if isinstance(default, dict):  # of a bare mapping tyro asks how long its default is
             kind |= None
-        extra = getattr(hints[name], "__metadata__", ())
-        shown = tyro.conf.arg(help=text, help_behavior_hint=hint)
-        groups.setdefault(title, {})[name] = Annotated[kind, *extra, shown]
+        shown = tyro.conf.arg(help=text, help_behavior_hint=hint, aliases=ALIASES.get(name))
+        groups.setdefault(title, {})[name] = Annotated[kind, shown]
     boxes = {title: TypedDict(title, some, total=False) for title, some in groups.items()}
     return TypedDict("options", boxes)
 

@@ -44,15 +44,20 @@ def summed_into(weight: Tensor) -> tuple[Tensor, bool]:
 
 
 def add_product(weight: Tensor, left: Tensor, right: Tensor) -> None:
-    """`weight.grad += left.T @ right`, without an array for the product.
+    """`weight.grad += left.T @ right`, without an array for the product in the weight's precision.
 
     Args:
         weight: `(n, m)`, for which `adds_in_place` is true.
         left: `(rows, n)`.
-        right: `(rows, m)`.
+        right: `(rows, m)`; where both are bfloat16, so is the product, as under autocast.
     """
     gradient, new = summed_into(weight)
-    gradient.addmm_(left.T, right, beta=0 if new else 1)
+    if left.dtype == gradient.dtype:
+        gradient.addmm_(left.T, right, beta=0 if new else 1)
+    elif new:
+        gradient.copy_(left.T @ right)
+    else:
+        gradient.add_(left.T @ right)
 
 
 def add_rows(weight: Tensor, ids: Tensor, rows: Tensor) -> None:
@@ -66,4 +71,4 @@ def add_rows(weight: Tensor, ids: Tensor, rows: Tensor) -> None:
     gradient, new = summed_into(weight)
     if new:
         gradient.zero_()
-    gradient.index_add_(0, ids, rows)
+    gradient.index_add_(0, ids, rows.to(gradient.dtype))

@@ -120,7 +120,15 @@ def _same(module: nn.Module, forward, width: int) -> bool:
 
 
 def _linear(module: nn.Linear, states: Tensor) -> Tensor:
-    return _LinearInPlace.apply(states, module.weight, module.bias)
+    return _LinearInPlace.apply(_for_products(states), module.weight, module.bias)
+
+
+def _for_products(states: Tensor) -> Tensor:
+    """States in the precision of products: that of autocast, inside it."""
+    kind = states.device.type
+    if not torch.is_autocast_enabled(kind) or states.dtype == torch.float64:
+        return states
+    return states.to(torch.get_autocast_dtype(kind))
 
 
 def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:
@@ -132,7 +140,9 @@ def _gated(module: nn.Module, states: Tensor) -> Tensor:
 
 
 def _gated_in_place(module: nn.Module, states: Tensor) -> Tensor:
-    return _GatedInPlace.apply(states, *(getattr(module, name).weight for name in _GATED))
+    return _GatedInPlace.apply(
+        _for_products(states), *(getattr(module, name).weight for name in _GATED)
+    )
 
 
 def _rms_norm(module: nn.Module, states: Tensor) -> Tensor:
@@ -155,7 +165,8 @@ class _LinearInPlace(Function):
         rows = grad.flatten(0, -2)
         add_product(weight, rows, states.flatten(0, -2))
         needs_states, _, needs_bias = ctx.needs_input_grad
-        return grad @ weight if needs_states else None, None, rows.sum(0) if needs_bias else None
+        back = grad @ weight.to(grad.dtype) if needs_states else None
+        return back, None, rows.sum(0) if needs_bias else None
 
 
 class _EmbeddingInPlace(Function):
@@ -214,12 +225,14 @@ class _GatedInPlace(Function):
         shape = states.shape
         states, gated, raised, grad = (x.flatten(0, -2) for x in (states, gated, raised, grad))
         add_product(down, grad, F.silu(gated).mul_(raised))
-        grad_gated, grad_raised = _silu_times_backward(grad @ down, gated, raised)
+        gate_now, up_now, down_now = (weight.to(grad.dtype) for weight in ctx.weights)
+        grad_gated, grad_raised = _silu_times_backward(grad @ down_now, gated, raised)
         add_product(gate, grad_gated, states)
         add_product(up, grad_raised, states)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        return (grad_gated @ gate).addmm_(grad_raised, up).view(shape), None, None, None
+        back = (grad_gated @ gate_now).addmm_(grad_raised, up_now)
+        return back.view(shape), None, None, None
 
 
 class _RMSNorm(Function):
@@ -227,10 +240,12 @@ class _RMSNorm(Function):
 
     @staticmethod
     def forward(ctx, states, weight, eps):
-        norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        wide = torch.promote_types(states.dtype, torch.float32)  # as transformers' norms compute
+        norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=wide)
         factor = norm.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(states, weight, factor)
-        return (states * factor).mul_(weight)
+        normed = (states * factor).to(states.dtype)
+        return normed.mul_(weight) if normed.dtype == weight.dtype else normed * weight
 
     @staticmethod
     @once_differentiable

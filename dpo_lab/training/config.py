@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, get_args
-
-import tyro
+from typing import Any, Literal, TypeVar, get_args
 
 from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
@@ -97,7 +95,7 @@ class TrainConfig:
     micro_batch_tokens: int | None = None
     """Most tokens in one forward and backward pass: fewer take less memory and more time. By
     default 640 on the CPU, 8192 elsewhere."""
-    learning_rate: Annotated[float | None, tyro.conf.arg(aliases=("--lr",))] = None
+    learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 for micro, 3e-5 for smollm2 and 1e-6, the paper's, for
     others; with LoRA 1e-2, 1e-3 and 1e-5."""
     optimizer: Optimizer = "adamw"

@@ -14,9 +14,9 @@ from dpo_lab.models.loading import LanguageModel, add_lora
 from dpo_lab.models.scoring import LogpScorer
 
 
-def gradients(lm, sequences, lean: bool) -> dict[str, torch.Tensor]:
+def gradients(lm, sequences, lean: bool, precision="float32") -> dict[str, torch.Tensor]:
     """Of a weighted sum of log-probabilities, over three micro-batches."""
-    scorer, layers = LogpScorer.probed(lm), LeanLayers(lm.model)
+    scorer, layers = LogpScorer.probed(lm, precision), LeanLayers(lm.model)
     upstream = torch.linspace(-1, 2, len(sequences), dtype=lm.base.dtype)
     lm.model.zero_grad()
     for part in range(3):
@@ -59,6 +59,25 @@ def test_norms_and_adapters_too_in_float32(family, rank):
                     weight.copy_(torch.linspace(-0.1, 0.1, weight.numel()).view_as(weight))
     expected = gradients(lm, sequences, lean=False)
     assert_equal(gradients(lm, sequences, lean=True), expected, 1e-4)
+
+
+@pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
+def test_under_bfloat16_they_are_as_near_to_float32_as_autograds(rank):
+    """Rounding moves both: neither may be farther from the float32 gradient than the other."""
+    lm, sequences = make_language_model("Llama"), branching_sequences()
+    lm = add_lora(lm, rank) if rank else lm
+    exact = gradients(lm, sequences, lean=False)
+    plain = gradients(lm, sequences, lean=False, precision="bfloat16")
+    lean = gradients(lm, sequences, lean=True, precision="bfloat16")
+    assert lean.keys() == plain.keys() == exact.keys()
+    assert {gradient.dtype for gradient in lean.values()} == {torch.float32}
+
+    def error(found) -> float:
+        total = sum((found[name] - exact[name]).square().sum() for name in exact)
+        return (total / sum(gradient.square().sum() for gradient in exact.values())).sqrt().item()
+
+    assert 1e-4 < error(plain) < 0.02, "it computes in bfloat16"
+    assert error(lean) == pytest.approx(error(plain), rel=0.3)
 
 
 def test_hand_written_backward_passes_by_finite_differences():
