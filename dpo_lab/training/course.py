@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dpo_lab.kernels.memory import release_freed_memory
@@ -18,6 +19,7 @@ from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.requests import Inbox
 from dpo_lab.training.runs import Run
+from dpo_lab.training.saved_state import load_state, save_state
 from dpo_lab.training.setup import Job
 from dpo_lab.training.threads import KEY, RunThreads
 
@@ -137,7 +139,7 @@ class Course:
         learner = self.learner
         if not self.processes.from_first(lambda: _has_checkpoint(run)):
             return
-        learner.load(run.path / "checkpoint")
+        load_state(learner, run.path / "checkpoint")
         if learner.step > learner.total_steps:
             raise ValueError(
                 f"{run.path}: its checkpoint is of step {learner.step}, and the run has "
@@ -200,7 +202,8 @@ class Course:
         live = self.job.live.as_dict()
         learner.check_weights()
         from_first = self.processes.from_first
-        self.run.save_checkpoint(learner.save, from_first=from_first, step=learner.step, **live)
+        write = partial(save_state, learner)
+        self.run.save_checkpoint(write, from_first=from_first, step=learner.step, **live)
         self._since, self._saved = time.monotonic(), learner.step
         self._took = self._since - started
         for callback in self.callbacks:

@@ -1,4 +1,4 @@
-"""One optimiser step (gradient over a batch, checks, update), and the state in a checkpoint."""
+"""One optimiser step: gradient over a batch, checks, update."""
 
 from __future__ import annotations
 
@@ -7,45 +7,30 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from dpo_lab.data.batching import integers
 from dpo_lab.data.pair_sequences import PairSequences
-from dpo_lab.data.quoting import shortened
 from dpo_lab.data.shares import shares
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.models.expert_balance import Routers
-from dpo_lab.models.processes import FirstFailed, LostProcess
 from dpo_lab.models.scoring import pair_logps
 from dpo_lab.models.sharding import own_part, whole
-from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.metrics import pair_metrics
-from dpo_lab.training.optimizer_parts import FOLDER, STEP, read_parts, write_parts
 from dpo_lab.training.pairs import PairBatch
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.setup import Job, pair_order
 from dpo_lab.training.start_check import at_start
-
-NO_STATE = (
-    OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, LookupError,
-    AttributeError,
-)  # fmt: skip
-"""Exceptions raised when a file that does not hold a trainer's state is loaded as one."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -86,14 +71,19 @@ class BatchOutcome:
 
 
 class Learner:
-    """Policy, optimiser and schedule: all that a step needs and a checkpoint must hold."""
+    """Policy, optimiser and schedule: all that a step needs and a checkpoint must hold.
+
+    Attributes:
+        weights: The weights that are trained, by name.
+        new_peak: A peak learning rate that the next record will note, if it was changed.
+    """
 
     def __init__(self, job: Job):
         self.job = job
         self.config = job.config
         self.loss = job.config.loss_function
         self.step = 0
-        self._new_peak: float | None = None
+        self.new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
         self.order = pair_order(job.config, len(job.train))
         self.processes = job.processes
@@ -133,7 +123,7 @@ class Learner:
     def change(self, changes: Mapping[str, float]) -> None:
         """Set new values of live settings, by name."""
         self.job.live = replace(self.job.live, **changes)
-        self._new_peak = changes.get("learning_rate", self._new_peak)
+        self.new_peak = changes.get("learning_rate", self.new_peak)
 
     def start_record(self) -> StepRecord:
         """The record of step 0, before any metric."""
@@ -157,8 +147,8 @@ class Learner:
         values["grad_norm"] = grad_norm.item()
         values |= {"router/aux_loss": outcome.balance} if self.routers else {}
         self._check_finite(values)
-        if self._new_peak is not None:
-            values["change/learning_rate"], self._new_peak = self._new_peak, None
+        if self.new_peak is not None:
+            values["change/learning_rate"], self.new_peak = self.new_peak, None
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -324,72 +314,6 @@ class Learner:
                 f"{self.job.live.learning_rate:g}. The last checkpoint is from before; go on from "
                 "it with a lower learning rate (--resume --lr)."
             )
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint's files, in all processes; call `check_weights` first.
-
-        Raises:
-            OSError: If the files cannot be written.
-        """
-        state = {
-            "step": self.step,
-            "beta": self.beta,
-            "peak": self.job.live.learning_rate,
-            "new_peak": self._new_peak,
-            "random": torch.get_rng_state(),
-        }
-        try:
-            if self.shards:
-                save_model(self.job.policy, folder)
-                parts = self.optimizer, self.weights, folder / FOLDER, self.processes
-                state["weight_steps"] = write_parts(*parts)
-            else:
-                self.processes.from_first(lambda: save_model(self.job.policy, folder))
-                state["optimizer"] = self.optimizer.state_dict()
-            self.processes.from_first(lambda: torch.save(state, folder / "trainer.pt"))
-        except (FirstFailed, LostProcess):
-            raise
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise OSError(
-                f"{folder.parent}: a checkpoint of step {self.step} cannot be written ({reason}). "
-                "The one before it is complete; make room, and go on from it with --resume."
-            ) from error
-
-    def load(self, folder: Path) -> None:
-        """Load a checkpoint, which may have been written on another device.
-
-        Raises:
-            ValueError: If its weights or its optimiser's state do not fit this run.
-        """
-        load_weights(self.job.policy, folder)
-        try:
-            state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-            self.step = state["step"]
-            # Earlier versions stored the peak in a scheduler's state, and no pending change.
-            peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
-            self.job.live = LiveSettings(state["beta"], peak)
-            self._new_peak = state.get("new_peak")
-            if "weight_steps" in state:
-                parts = self.optimizer, self.weights, folder / FOLDER
-                read_parts(*parts, state["weight_steps"], self.processes)
-            else:
-                self.optimizer.load_state_dict(self._own_parts(state["optimizer"]))
-            torch.set_rng_state(state["random"])
-        except NO_STATE as error:
-            reason = shortened(str(error) or type(error).__name__, 120)
-            raise ValueError(
-                f"{folder / 'trainer.pt'}: holds no state of this run ({reason}). Remove the "
-                f"folder {folder.name}, and a resumed run starts again from step 0."
-            ) from error
-
-    def _own_parts(self, state: dict[str, Any]) -> dict[str, Any]:
-        """An optimiser's state, with this process's parts of it if the weights are divided."""
-        if self.shards:
-            for values in state["state"].values():
-                for key, value in values.items():
-                    values[key] = value if key == STEP else self.shards.divided(value)
-        return state
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -424,17 +424,17 @@ class Clock:
 
 def checkpoints_of(monkeypatch, path: Path, config: TrainConfig, seconds: float, writing=0.0):
     """A run with steps, and checkpoints, of so many seconds; and where it had checkpoints."""
-    clock, kept, save = Clock(), Callback(), Learner.save
+    clock, kept, save = Clock(), Callback(), course.save_state
     steps = []
     kept.on_checkpoint = steps.append
 
-    def slow(self, folder):
-        save(self, folder)
+    def slow(learner, folder):
+        save(learner, folder)
         clock.pass_by(writing)
 
     with monkeypatch.context() as patch:
         patch.setattr(course, "time", clock)
-        patch.setattr(Learner, "save", slow)
+        patch.setattr(course, "save_state", slow)
         run = begin(path, config, clock.steps_of(seconds), kept)
     return run, steps
 
