@@ -114,7 +114,7 @@ class TerminalDisplay(Callback):
         if record.get("eval/loss") is not None or record.get("kl/per_token") is not None:
             self.bar.rows.append(record)
             self._line(_cells(record))
-        else:
+        elif record.get("loss") is not None:  # not before the first step
             self._speak(f"step {record.step}  loss {record['loss']:.4f}  {note}")
 
     def on_end(self, state: State, error: BaseException | None) -> None:

@@ -132,7 +132,7 @@ def load_model(
     """
     path, origin = builtin_model(str(name))
     try:
-        check_files(Path(path), lambda file: file != "trainer.pt")
+        check_files(Path(path), lambda file: not file.startswith(("trainer.pt", "optimizer/")))
     except ValueError as error:
         raise ValueError(
             f"model {str(name)!r}: {error}. Take a copy that is whole; or, if it was changed on "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+_BROKEN = re.compile(r"gloo/|NCCL|[Cc]onnection (closed|reset) by peer")
+"""In the error of a collective of torch's own that another process has left."""
 TIME_LIMIT = timedelta(minutes=30)
 """Longest wait for another process: longer than any step, evaluation or checkpoint should take."""
 BUCKET = 4_000_000
@@ -161,6 +164,21 @@ class Processes:
                 shaped = [p.view_as(t) for p, t in zip(parts, bucket, strict=True)]
                 torch._foreach_copy_(bucket, shaped)
 
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """Inside this context, a collective inside torch that another process has left is named.
+
+        Raises:
+            LostProcess: Instead of torch's error.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            broken = isinstance(error, dist.DistError) or _BROKEN.search(str(error))
+            if not self.several or isinstance(error, LostProcess) or not broken:
+                raise
+            raise LostProcess(_LOST) from error
+
     def agree(self, what: str, value: Any) -> None:
         """Raise if a value is not the same in all processes.
 
@@ -176,6 +194,10 @@ class Processes:
 
 
 ALONE = Processes()
+_LOST = (
+    "another process of this run has ended or does not answer. Its own message says why; go on "
+    "from the last checkpoint with --resume."
+)
 
 
 def launched() -> int:
@@ -265,7 +287,4 @@ def _naming_the_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's DistError is one
-        raise LostProcess(
-            "another process of this run has ended or does not answer. Its own message says why; "
-            "go on from the last checkpoint with --resume."
-        ) from error
+        raise LostProcess(_LOST) from error

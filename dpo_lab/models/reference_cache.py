@@ -95,26 +95,6 @@ class ReferenceCache:
             return sqlite3.connect(address, uri=True)
         return sqlite3.connect(self.path, timeout=60)
 
-    def copy_to(self, path: Path) -> None:
-        """Write all values to another file, which appears when it is complete.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            with (
-                closing(self._connect()) as database,
-                closing(sqlite3.connect(part)) as copy,
-            ):
-                database.backup(copy)
-            part.replace(path)
-        except sqlite3.DatabaseError as error:
-            raise OSError(f"{path}: cannot be written ({error}). Make room.") from error
-        finally:
-            part.unlink(missing_ok=True)
-
     def _write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
         """Change the file in one transaction, if it can be written to."""
         if not self._writable:

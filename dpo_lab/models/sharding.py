@@ -119,14 +119,28 @@ class Shards:
         tensor = tensor.to(self.mesh.device_type)
         return distribute_tensor(tensor, self.mesh, [Shard(0)], src_data_rank=None)
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Divided tensors put together, on the CPU; only in the first process, else empty."""
-        found = {}
+    def whole(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Divided tensors put together, on the CPU; only in the first process, else empty.
+
+        Args:
+            model: The model; what it ties is put together once.
+            tensors: A part of its state, by name.
+        """
+        found: dict[str, Tensor] = {}
+        firsts: dict[int, str] = {}
+        tied = {
+            name: firsts.setdefault(id(weight), name)
+            for name, weight in model.named_parameters(remove_duplicate=False)
+        }
         for name, tensor in tensors.items():
+            first = tied.get(name, name)
+            if first != name and first in tensors:
+                continue
             tensor = whole(tensor)
             if self.processes.first:
                 found[name] = tensor.cpu()
-        return found
+        again = {name: found[tied[name]] for name in tensors if name not in found and found}
+        return found | again
 
 
 def whole(tensor: Tensor) -> Tensor:

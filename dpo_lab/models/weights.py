@@ -51,7 +51,9 @@ def save_model(language_model: LanguageModel, folder: Path) -> None:
     If the weights are divided, all processes call this, and the first one writes them whole.
     """
     shards = language_model.shards
-    whole = shards.whole(_saved_tensors(language_model)) if shards else None
+    whole = None
+    if shards:
+        whole = shards.whole(language_model.model, _saved_tensors(language_model))
 
     def write() -> None:
         with no_bars():

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +22,8 @@ import torch
 
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.run_job import run_job
+from dpo_lab.training.control import RunControl
+from dpo_lab.training.run_job import StoppedBeforeTraining, run_job
 from dpo_lab.training.runs import FolderTaken
 
 RETRIES = 3
@@ -28,8 +32,11 @@ PATIENCE = 60.0
 """Seconds in which a lost machine's process gives its folder free."""
 TICK = 1.0
 """Seconds between two looks at the runs in progress."""
-PASSED_ON = ("HF_", "DPO_LAB_", "OMP_WAIT_POLICY")
-"""Beginnings of the environment variables that tasks get from here."""
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "DPO_LAB_CACHE", "OMP_WAIT_POLICY")
+"""Environment variables that tasks get from here; no token, which Ray would show."""
+
+
+Score = Callable[[list[TrainConfig], ReferenceCache], None]
 
 
 @contextmanager
@@ -55,7 +62,7 @@ def connected(address: str | None, gpus: float) -> Iterator[None]:
     if ours:
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except OSError as error:
             raise ValueError(
                 f"address {address!r}: no Ray cluster is there ({error}). Start one with "
@@ -76,6 +83,8 @@ def connected(address: str | None, gpus: float) -> Iterator[None]:
 
 def _knock(address: str | None) -> None:
     """Raise OSError if nobody answers at `host:port`, where Ray would try for minutes."""
+    if "://" in (address or ""):
+        raise OSError("give auto or host:port, on a machine of the cluster")
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -83,7 +92,7 @@ def _knock(address: str | None) -> None:
 
 def run_all(
     calls: Mapping[str, tuple[TrainConfig, Path]],
-    score: Callable[[list[TrainConfig]], None],
+    score: Score,
     snapshot: Path,
     gpus: float,
     done: Callable[[str], None],
@@ -93,7 +102,7 @@ def run_all(
 
     Args:
         calls: Settings and folder of each run, by name.
-        score: Fills a machine's cache with the reference values that the runs will ask for.
+        score: Fills a cache with the reference values that the runs will ask for.
         snapshot: File of those values that all runs read.
         gpus: GPUs of each task.
         done: Called with the name of each run that has succeeded.
@@ -105,7 +114,9 @@ def run_all(
     import ray
     from ray.exceptions import RayError
 
-    passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    if "DPO_LAB_CACHE" in passed_on:
+        passed_on["DPO_LAB_CACHE"] = os.path.abspath(passed_on["DPO_LAB_CACHE"])
     options: dict[str, Any] = {
         "num_cpus": 1,
         "num_gpus": gpus,
@@ -114,19 +125,22 @@ def run_all(
     }
     configs = [config for config, _ in calls.values()]
     try:
-        ray.get(ray.remote(**options)(_score).remote(score, configs, snapshot.resolve()))
+        task = ray.remote(**options)(_score)
+        scoring = task.remote(score, configs, snapshot.resolve(), Path.cwd())
+        while not _ended([scoring]):
+            pass
+        ray.get(scoring)
     except RayError as error:
         raise RuntimeError(f"the reference was not scored: {_reason(error)}") from error
     task = ray.remote(**options)(_train)
     waiting = {
-        task.remote(config, path.resolve(), snapshot.resolve()): name
+        task.remote(config, path.resolve(), snapshot.resolve(), Path.cwd()): name
         for name, (config, path) in calls.items()
     }
     failed = {}
     try:
         while waiting:
-            ready, _ = ray.wait(list(waiting), timeout=TICK)
-            for reference in ready:
+            for reference in _ended(list(waiting)):
                 name = waiting.pop(reference)
                 try:
                     ray.get(reference)
@@ -143,27 +157,63 @@ def run_all(
     return failed
 
 
-def _score(
-    score: Callable[[list[TrainConfig]], None], configs: list[TrainConfig], snapshot: Path
-) -> None:
-    """A task: score the reference, and write what the runs will read."""
-    torch.set_num_threads(1)
-    score(configs)
-    ReferenceCache().copy_to(snapshot)
+def _ended(references: list) -> list:
+    """Tasks that have ended, after `TICK` at the latest.
+
+    It does not wait in Ray, which turns the exit code of a signal into 1.
+    """
+    import ray
+
+    last = time.monotonic() + TICK
+    while not (ready := ray.wait(references, timeout=0)[0]) and time.monotonic() < last:
+        time.sleep(0.05)
+    return ready
 
 
-def _train(config: TrainConfig, path: Path, snapshot: Path) -> None:
-    """A task: start or resume one run."""
-    torch.set_num_threads(1)
-    last = time.monotonic() + PATIENCE
+def _score(score: Score, configs: list[TrainConfig], snapshot: Path, home: Path) -> None:
+    """A task: score the reference, and write what the runs will read.
+
+    Args:
+        score: As for `run_all`.
+        configs: Settings of the runs.
+        snapshot: The file, which appears when it is complete. Values that are in it already are
+            not computed again.
+        home: Folder from which relative paths are meant, where this machine has it.
+    """
+    _begin(home)
+    with tempfile.TemporaryDirectory(prefix="dpo-lab-") as scratch:
+        cache = ReferenceCache(Path(scratch) / snapshot.name)
+        if snapshot.exists():
+            shutil.copyfile(snapshot, cache.path)
+        score(configs, cache)
+        snapshot.parent.mkdir(parents=True, exist_ok=True)
+        part = snapshot.with_name(f"{snapshot.name}.{os.getpid()}")
+        shutil.copyfile(cache.path, part)
+        part.replace(snapshot)
+
+
+def _train(config: TrainConfig, path: Path, snapshot: Path, home: Path) -> None:
+    """A task: start or resume one run; cancelled, it ends after its step, with a checkpoint."""
+    _begin(home)
+    control, last = RunControl(), time.monotonic() + PATIENCE
+    signal.signal(signal.SIGINT, lambda number, frame: control.stop())
     while True:
         try:
-            run_job(config, path, cache=ReferenceCache(snapshot, read_only=True))
+            run_job(config, path, cache=ReferenceCache(snapshot, read_only=True), control=control)
+            return
+        except StoppedBeforeTraining:
             return
         except FolderTaken:
-            if time.monotonic() > last:
+            if control.stopped or time.monotonic() > last:
                 raise
             time.sleep(1)
+
+
+def _begin(home: Path) -> None:
+    """Use one core, and read relative paths as in the process that started the sweep."""
+    torch.set_num_threads(1)
+    if home.is_dir():
+        os.chdir(home)
 
 
 def _reason(error: Exception) -> str:

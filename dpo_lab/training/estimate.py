@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import product
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -26,6 +25,7 @@ from dpo_lab.models.loading import LanguageModel, load_error
 from dpo_lab.models.model_settings import Strategy
 from dpo_lab.models.sharding import layers_of
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.learner import NO_BALANCE
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
 from dpo_lab.training.text_record import with_template
 
@@ -50,8 +50,9 @@ class CostEstimate:
         pairs: Pairs per step.
         tokens: Tokens that a step computes (shared prefixes once), on average.
         scored: Response tokens that a step scores (shared prefixes once), on average.
-        micro_batches: Forward and backward passes per step, on average.
+        micro_batches: Forward and backward passes per step of the device with most, on average.
         work: Floating-point operations per step, including the head's recomputation.
+        most_work: Those of the device that has most, on average: the others wait for it.
         devices: Processes that divide the step, each with a device of its own.
     """
 
@@ -61,6 +62,7 @@ class CostEstimate:
     scored: float
     micro_batches: float
     work: float
+    most_work: float
     devices: int = 1
 
     @property
@@ -73,17 +75,16 @@ class CostEstimate:
 
         What they exchange is not counted.
         """
-        return self.work / self.devices / products_per_second / EFFICIENCY
+        return self.most_work / products_per_second / EFFICIENCY
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """Sizes of the first steps of a run."""
+    """Sizes of the first steps of a run, `(steps, devices)`, and of the largest micro-batch."""
 
-    steps: int
-    micro_batches: int
-    tokens: int
-    scored: int
+    micro_batches: Tensor
+    tokens: Tensor
+    scored: Tensor
     most_tokens: int
     most_scored: int
 
@@ -104,6 +105,8 @@ def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") 
         ValueError: If data, model or configuration do not fit together, or gradient checkpointing
             is on.
     """
+    if strategy == "fsdp" and config.router_aux_loss_coef:
+        raise ValueError(NO_BALANCE)
     if config.gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing=True: what it saves is not estimated. Leave it out; with it, a "
@@ -124,16 +127,18 @@ def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") 
     budget = micro_batch_tokens(config, resolve_device(config.device))
     batches = _first_batches(config, tokens, budget, devices)
     divided = devices if strategy == "fsdp" else 1
+    work = _work(config, language_model.base, batches)
     return CostEstimate(
         # Evaluations need the reference, and so do the scores before and after training.
         memory=_memory(
             config, language_model, batches, bool(config.eval_every or train.reward_fn), divided
         ),
         pairs=config.batch_pairs,
-        tokens=batches.tokens / batches.steps,
-        scored=batches.scored / batches.steps,
-        micro_batches=batches.micro_batches / batches.steps,
-        work=_work(config, language_model.base, batches) / batches.steps,
+        tokens=batches.tokens.sum(1).mean().item(),
+        scored=batches.scored.sum(1).mean().item(),
+        micro_batches=batches.micro_batches.amax(1).mean().item(),
+        work=work.sum(1).mean().item(),
+        most_work=work.amax(1).mean().item(),
         devices=devices,
     )
 
@@ -170,16 +175,18 @@ def _first_batches(
 ) -> _Batches:
     steps = min(PROBED_STEPS, config.total_steps(len(tokens)))
     order = pair_order(config, len(tokens))
-    computed, scored = [], []
-    for step, rank in product(range(steps), range(devices)):
+    sums, largest = torch.zeros(3, steps, devices, dtype=torch.float64), [0, 0]
+    for step in range(steps):
         pairs = [tokens[index] for index in order.batch(step)]
-        pairs = [pairs[position] for position in shares(pairs, devices)[rank]]
-        items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in pairs]
-        for group in packed_groups(items, budget):
-            batch = pack([sequence for index in group for sequence in items[index]])
-            computed.append(batch.input_ids.numel())
-            scored.append(len(batch.targets))
-    return _Batches(steps, len(computed), sum(computed), sum(scored), max(computed), max(scored))
+        for rank, share in enumerate(shares(pairs, devices)):
+            ours = [pairs[position] for position in share]
+            items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in ours]
+            for group in packed_groups(items, budget):
+                batch = pack([sequence for index in group for sequence in items[index]])
+                sizes = batch.input_ids.numel(), len(batch.targets)
+                sums[:, step, rank] += torch.tensor([1, *sizes])
+                largest = [max(pair) for pair in zip(largest, sizes, strict=True)]
+    return _Batches(*sums, *largest)
 
 
 def _memory(
@@ -265,8 +272,11 @@ def multiplied_weights(model: nn.Module) -> tuple[int, int]:
     return trunk, ends[1].numel()
 
 
-def _work(config: TrainConfig, model: nn.Module, batches: _Batches) -> float:
-    """FLOPs per weight: 2 forward, 2 for the input's gradient, 2 for its own; head logits twice."""
+def _work(config: TrainConfig, model: nn.Module, batches: _Batches) -> Tensor:
+    """FLOPs of each device in each step, `(steps, devices)`.
+
+    Per weight 2 forward, 2 for the input's gradient and 2 for its own; the head's logits twice.
+    """
     trunk, head = multiplied_weights(model)
     per_weight = 4 if config.lora_rank is not None else 6
     return per_weight * trunk * batches.tokens + (per_weight + 2) * head * batches.scored

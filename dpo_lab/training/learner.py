@@ -32,6 +32,11 @@ from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.setup import Job, pair_order
 from dpo_lab.training.start_check import at_start
 
+NO_BALANCE = (
+    "router_aux_loss_coef: the balancing loss needs weights of all layers at once, which strategy "
+    "fsdp never holds. Leave one of the two out."
+)
+
 
 class NonFiniteLoss(RuntimeError):
     """The loss, its gradient or a weight is not a finite number."""
@@ -102,10 +107,7 @@ class Learner:
         if self.config.router_aux_loss_coef:
             self.routers = Routers.of(job.policy.base, job.policy.name)
             if self.shards:
-                raise ValueError(
-                    "router_aux_loss_coef: the balancing loss needs weights of all layers at once, "
-                    "which strategy fsdp never holds. Leave one of the two out."
-                )
+                raise ValueError(NO_BALANCE)
 
     @property
     def beta(self) -> float:

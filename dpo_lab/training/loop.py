@@ -43,7 +43,7 @@ def train(
     """
     course = Course(job, run, control or RunControl(), callbacks)
     learner = course.learner
-    with course:
+    with course, job.processes.naming_the_lost():
         course.begin()
         # A run that was stopped before its first step already has that record.
         if learner.step == 0 and job.config.eval_every and not course.resumed:

@@ -6,7 +6,8 @@ processes, with the weights divided or not, reads what another number wrote.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def write_parts(
         How many steps each weight has had, by name, which is not written.
 
     Raises:
-        RuntimeError: If a process cannot write.
+        OSError: If a process cannot write.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -48,7 +49,8 @@ def write_parts(
         state |= {f"{name}.{key}": value for key, value in values.items()}
     if state:
         writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(state, storage_writer=writer, process_group=processes.group)
+        with _in_words(OSError):
+            dcp.save(state, storage_writer=writer, process_group=processes.group)
     return steps
 
 
@@ -76,12 +78,27 @@ def read_parts(
         if weight is None or weight.shape != described.size:
             raise ValueError(f"{key} belongs to no weight of this run")
         state[key] = torch.zeros_like(weight)
-    if processes.several:
-        dcp.load(state, storage_reader=reader, process_group=processes.group)
-    else:
-        dcp.load(state, storage_reader=reader, no_dist=True)
+    with _in_words(ValueError):
+        if processes.several:
+            dcp.load(state, storage_reader=reader, process_group=processes.group)
+        else:
+            dcp.load(state, storage_reader=reader, no_dist=True)
     for name, count in steps.items():
         optimizer.state[weights[name]] = {STEP: torch.tensor(count)}
     for key, value in state.items():
         name, _, kind = key.rpartition(".")
         optimizer.state[weights[name]][kind] = value
+
+
+@contextmanager
+def _in_words(kind: type[Exception]) -> Iterator[None]:
+    """Raise this exception for the first process's failure; torch's own is no `Exception`."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (reason, _) = min(error.failures.items())
+        if isinstance(reason, RuntimeError):  # another process is lost, perhaps
+            raise reason from error
+        raise kind(f"rank {rank}: {reason}") from error

@@ -116,16 +116,17 @@ def run_job(
 
     processes.from_first(lambda: run and check(run))
     processes.from_first(bring_model)
-    job = prepare(
-        config,
-        model=model,
-        data=data,
-        reward_fn=reward_fn,
-        keep_reference=keep_reference,
-        cache=cache,
-        progress=wait_or_stop,
-        strategy=strategy,
-    )
+    with processes.naming_the_lost():
+        job = prepare(
+            config,
+            model=model,
+            data=data,
+            reward_fn=reward_fn,
+            keep_reference=keep_reference,
+            cache=cache,
+            progress=wait_or_stop,
+            strategy=strategy,
+        )
     for callback in callbacks:
         callback.on_prepared(job)
     if control.stopped:
@@ -136,7 +137,8 @@ def run_job(
     for _ in train(job, run=run, control=control, callbacks=[*callbacks, end]):
         pass
     if measure and end.state == "done":
-        outcome = measure_outcome(job, wait)
+        with processes.naming_the_lost():
+            outcome = measure_outcome(job, wait)
         if run is not None and processes.first:
             run.finish({"outcome": outcome and outcome.as_dict()})
     return FinishedJob(job, end.state, outcome)

@@ -39,9 +39,10 @@ def save_state(learner: Learner, folder: Path) -> None:
     }
     try:
         if learner.shards:
-            save_model(policy, folder)
-            parts = learner.optimizer, learner.weights, folder / FOLDER, processes
-            state["weight_steps"] = write_parts(*parts)
+            with processes.naming_the_lost():
+                save_model(policy, folder)
+                parts = learner.optimizer, learner.weights, folder / FOLDER, processes
+                state["weight_steps"] = write_parts(*parts)
         else:
             processes.from_first(lambda: save_model(policy, folder))
             state["optimizer"] = learner.optimizer.state_dict()

@@ -18,6 +18,7 @@ import torch
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.loading import load_model
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training import cluster
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -251,8 +252,8 @@ def begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _score_references(configs: Iterable[TrainConfig]) -> None:
-    """Fill the cache with every reference value that the runs will ask for."""
+def _score_references(configs: Iterable[TrainConfig], cache: ReferenceCache | None = None) -> None:
+    """Fill the cache, by default the lab's, with every value that the runs will ask for."""
     scored = set()
     for config in configs:
         # Only these settings decide which values are needed; adapters come after scoring.
@@ -278,7 +279,7 @@ def _score_references(configs: Iterable[TrainConfig]) -> None:
                 revision=plain.revision,
                 trust_remote_code=plain.trust_remote_code,
             )
-            prepare(plain, model=model, keep_reference=False)
+            prepare(plain, model=model, keep_reference=False, cache=cache)
 
 
 def _shown(value: Any) -> str:

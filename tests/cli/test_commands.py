@@ -135,7 +135,7 @@ def test_every_setting_stands_in_one_group_with_its_text():
 
 def test_an_example_of_the_help_is_understood(capsys):
     """Every option of every example is one of the command's."""
-    for name, count in (("train", 4), ("sweep", 3)):
+    for name, count in (("train", 4), ("sweep", 4)):
         examples = re.findall(rf"^  dpo-lab {name} (.*)$", helped(capsys, name), re.M)
         assert len(examples) == count
         for example in examples:
@@ -155,3 +155,11 @@ def test_an_option_of_a_sweep_without_a_value_is_named(capsys):
         main(["sweep", "--lora-rank", "--beta", "1", "2"])
     assert stop.value.code == 2
     assert "--lora-rank: no value. Give one or more." in capsys.readouterr().err
+
+
+def test_a_run_without_held_out_pairs_says_the_loss_of_steps_alone(tmp_path, capsys):
+    """The record of step 0 has neither a loss nor anything on held-out pairs."""
+    words = ["--steps", "3", "--batch-pairs", "5", "--eval-every", "2", "--held-out", "0"]
+    main(["train", *words, "--limit", "40", "--out", str(tmp_path / "run")])
+    assert Run(tmp_path / "run").finished
+    assert "step 0" not in capsys.readouterr().out

@@ -100,11 +100,13 @@ def read(path: Path) -> list[dict]:
     return list(map(json.loads, path.read_text().splitlines()))
 
 
-def test_the_error_of_one_rank_is_that_of_the_run(environment, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_error_of_one_rank_is_that_of_the_run(environment, tmp_path, strategy):
     (tmp_path / "sitecustomize.py").write_text(FAULT)
     folder = tmp_path / "run"
     paths = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
-    launcher = begun(environment | {"PYTHONPATH": paths}, folder, 2, *SETTINGS)
+    words = [*SETTINGS, "--strategy", strategy]
+    launcher = begun(environment | {"PYTHONPATH": paths}, folder, 2, *words)
     output, _ = launcher.communicate()
     assert launcher.returncode == 2
     assert output.count("error: ") == 1

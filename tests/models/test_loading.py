@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_language_model, plain_logp, shake, some_sequences
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
+from dpo_lab.models.checksums import write_checksums
 from dpo_lab.models.devices import resolve_device, resolve_precision
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel, add_lora, load_model
@@ -355,3 +356,19 @@ def test_devices_and_precisions():
         resolve_device("tpu")
     with pytest.raises(ValueError, match="precision='half'.*Use one of auto, float32, bfloat16"):
         resolve_precision("half", cpu)
+
+
+def test_a_checkpoint_without_its_optimiser_is_a_model(tmp_path):
+    """Of one that several processes wrote as well, whose optimiser is a folder."""
+    folder = tmp_path / "checkpoint"
+    save_model(load_model("micro", device="cpu"), folder)
+    (folder / "optimizer").mkdir()
+    for name in ("trainer.pt", "optimizer/shard-00001.safetensors"):
+        (folder / name).write_bytes(b"anything")
+    write_checksums(folder)
+    shutil.rmtree(folder / "optimizer")
+    (folder / "trainer.pt").unlink()
+    assert load_model(folder, device="cpu").encoder.vocabulary == 38
+    (folder / "model.safetensors").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="model.safetensors: is not what was written"):
+        load_model(folder, device="cpu")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -144,7 +145,8 @@ def test_a_cache_that_cannot_be_written_to_is_read(scorer, cache, monkeypatch, c
 def test_a_snapshot_is_read_without_locks_and_never_written(scorer, cache, tmp_path):
     whole, _ = ask(scorer, cache, SEQUENCES[:8])
     copy = tmp_path / "shared #1" / "references.sqlite"
-    cache.copy_to(copy)
+    copy.parent.mkdir()
+    shutil.copyfile(cache.path, copy)
     before = copy.read_bytes()
     with closing(sqlite3.connect(copy)) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -1,6 +1,9 @@
 """A sweep on a Ray cluster of two nodes on this machine, one of which is lost."""
 
+import json
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -91,9 +94,16 @@ def test_a_lost_node_costs_the_steps_since_a_checkpoint(cluster, tmp_path):
     assert rows == sweep(EIGHT, tmp_path / "local")
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(cluster, tmp_path):
-    bad = replace(BASE, learning_rate=1e20, max_grad_norm=1e20, schedule="constant", warmup_steps=0)
-    configs = {"good": replace(BASE, steps=4), "bad": replace(bad, steps=4)}
+def test_a_failed_run_is_named_and_the_others_go_on(cluster, tmp_path, monkeypatch):
+    """With data by a path that is meant from here, not from where the cluster was started."""
+    rows = [
+        {"prompt": f"{n} the plot was", "chosen": "superb", "rejected": "dull"} for n in "abcde"
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    base = replace(BASE, data="own.jsonl", limit=None, steps=4, batch_pairs=2)
+    bad = replace(base, learning_rate=1e20, max_grad_norm=1e20, schedule="constant", warmup_steps=0)
+    configs = {"good": base, "bad": bad}
     with pytest.raises(SweepFailed, match="^1 run failed: bad: step ") as failed:
         sweep(configs, tmp_path, engine="ray", address=cluster.address)
     assert [row["run"] for row in failed.value.rows] == ["good"]
@@ -104,6 +114,23 @@ def test_what_the_cluster_lacks_is_said(cluster, tmp_path):
     with pytest.raises(ValueError, match="no machine of the cluster has more than 0 GPUs"):
         sweep(EIGHT, tmp_path, engine="ray", address=cluster.address, gpus_per_run=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_ends_the_runs_with_their_last_step_kept(cluster, tmp_path):
+    words = ["sweep", "--beta", "0.1", "--seed", "0", "1", "--steps", "100000", "--eval-every", "0"]
+    words += ["--engine", "ray", "--address", cluster.address, "--out", str(tmp_path / "x")]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "dpo_lab", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    folder = tmp_path / "x" / "seed=0"
+    path = folder / "metrics.jsonl"
+    until(lambda: path.exists() and lines(path) > 60, "the first run never begins")
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate()
+    assert launcher.returncode == 128 + signal.SIGINT
+    until(lambda: (folder / "summary.json").exists(), "the run never ends")
+    assert Run(folder).summary["state"] == "stopped"
+    assert noted_at_checkpoint(folder)["step"] == Run(folder).records()[-1].step > 60
 
 
 def test_an_address_where_nobody_answers_is_said(tmp_path):

@@ -40,10 +40,12 @@ def test_devices_divide_pairs_or_weights_too():
     assert ddp.memory["weights"] == alone.memory["weights"]
     assert ddp.memory["optimiser"] == alone.memory["optimiser"]
     assert alone.work <= ddp.work < 1.1 * alone.work, "some share a prompt"
-    assert ddp.seconds(1e9) == pytest.approx(ddp.work / alone.work * alone.seconds(1e9) / 2)
+    assert 0.5 <= ddp.seconds(1e9) / alone.seconds(1e9) < 0.7, "not quite evenly"
     for name in ("weights", "gradients", "optimiser"):
         assert fsdp.memory[name] == pytest.approx(alone.memory[name] / 2)
     outside = 2 * 38 * 96 + 96
+    few = replace(MICRO, batch_pairs=1)
+    assert estimate(few, 3).seconds(1e9) == pytest.approx(estimate(few).seconds(1e9)), "two wait"
     gathered = outside + 2 * (WEIGHTS - outside)
     assert fsdp.memory["gathered"] == pytest.approx(4 * gathered / 1e9)
     assert "gathered" not in {name for name, size in ddp.memory.items() if size}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from process_cases import cases, tied_llama
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 HERE = Path(__file__).parent
@@ -100,6 +101,8 @@ def test_a_run_goes_on_with_any_number_of_processes_and_either_strategy(
     first = launched(tmp_path / "first", count, *words, *BROKEN_OFF)
     assert {len(lines) for lines in first.values()} == {10}
     whole = Path(tmp_path / "begun" / "tied sigmoid" / "checkpoint")
+    with safe_open(whole / "model.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys(), "tied: the embedding's"  # noqa: SIM118
     again = AutoModelForCausalLM.from_pretrained(whole)
     assert [w.shape for w in again.parameters()] == [
         w.shape for w in tied_llama(torch.float32).model.parameters()
