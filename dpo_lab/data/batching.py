@@ -111,6 +111,23 @@ class Batch:
             lengths=(length,),
         )
 
+    def rows(self, token_values: Tensor) -> tuple[Tensor, Tensor]:
+        """A per-token value as a row for each response, and where it has a token.
+
+        Args:
+            token_values: `(tokens,)`.
+
+        Returns:
+            `(responses, longest)`, 0 after a response's last token; the same, boolean.
+        """
+        lengths = self.response.bincount(minlength=self.responses)
+        order = self.response.argsort(stable=True)
+        owner = self.response[order]
+        place = torch.arange(len(owner), device=owner.device) - (lengths.cumsum(0) - lengths)[owner]
+        values = token_values.new_zeros(self.responses, int(lengths.max()))
+        values = values.index_put((owner, place), token_values[self.token[order]])
+        return values, torch.arange(values.shape[1], device=owner.device) < lengths[:, None]
+
     def sums(self, token_values: Tensor) -> Tensor:
         """Sum of a per-token value over each response, `(responses,)`.
 

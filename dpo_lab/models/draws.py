@@ -54,14 +54,22 @@ class Chosen(LogitsProcessor):
     Args:
         choose: From `chooser`.
         width: Length of the prompts.
+        keep: Whether to keep the log-probabilities.
+
+    Attributes:
+        logps: Of the chosen tokens at each step, `(rows,)`, nats, by the scores as they came.
     """
 
-    def __init__(self, choose: Choose, width: int):
-        self.choose, self.width = choose, width
+    def __init__(self, choose: Choose, width: int, keep: bool = False):
+        self.choose, self.width, self.keep = choose, width, keep
+        self.logps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores of 0 for the chosen tokens, and of minus infinity for all others."""
         chosen = self.choose(scores, input_ids.shape[1] - self.width)
+        if self.keep:
+            logps = scores.float().log_softmax(-1).gather(-1, chosen.unsqueeze(-1))
+            self.logps.append(logps.squeeze(-1))
         return torch.full_like(scores, -math.inf).scatter_(1, chosen.unsqueeze(-1), 0.0)
 
 

@@ -50,7 +50,6 @@ def enumerable(language_model: LanguageModel, max_words: int = 3) -> bool:
     return one_end and vocabulary**max_words <= MAX_RESPONSES
 
 
-@torch.no_grad()
 def enumerate_responses(
     language_model: LanguageModel,
     prompt: Ids,
@@ -59,6 +58,7 @@ def enumerate_responses(
     then_ends: bool = False,
     keep_cache: bool = False,
     chunk: int = 1024,
+    gradient: bool = False,
 ) -> Enumeration:
     """Every response of at most `max_words` tokens, ended by the end token.
 
@@ -74,6 +74,8 @@ def enumerate_responses(
         keep_cache: Reuse a prefix's keys and values when it grows by a word: a third of the work;
             log-probabilities differ by rounding.
         chunk: Prefixes per forward pass.
+        gradient: Whether the log-probabilities have a gradient, which holds all passes in memory;
+            not with `keep_cache`.
 
     Returns:
         `n^0 + ... + n^max_words` responses, with n the vocabulary size without the end token.
@@ -89,11 +91,18 @@ def enumerate_responses(
             f"response, and max_words={max_words}: its responses cannot all be enumerated. "
             "Use a model like 'micro', or sample."
         )
+    with torch.set_grad_enabled(gradient):
+        past = _Past(language_model, prompt, keep_cache and not gradient)
+        return _enumerated(past, vocabulary, end, max_words, then_ends, chunk)
+
+
+def _enumerated(
+    past: _Past, vocabulary: int, end: int, max_words: int, then_ends: bool, chunk: int
+) -> Enumeration:
     others = torch.tensor([token for token in range(vocabulary) if token != end])
     prefixes = torch.zeros(1, 0, dtype=torch.long)
     weight = torch.zeros(1, dtype=torch.float64)
     all_words, all_logps = [], []
-    past = _Past(language_model, prompt, keep_cache)
     for length in range(max_words + 1):
         if then_ends and length == max_words:
             all_words.append(prefixes)
@@ -131,7 +140,7 @@ class _Past:
         first, few = not prefixes.shape[1], len(prefixes) <= _MOST_CACHED
         if not (self._kept and few and (first or self._cache)):
             self._cache = None
-            return next_token_logps(self._language_model, self._prompt, prefixes, chunk)
+            return _next_token_logps(self._language_model, self._prompt, prefixes, chunk)
         ids = torch.tensor([self._prompt]) if first else prefixes[:, -1:]
         ids = ids.to(self._language_model.device)
         if not first:
@@ -158,6 +167,12 @@ def next_token_logps(
         prefixes: `(prefixes, words)`, ids of each response so far; on the CPU, like the result.
         chunk: Prefixes per forward pass.
     """
+    return _next_token_logps(language_model, prompt, prefixes, chunk)
+
+
+def _next_token_logps(
+    language_model: LanguageModel, prompt: Ids, prefixes: Tensor, chunk: int
+) -> Tensor:
     start = torch.tensor(prompt)
     rows = []
     for part in prefixes.split(chunk):

@@ -12,10 +12,17 @@ from torch import Tensor
 from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pairs import Text, prompt_text
+from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.enumeration import Enumeration, enumerate_responses, next_token_logps
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.bradley_terry import sample_preferences
-from dpo_lab.objective.optimum import Frontier, PolicyPoint, exact_kl, expected_reward
+from dpo_lab.objective.optimum import (
+    Frontier,
+    PolicyPoint,
+    exact_kl,
+    expected_reward,
+    rlhf_objective,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +151,25 @@ class ResponseSpace:
                 policy.name, self._max_words, 100 * beyond,
             )  # fmt: skip
         return _logps(found)
+
+    def objective(self, policy: LanguageModel, beta: float) -> Tensor:
+        """`J(pi)` over the listed responses, exact: a scalar whose gradient is that of J.
+
+        Args:
+            policy: A model of the same vocabulary.
+            beta: Weight of the KL, > 0.
+
+        Source:
+            Rafailov et al. 2023, Eq. 3.
+        """
+        with evaluating(policy.model):
+            found = [
+                enumerate_responses(
+                    policy, ids, max_words=self._max_words, then_ends=True, gradient=True
+                )
+                for ids in policy.encoder.prompts(self.prompts)
+            ]
+        return rlhf_objective(_logps(found), self.reference_logps, self.rewards, beta).mean()
 
     def listed(self, policy: LanguageModel) -> Listed:
         """KL and reward of a policy over the listed responses."""

@@ -38,6 +38,8 @@ class Completion:
         text: The answer as text, without special tokens and outer white space.
         ended: Whether the model ended it with an end token, before the length limit.
         tokenizer: `Encoder.fingerprint` of the tokenizer that the ids belong to.
+        logps: Log-probability of each id under the model as it was sampled from, nats; empty unless
+            asked for.
     """
 
     prompt: Ids
@@ -45,6 +47,7 @@ class Completion:
     text: str
     ended: bool
     tokenizer: str = ""
+    logps: tuple[float, ...] = ()
 
     @property
     def sampled(self) -> Sampled:
@@ -68,6 +71,7 @@ def sample(
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     batch_size: int = 64,
+    with_logps: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """Complete every prompt, by sampling from the model itself or greedily.
@@ -86,6 +90,7 @@ def sample(
         numbers: A number for each prompt, which with the seed decides its random numbers; by
             default its position.
         batch_size: Prompts per batch.
+        with_logps: Whether to keep the log-probabilities of the answers' tokens.
         progress: Called with `(done, total)` prompts.
 
     Returns:
@@ -120,7 +125,7 @@ def sample(
             device = language_model.device
             choose = chooser(seed, ours, max_new_tokens, temperature, device)
             try:
-                done = _complete(language_model, batch, max_new_tokens, choose)
+                done = _complete(language_model, batch, max_new_tokens, choose, with_logps)
             except IndexError as error:
                 config = language_model.base.config.get_text_config()
                 raise ValueError(
@@ -219,15 +224,15 @@ def _without_cache(
     language_model: LanguageModel,
     prompts: list[Ids],
     max_new_tokens: int,
-    choose: Choose,
+    choose: Chosen,
 ) -> Tensor:
     """Prompts of equal length with their answers, by one full forward pass per token."""
     base, device = language_model.base, language_model.device
     ends = torch.tensor(language_model.encoder.end_ids, device=device)
     rows, ended = torch.tensor(prompts, device=device), torch.zeros(len(prompts), device=device) > 0
-    for place in range(max_new_tokens):
-        drawn = choose(base(input_ids=rows, use_cache=False).logits[:, -1].float(), place)
-        drawn = drawn.masked_fill(ended, language_model.encoder.pad_id)
+    for _ in range(max_new_tokens):
+        scores = choose(rows, base(input_ids=rows, use_cache=False).logits[:, -1].float())
+        drawn = scores.argmax(-1).masked_fill(ended, language_model.encoder.pad_id)
         rows, ended = torch.cat([rows, drawn[:, None]], dim=1), ended | torch.isin(drawn, ends)
         if not language_model.any_goes_on(not ended.all()):
             break
@@ -250,10 +255,12 @@ def _complete(
     prompts: list[Ids],
     max_new_tokens: int,
     choose: Choose,
+    with_logps: bool,
 ) -> list[Completion]:
     encoder, width = language_model.encoder, max(map(len, prompts))
+    chosen = Chosen(choose, width, with_logps)
     if language_model.answers == "without cache":
-        output = _without_cache(language_model, prompts, max_new_tokens, choose)
+        output = _without_cache(language_model, prompts, max_new_tokens, chosen)
     else:
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -264,18 +271,22 @@ def _complete(
         output = language_model.base.generate(
             **_left_padded(language_model, prompts),
             generation_config=settings,
-            logits_processor=[Chosen(choose, width)],
+            logits_processor=[chosen],
             synced_gpus=language_model.shards is not None,
         )
+    logps = torch.stack(chosen.logps, dim=1).tolist() if with_logps else [[]] * len(prompts)
     return [
-        _completion(language_model, prompt, row[width:].tolist())
-        for prompt, row in zip(prompts, output, strict=True)
+        _completion(language_model, prompt, row[width:].tolist(), each)
+        for prompt, row, each in zip(prompts, output, logps, strict=True)
     ]
 
 
-def _completion(language_model: LanguageModel, prompt: Ids, row: list[int]) -> Completion:
+def _completion(
+    language_model: LanguageModel, prompt: Ids, row: list[int], logps: list[float]
+) -> Completion:
     ends = [at for at, token in enumerate(row) if token in language_model.encoder.end_ids]
     ids = tuple(row[: ends[0] + 1] if ends else row)
     text = language_model.tokenizer.decode(ids, skip_special_tokens=True).strip()
     fingerprint = language_model.encoder.fingerprint
-    return Completion(tuple(prompt), ids, text, bool(ends), fingerprint)
+    kept = tuple(logps[: len(ids)])
+    return Completion(tuple(prompt), ids, text, bool(ends), fingerprint, kept)

@@ -125,3 +125,21 @@ def test_threads_that_sample_at_once_draw_what_each_would_draw_alone() -> None:
     alone = [texts(seed) for seed in range(16)]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(texts, range(16))) == alone
+
+
+@pytest.mark.parametrize("way", ["padded", "of one length", "without cache"])
+def test_log_probabilities_are_those_of_what_was_drawn(way):
+    """However the answers are drawn, they are what plain passes over prompt and answer give."""
+    lm = make_language_model("Llama")
+    lm.answers = way
+    prompts = [prompt for prompt, _ in some_sequences(5)]
+    answers = sample(lm, prompts, max_new_tokens=6, seed=3, with_logps=True)
+    for answer in answers:
+        ids = torch.tensor([[*answer.prompt, *answer.ids]])
+        with torch.no_grad():
+            logits = lm.base(input_ids=ids, use_cache=False).logits[0, len(answer.prompt) - 1 : -1]
+        logps = logits.log_softmax(-1).gather(-1, torch.tensor(answer.ids)[:, None])[:, 0]
+        assert torch.tensor(answer.logps) == pytest.approx(logps, abs=1e-5)
+    plain = sample(lm, prompts, max_new_tokens=6, seed=3)
+    assert [answer.ids for answer in plain] == [answer.ids for answer in answers]
+    assert {answer.logps for answer in plain} == {()}

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from dpo_lab.objective.optimum import exact_kl, rlhf_objective
+from dpo_lab.objective.optimum import exact_kl, log_partition, rlhf_objective
 from dpo_lab.objective.policy_gradient import (
     GRPO,
     RLOO,
@@ -132,3 +132,69 @@ def test_wrong_shapes_and_a_group_of_one_are_refused(world):
         policy_gradient_loss(one, one, one == 0, torch.zeros(2, 1), BETA)
     with pytest.raises(ValueError, match=r"rewards \(3, 1\): the first three are"):
         policy_gradient_loss(one, one, one == 0, torch.zeros(3, 1), BETA)
+
+
+def where_it_ends(world, how: PolicyGradient, beta: float, steps: int = 4000) -> torch.Tensor:
+    """`(5,)`: the policy after many steps of Adam along exact expected gradients."""
+    logits, reference = world
+    logits = logits.detach().clone().requires_grad_()
+    groups = torch.tensor(list(product(range(5), repeat=2)))
+    descent = torch.optim.Adam([logits], lr=0.1, betas=(0.9, 0.99))
+    falling = torch.optim.lr_scheduler.ExponentialLR(descent, 0.002 ** (1 / steps))
+    for _ in range(steps):
+        policy = token_logps(logits)
+        losses = policy_gradient_loss(
+            policy[groups], reference[groups], MASK[groups], REWARDS[groups], beta, how
+        )
+        weight = policy.detach().sum(-1)[groups].sum(-1).exp()
+        descent.zero_grad()
+        (weight * losses.mean(-1)).sum().backward()
+        descent.step()
+        falling.step()
+    return token_logps(logits).detach().sum(-1)
+
+
+def missing(world, policy, beta: float) -> float:
+    """How much of J is missing at the end, in the unit of what there is to gain."""
+    reference = world[1].sum(-1)
+    best = beta * log_partition(reference, REWARDS, beta)
+    start = (reference.exp() * REWARDS).sum()
+    return ((best - rlhf_objective(policy, reference, REWARDS, beta)) / (best - start)).item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("how", [RLOO, replace(RLOO, estimator="k2", place="loss")], ids=str)
+def test_trained_long_it_ends_at_pi_star(world, how, beta):
+    assert 0 <= missing(world, where_it_ends(world, how, beta), beta) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+def test_k3_of_sequences_as_a_loss_ends_at_a_closed_form_of_its_own(world, beta):
+    """`beta KL(ref, pi) - E[r]` is least at `pi = ref / (l - r / beta)`, whose sum l makes 1."""
+    ended = where_it_ends(world, replace(RLOO, estimator="k3", place="loss"), beta).exp()
+    reference = world[1].sum(-1).exp()
+    low, high = REWARDS.max().item() / beta, REWARDS.max().item() / beta + 10
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = (reference / (middle - REWARDS / beta)).sum()
+        low, high = (middle, high) if total > 1 else (low, middle)
+    torch.testing.assert_close(ended, reference / (low - REWARDS / beta), rtol=0, atol=1e-3)
+    assert missing(world, ended.log(), beta) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        replace(RLOO, unit="token"),
+        replace(RLOO, unit="token", estimator="k2", place="loss"),
+        GRPO,
+        replace(GRPO, deviation=False),
+    ],
+    ids=str,
+)
+def test_own_token_forms_end_elsewhere(world, how):
+    ended = where_it_ends(world, how, 1.0)
+    assert missing(world, ended, 1.0) > 1e-3

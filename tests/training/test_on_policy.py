@@ -1,0 +1,113 @@
+"""Policy gradients of the real sampler and scorer against the exact gradient of J, on micro."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dpo_lab.models.response_space import ResponseSpace
+from dpo_lab.objective.optimum import rlhf_objective
+from dpo_lab.objective.policy_gradient import RLOO
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.on_policy import Groups, NotThePolicy, group_losses
+from dpo_lab.training.setup import prepare
+
+BETA = 0.3
+BATCHES = 2000
+TOGETHER = 100
+"""Batches whose answers are drawn in one call; each answer has random numbers of its own."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A policy some way from its reference, and the space of all its answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPO_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        config = TrainConfig(model="micro", data="reviews", steps=1, limit=50, eval_every=0)
+        job = prepare(replace(config, device="cpu"), keep_reference=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in job.policy.model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.03)
+    with job.reference.active() as reference:
+        model = reference.language_model
+        return job, ResponseSpace.of(model, job.prompts[:5], job.reward_fn)
+
+
+def gradient(job) -> torch.Tensor:
+    weights = list(job.policy.model.parameters())
+    found = torch.cat([weight.grad.flatten() for weight in weights])
+    for weight in weights:
+        weight.grad = None
+    return found
+
+
+def test_the_exact_gradient_is_that_of_small_differences(world):
+    job, space = world
+    exact = space.objective(job.policy, BETA)
+    expected = rlhf_objective(space.logps(job.policy), space.reference_logps, space.rewards, BETA)
+    assert exact.item() == pytest.approx(expected.mean().item(), abs=1e-6)
+    exact.backward()
+    direction = gradient(job)
+    slope, step = direction.norm().item(), 1e-3 / direction.norm()
+    values = []
+    for sign in (1, -2):  # there, and as far on the other side
+        offset = 0
+        with torch.no_grad():
+            for weight in job.policy.model.parameters():
+                part = direction[offset : offset + weight.numel()].view_as(weight)
+                weight.add_(part * (sign * step))
+                offset += weight.numel()
+            values.append(space.objective(job.policy, BETA).item())
+    with torch.no_grad():
+        offset = 0
+        for weight in job.policy.model.parameters():
+            weight.add_(direction[offset : offset + weight.numel()].view_as(weight) * step)
+            offset += weight.numel()
+    assert (values[0] - values[1]) / 2e-3 == pytest.approx(slope, rel=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [2, 4, 8])
+def test_rloo_descends_minus_the_exact_gradient(world, k):
+    """Along the exact gradient, and along five random directions, within three standard errors."""
+    job, space = world
+    space.objective(job.policy, BETA).backward()
+    exact = gradient(job)
+    directions = torch.randn(5, len(exact), generator=torch.Generator().manual_seed(k))
+    directions = torch.cat([exact[None], directions])
+    directions /= directions.norm(dim=-1, keepdim=True)
+    found = []
+    for start in range(0, BATCHES, TOGETHER):
+        prompts = list(space.prompts) * TOGETHER
+        many = Groups.sampled(job.scorer, prompts, k, job.reward_fn, seed=start)
+        for batch in range(TOGETHER):
+            rows = slice(batch * len(space.prompts), (batch + 1) * len(space.prompts))
+            answers = many.completions[rows.start * k : rows.stop * k]
+            losses = group_losses(
+                job.scorer, job.reference, Groups(answers, many.rewards[rows]), BETA, RLOO
+            )
+            losses.mean().backward()
+            found.append(directions @ -gradient(job))
+    found = torch.stack(found).double()
+    errors = found.std(0) / BATCHES**0.5
+    expected = (directions @ exact).double()
+    assert ((found.mean(0) - expected).abs() < 3 * errors).all()
+    assert errors[0] < 0.1 * expected[0], "it could tell them apart"
+
+
+def test_groups_of_equal_rewards_move_nothing(world):
+    job, space = world
+    groups = Groups.sampled(job.scorer, space.prompts, 4, lambda prompt, answer: 0.7, seed=1)
+    assert groups.equal == 1.0
+    how = replace(RLOO, estimator="k1", place="loss")  # no KL in the reward, which would differ
+    group_losses(job.scorer, job.reference, groups, 1e-30, how).mean().backward()
+    assert gradient(job).abs().max() < 1e-20
+
+
+def test_answers_of_another_policy_are_refused(world):
+    job, space = world
+    with job.reference.active() as reference:
+        groups = Groups.sampled(reference, space.prompts, 2, job.reward_fn, seed=0)
+    with pytest.raises(NotThePolicy, match="it is not a sample of this policy"):
+        group_losses(job.scorer, job.reference, groups, BETA)
