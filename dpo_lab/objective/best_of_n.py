@@ -30,21 +30,20 @@ def best_of_n_logps(reference_logps: Tensor, rewards: Tensor, n: float) -> Tenso
     """
     if not n >= 1:
         raise ValueError(f"n={n}: the best of less than one sample is nothing. Give 1 or more.")
-    mass = reference_logps.exp()
+    reference = reference_logps - reference_logps.logsumexp(-1, keepdim=True)
     order = rewards.argsort(dim=-1)
-    level, sums = rewards.gather(-1, order), mass.gather(-1, order).cumsum(-1)
-    sums = sums / sums[..., -1:]
-    # Of a level: the sum up to its last response, and the sum before its first.
-    last = torch.searchsorted(level, level, right=True) - 1
-    first = torch.searchsorted(level, level)
-    up_to = sums.gather(-1, last)
-    before = torch.where(first > 0, sums.gather(-1, (first - 1).clamp_min(0)), 0.0)
-    # log((u^n - b^n) / (u - b)), without the difference of two nearly equal numbers.
-    share = before / up_to
-    power = n * up_to.log() + torch.log(-torch.expm1(n * share.log()))
-    width = up_to.log() + torch.log1p(-share)
-    gain = torch.zeros_like(power).scatter(-1, order, power - width)
-    return reference_logps - reference_logps.logsumexp(-1, keepdim=True) + gain
+    level, logps = rewards.gather(-1, order), reference.gather(-1, order)
+    first, after = torch.searchsorted(level, level), torch.searchsorted(level, level, right=True)
+    top = torch.full_like(logps, -torch.inf).scatter_reduce(-1, first, logps, "amax")
+    top = top.gather(-1, first).nan_to_num(neginf=0.0)
+    sums = torch.zeros_like(logps).scatter_add(-1, first, (logps - top).exp())
+    mass = top + sums.gather(-1, first).log()  # of each response's level, nats
+    up_to = logps.logcumsumexp(-1).gather(-1, after - 1)
+    # F(r)^n - F(r-)^n over the level's mass, without the difference of two nearly equal numbers.
+    share = (mass - up_to).exp().clamp_max(1.0)
+    gain = n * up_to + torch.log(-torch.expm1(n * torch.log1p(-share))) - mass
+    gain = torch.where(share > 0, gain, math.log(n) + (n - 1) * up_to)  # its limit
+    return reference + torch.zeros_like(gain).scatter(-1, order, gain)
 
 
 def best_of_n_kl_bound(n: float) -> float:

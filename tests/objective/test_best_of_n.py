@@ -1,5 +1,6 @@
 """Best-of-n by its formula against every draw that can be made, and against samples."""
 
+import math
 from itertools import product
 
 import pytest
@@ -39,6 +40,14 @@ def test_samples_agree_within_three_standard_errors():
     probability = best_of_n_logps(REFERENCE, REWARDS, n)[0].exp()
     errors = (probability * (1 - probability) / count).sqrt()
     assert ((shares - probability).abs() < 3 * errors + 1e-12).all()
+
+
+def test_levels_as_good_as_never_said_are_no_hindrance():
+    """Of 1e-30 beside 1, of less than a float64 holds, and at the bottom."""
+    reference = torch.tensor([-2000.0, 0.0, -69.0, -800.0], dtype=torch.float64)
+    found = best_of_n_logps(reference, torch.tensor([0.0, 1.0, 2.0, 3.0]), 3)
+    rare = math.log(3)  # any of the three draws may be it
+    assert found.tolist() == pytest.approx([-6000, 0, -69 + rare, -800 + rare], abs=1e-6)
 
 
 def test_many_samples_and_numbers_between():

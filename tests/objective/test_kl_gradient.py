@@ -1,5 +1,10 @@
 """The seven placements of a KL penalty told apart, and three that people might write."""
 
+import contextlib
+import io
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,3 +54,18 @@ def test_shares_of_what_people_might_write():
     assert other.estimates == "KL(ref, pi)"
     with pytest.raises(ValueError, match="taken_as='advantage': must be"):
         check_kl(of("sequence", "k1"), "advantage")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "rlhf.md"
+
+
+def test_the_page_says_what_is_found():
+    rows = re.findall(r"^\| (k\d) \| (\w+) \| (\w+) \| (.+?) \| (.+?) \|$", PAGE.read_text(), re.M)
+    assert len(rows) == 8
+    for estimator, unit, taken_as, estimates, descends in rows:
+        found = check_kl(of(unit, estimator), taken_as)
+        assert (found.estimates, found.descends) == (estimates, descends)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, {})
+    assert f"# {out.getvalue()}" in code
