@@ -10,6 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from dpo_lab.models.model_settings import Strategy
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import LOOKS, FollowedRun, RemoteControl
 from dpo_lab.training.heartbeat import ALIVE
@@ -28,12 +29,16 @@ class LaunchedRun(FollowedRun):
         config: The settings of the run; model and data by name.
         folder: The run's folder: new, or of a run that is resumed.
         processes: Number of processes that train.
+        strategy: What they divide, see `prepare`.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, processes: int):
+    def __init__(
+        self, config: TrainConfig, folder: Path, processes: int, strategy: Strategy = "ddp"
+    ):
         OngoingRun.__init__(self, folder, RemoteControl(folder))
         self.config = config
         self.processes = processes
+        self.strategy = strategy
         self._alive = None
         self._left = threading.Event()
         self._count = processes
@@ -97,6 +102,7 @@ class LaunchedRun(FollowedRun):
             said: Where they write their messages.
         """
         words = ["--out", str(self.folder), "--processes", str(self._count)]
+        words += ["--strategy", self.strategy]
         if self._resume:
             words.append("--resume")
         else:

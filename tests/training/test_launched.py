@@ -18,12 +18,13 @@ pytestmark = pytest.mark.slow
 SETTINGS = {"batch_pairs": 4, "limit": 80, "kl_samples": 5, "eval_every": 20, "device": "cpu"}
 
 
-def launched(folder, processes=1, **settings) -> LaunchedRun:
-    return LaunchedRun(TrainConfig(**SETTINGS | settings), folder, processes).start()
+def launched(folder, processes=1, strategy="ddp", **settings) -> LaunchedRun:
+    return LaunchedRun(TrainConfig(**SETTINGS | settings), folder, processes, strategy).start()
 
 
-def test_a_run_in_two_processes_is_changed_and_resumed(tmp_path):
-    run = launched(tmp_path / "run", 2, steps=5000)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_in_two_processes_is_changed_and_resumed(tmp_path, strategy):
+    run = launched(tmp_path / "run", 2, strategy, steps=5000)
     assert run.state == "preparing" and run.live.beta == 0.1
     run.control.set(beta=0.6)  # kept back until the run has begun
     run.reach(3, timeout=120)
@@ -35,6 +36,8 @@ def test_a_run_in_two_processes_is_changed_and_resumed(tmp_path):
     assert settings["batch_pairs"] == 4 and settings["steps"] == 5000 and settings["beta"] == 0.1
 
     last = run.records[-1].step
+    parts = tmp_path / "run" / "checkpoint" / "optimizer"
+    assert parts.exists() == (strategy == "fsdp")
     again = launched(tmp_path / "run", 1, steps=5000)
     assert len(again.records) == len(run.records)
     again.reach(last + 5, timeout=120)

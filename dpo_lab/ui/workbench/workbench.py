@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.models.handed_over import AnyModel, as_language_model
+from dpo_lab.models.model_settings import Strategy
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
@@ -56,6 +57,7 @@ class Workbench:
         reward_fn: Reward of `(prompt, response)`, instead of the data set's own.
         processes: Train in this many processes of their own, which go on when this kernel dies;
             `follow` finds their run again. By default runs are trained in this kernel.
+        strategy: What these processes divide: `ddp` the pairs, `fsdp` the weights as well.
         folder: Where runs are kept, and where runs of earlier sessions and of the command line are
             found; `auto` is `runs_folder()`, none keeps nothing.
         **settings: Any other field of `TrainConfig`.
@@ -80,6 +82,7 @@ class Workbench:
         *,
         reward_fn: RewardFn | None = None,
         processes: int | None = None,
+        strategy: Strategy = "ddp",
         folder: str | Path | None = "auto",
         **settings: Any,
     ):
@@ -89,7 +92,9 @@ class Workbench:
             "data": None if named[1] else data,
             "reward_fn": reward_fn,
         }
-        self.processes = processes
+        self.processes, self.strategy = processes, strategy
+        if strategy == "fsdp" and (processes or 1) < 2:
+            raise ValueError("strategy='fsdp': divides weights among processes; give at least 2.")
         if processes is not None:
             _check_processes(processes, self._inputs, folder)
         settings["model"] = str(model) if named[0] else self._inputs["model"].name
@@ -370,7 +375,7 @@ class Workbench:
         if self.shelf.folder is not None and folder is None and (keep or self.processes):
             folder = new_folder(config, self.shelf.folder)
         if self.processes:
-            launched = LaunchedRun(config, folder, self.processes)
+            launched = LaunchedRun(config, folder, self.processes, self.strategy)
             self._show_ongoing(launched)
             return launched.start()
         theories = self.screen.theories

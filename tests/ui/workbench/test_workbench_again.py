@@ -150,6 +150,8 @@ def test_the_typed_number_follows_the_slider_and_refuses_words(opened) -> None:
         ({"reward_fn": lambda prompt, answer: 0.0}, "cannot reach reward_fn"),
         ({"folder": None}, "cannot reach folder=None"),
         ({"processes": 0}, "processes=0: must be at least 1"),
+        ({"processes": 1, "strategy": "fsdp"}, "strategy='fsdp': divides weights.*at least 2"),
+        ({"processes": None, "strategy": "fsdp"}, "strategy='fsdp': divides weights.*at least 2"),
     ],
 )
 def test_processes_of_their_own_need_what_they_can_read(inputs, said):
