@@ -54,22 +54,26 @@ class Chosen(LogitsProcessor):
     Args:
         choose: From `chooser`.
         width: Length of the prompts.
-        keep: Whether to keep the log-probabilities.
+        temperature: What to keep the log-probabilities at; none keeps none.
 
     Attributes:
-        logps: Of the chosen tokens at each step, `(rows,)`, nats, by the scores as they came.
+        logps: Of the chosen tokens at each step, `(rows,)`, nats, in the distribution they were
+            drawn from; 0 if greedily.
     """
 
-    def __init__(self, choose: Choose, width: int, keep: bool = False):
-        self.choose, self.width, self.keep = choose, width, keep
+    def __init__(self, choose: Choose, width: int, temperature: float | None = None):
+        self.choose, self.width, self.temperature = choose, width, temperature
         self.logps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores of 0 for the chosen tokens, and of minus infinity for all others."""
         chosen = self.choose(scores, input_ids.shape[1] - self.width)
-        if self.keep:
-            logps = scores.float().log_softmax(-1).gather(-1, chosen.unsqueeze(-1))
-            self.logps.append(logps.squeeze(-1))
+        if self.temperature is not None:
+            logps = torch.zeros(len(scores), device=scores.device)
+            if self.temperature:
+                every = (scores.float() / self.temperature).log_softmax(-1)
+                logps = every.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+            self.logps.append(logps)
         return torch.full_like(scores, -math.inf).scatter_(1, chosen.unsqueeze(-1), 0.0)
 
 

@@ -38,7 +38,7 @@ class Completion:
         text: The answer as text, without special tokens and outer white space.
         ended: Whether the model ended it with an end token, before the length limit.
         tokenizer: `Encoder.fingerprint` of the tokenizer that the ids belong to.
-        logps: Log-probability of each id under the model as it was sampled from, nats; empty unless
+        logps: Log-probability of each id in the distribution it was drawn from, nats; empty unless
             asked for.
     """
 
@@ -125,7 +125,8 @@ def sample(
             device = language_model.device
             choose = chooser(seed, ours, max_new_tokens, temperature, device)
             try:
-                done = _complete(language_model, batch, max_new_tokens, choose, with_logps)
+                keep = temperature if with_logps else None
+                done = _complete(language_model, batch, max_new_tokens, choose, keep)
             except IndexError as error:
                 config = language_model.base.config.get_text_config()
                 raise ValueError(
@@ -255,10 +256,10 @@ def _complete(
     prompts: list[Ids],
     max_new_tokens: int,
     choose: Choose,
-    with_logps: bool,
+    keep_at: float | None,
 ) -> list[Completion]:
     encoder, width = language_model.encoder, max(map(len, prompts))
-    chosen = Chosen(choose, width, with_logps)
+    chosen = Chosen(choose, width, keep_at)
     if language_model.answers == "without cache":
         output = _without_cache(language_model, prompts, max_new_tokens, chosen)
     else:
@@ -274,7 +275,8 @@ def _complete(
             logits_processor=[chosen],
             synced_gpus=language_model.shards is not None,
         )
-    logps = torch.stack(chosen.logps, dim=1).tolist() if with_logps else [[]] * len(prompts)
+    kept = chosen.logps and torch.stack(chosen.logps, dim=1).tolist()
+    logps = kept or [[]] * len(prompts)
     return [
         _completion(language_model, prompt, row[width:].tolist(), each)
         for prompt, row, each in zip(prompts, output, logps, strict=True)

@@ -86,7 +86,7 @@ def check_kl(penalty: Penalty, taken_as: str = "loss") -> KLCheck:
         The comparison.
 
     Raises:
-        ValueError: If `taken_as` is neither.
+        ValueError: If `taken_as` is neither, or the penalty gives no finite float64 numbers.
 
     Source:
         The expected gradients of Tang and Munos 2025 (arXiv 2506.09477), Liu et al. 2025 (arXiv
@@ -105,6 +105,11 @@ def check_kl(penalty: Penalty, taken_as: str = "loss") -> KLCheck:
         forward = (probability * (whole - whole_reference)).sum()
         reverse = (whole_reference.exp() * (whole_reference - whole)).sum()
         value = penalty(policy, reference, _MASK)
+        if value.dtype != torch.float64 or not value.isfinite().all():
+            raise ValueError(
+                f"the penalty gives {value.dtype} with {int((~value.isfinite()).sum())} numbers "
+                "that are not finite. It gets float64, and must keep it."
+            )
         total = value if value.dim() == 1 else torch.where(_MASK, value, 0.0).sum(-1)
         if taken_as == "loss":
             descended = (probability.detach() * total).sum()

@@ -67,8 +67,9 @@ def exact_kl(policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
         `(...)`, nats.
     """
     probability = policy_logps.exp()
-    terms = torch.where(probability > 0, probability * (policy_logps - reference_logps), 0.0)
-    return terms.sum(dim=-1)
+    # Chosen before the product, whose gradient would be 0 x infinity where nothing is chosen.
+    ratios = torch.where(probability > 0, policy_logps - reference_logps, 0.0)
+    return (probability * ratios).sum(dim=-1)
 
 
 def rlhf_objective(

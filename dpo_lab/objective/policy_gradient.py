@@ -1,8 +1,8 @@
 """RLHF by policy gradients: advantages of sampled responses, where the KL goes, and the loss.
 
 The objective is that of DPO, `J(pi) = E_{y ~ pi}[r(x, y)] - beta KL(pi || pi_ref)` (Eq. 3). RLOO,
-GRPO and what lies between are settings of one loss. Arrays are `(prompts, k)`: k responses sampled
-from the policy at temperature 1 to each prompt; of tokens `(prompts, k, tokens)`.
+a form of GRPO and what lies between are settings of one loss. Arrays are `(prompts, k)`: k
+responses sampled from the policy at temperature 1 to each prompt; of tokens `(prompts, k, tokens)`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ Unit = Literal["sequence", "token"]
 class PolicyGradient:
     """How a gradient of J is estimated from samples.
 
-    The defaults are RLOO, whose expected gradient is exactly that of J. Of the others only the mean
-    baseline (which is `(k - 1) / k` of it) and `k2` of sequences as a loss have J's fixed point.
+    The defaults are RLOO, whose expected gradient is exactly that of J. So is that of no baseline,
+    and of `k2` of sequences as a loss with either. With the mean baseline and the KL in the reward
+    it is `(k - 1) / k` of it: the same fixed point. A KL outside the baseline then weighs
+    `k / (k - 1)` times as much. All other settings end elsewhere.
 
     Attributes:
         baseline: What is subtracted from each reward.
         estimator: Estimator of the KL.
         place: Where the KL enters.
         unit: Of whole responses, or of single tokens.
-        deviation: Whether to divide by the standard deviation of the group's rewards.
+        deviation: Whether to divide by the standard deviation of a group's rewards, the KL taken
+            off if it is in the reward.
 
     Source:
         Ahmadian et al. 2024 (arXiv 2402.14740) for RLOO; Shao et al. 2024 (arXiv 2402.03300) for
@@ -53,6 +56,8 @@ class PolicyGradient:
 
 RLOO = PolicyGradient()
 GRPO = PolicyGradient("mean", "k3", "loss", "token", deviation=True)
+"""GRPO with one update a batch, so without ratio and clipping, and with sums over tokens instead of
+the paper's means over each response's."""
 
 
 def policy_gradient_loss(
@@ -83,6 +88,7 @@ def policy_gradient_loss(
         ValueError: If the leave-one-out baseline has no other response, or shapes do not agree.
     """
     _check(policy, reference, mask, rewards)
+    reference = reference.detach()
     logps = torch.where(mask, policy, 0.0)
     ratios = torch.where(mask, policy - reference, 0.0)
     if how.unit == "sequence":
@@ -109,8 +115,8 @@ def advantages(rewards: Tensor, baseline: Baseline, deviation: bool = False) -> 
     Args:
         rewards: `(prompts, k)`.
         baseline: What is subtracted.
-        deviation: Whether to divide by the standard deviation of each group, and 1e-4, as GRPO
-            does; this moves the fixed point.
+        deviation: Whether to divide by the standard deviation of each group, as GRPO does, plus
+            1e-4, as TRL does; this moves the fixed point.
 
     Returns:
         `(prompts, k)`, without gradient.
@@ -119,7 +125,7 @@ def advantages(rewards: Tensor, baseline: Baseline, deviation: bool = False) -> 
         ValueError: If there are no others.
     """
     rewards, k = rewards.detach(), rewards.shape[-1]
-    if k < 2 and (deviation or baseline == "leave-one-out"):
+    if k < 2 and (deviation or baseline != "none"):
         raise ValueError(f"k={k} responses a prompt: there are no others. Sample at least 2.")
     found = rewards
     if baseline != "none":

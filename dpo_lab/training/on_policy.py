@@ -16,12 +16,9 @@ from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.objective.policy_gradient import RLOO, PolicyGradient, policy_gradient_loss
 
-CHECKED = 4
-"""Answers of a batch whose log-probabilities are compared with those they were sampled with."""
-
 
 class NotThePolicy(RuntimeError):
-    """The log-probabilities of a batch are not those of the distribution it was sampled from."""
+    """The log-probabilities of answers are not those of the distribution they were sampled from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +92,8 @@ def group_losses(
         how: How the gradient is estimated.
 
     Raises:
-        NotThePolicy: If the policy's log-probabilities are not those of the sampled distribution.
+        NotThePolicy: If a token's log-probability differs from the one it was drawn with by more
+            than rounding, or that one was not kept.
     """
     sequences = [(completion.prompt, completion.ids) for completion in groups.completions]
     batch = policy.batch(sequences)
@@ -110,13 +108,16 @@ def group_losses(
 
 
 def _check_sampled(policy: LogpScorer, completions: Sequence[Completion], logps: Tensor) -> None:
-    """Compare the first answers' log-probabilities with those that they were drawn with."""
-    for completion, row in zip(completions[:CHECKED], logps.detach(), strict=False):
-        drawn = torch.tensor(completion.logps, device=row.device, dtype=row.dtype)
-        difference = (row[: len(drawn)] - drawn).abs().max().item() if len(drawn) else 0.0
-        if not difference <= 10 * TOLERANCE[policy.precision]:
-            raise NotThePolicy(
-                f"log-probabilities of a sampled answer differ by {difference:.2g} nats from those "
-                "it was drawn with: it is not a sample of this policy. Sample after every update, "
-                "at temperature 1, with the same precision."
-            )
+    """Compare the answers' log-probabilities with those that they were drawn with."""
+    if any(len(completion.logps) != len(completion.ids) for completion in completions):
+        raise NotThePolicy("answers without the log-probabilities that they were drawn with.")
+    drawn = torch.zeros_like(logps)
+    for row, completion in enumerate(completions):
+        drawn[row, : len(completion.logps)] = torch.tensor(completion.logps)
+    difference = (logps.detach() - drawn).abs().max().item()
+    if not difference <= 2 * TOLERANCE[policy.precision]:
+        raise NotThePolicy(
+            f"log-probabilities of sampled answers differ by up to {difference:.2g} nats from "
+            "those they were drawn with: these are no samples of this policy. Sample after every "
+            "update, at temperature 1, with the same precision."
+        )

@@ -47,8 +47,12 @@ def test_a_run_of_another_terminal_is_steered(lab: str, lab_folder: Path, tmp_pa
             handle = tab.locator(".dpo-beta .noUi-handle")
             handle.focus()
             handle.press("ArrowRight")
-            asked = json.loads(page.execute("print(bench.state.config.beta)"))
-            assert asked != 0.1
+
+            def changed() -> float | None:  # the page sends what was typed a moment later
+                beta = json.loads(page.execute("print(bench.state.config.beta)"))
+                return beta if beta != 0.1 else None
+
+            asked = until(changed, "the key never reaches the kernel")
             page.wait_for_status(f"beta {asked:.3g}")
             (answer,) = lines(folder / "applied.jsonl")
             (request,) = lines(folder / "requests.jsonl")

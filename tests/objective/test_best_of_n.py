@@ -62,16 +62,38 @@ def test_many_samples_and_numbers_between():
     assert limit[1].tolist() == pytest.approx([7 / 9, 1 / 9, 1 / 9, 0])
 
 
-def test_the_bound_of_its_kl_is_reached_where_nothing_ties():
+def test_the_bound_of_its_kl_is_approached_where_no_response_has_much():
     """With 2,000 equally likely responses of different rewards it is off by less than n / 2,000."""
     reference = torch.full((2000,), -torch.tensor(2000.0).log(), dtype=torch.float64)
     for n in (2, 8, 32):
         kl = exact_kl(best_of_n_logps(reference, torch.arange(2000.0), n), reference).item()
         assert best_of_n_kl_bound(n) - n / 2000 < kl < best_of_n_kl_bound(n)
+        two = torch.full((2,), math.log(0.5), dtype=torch.float64)
+        few = exact_kl(best_of_n_logps(two, torch.tensor([0.0, 1.0]), n), two).item()
+        lost = 0.5**n  # the better one has the rest
+        expected = lost * math.log(2 * lost) + (1 - lost) * math.log(2 * (1 - lost))
+        assert few == pytest.approx(expected) and few < best_of_n_kl_bound(n) - 0.05
         tied = exact_kl(best_of_n_logps(REFERENCE, REWARDS, n), REFERENCE)
         assert (tied < best_of_n_kl_bound(n)).all()
 
 
-def test_less_than_one_sample_is_refused():
-    with pytest.raises(ValueError, match="n=0.5: the best of less than one"):
-        best_of_n_logps(REFERENCE, REWARDS, 0.5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [3.0, 1e5, 1e9, 1e15])
+def test_it_is_a_distribution_however_large_n_is(dtype, n):
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(200, 125, generator=generator, dtype=dtype).log_softmax(-1)
+    rewards = torch.randint(0, 40, (200, 125), generator=generator).to(dtype)
+    sums = best_of_n_logps(reference, rewards, n).exp().sum(-1)
+    assert (sums - 1).abs().max() < 1e-9
+
+
+def test_what_is_never_said_stays_so_and_wrong_numbers_are_refused():
+    reference = torch.tensor([-torch.inf, math.log(0.5), math.log(0.5)])
+    for n in (1, 2):
+        found = best_of_n_logps(reference, torch.tensor([0.0, 1.0, 2.0]), n)
+        assert found.exp().tolist() == pytest.approx([0, 0.5**n, 1 - 0.5**n])
+    for n in (0.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"n={n}: must be a number of samples"):
+            best_of_n_logps(REFERENCE, REWARDS, n)
+    with pytest.raises(ValueError, match="some are NaN"):
+        best_of_n_logps(REFERENCE, REWARDS * math.nan, 2)

@@ -1,4 +1,4 @@
-"""The seven placements of a KL penalty told apart, and three that people might write."""
+"""The eight placements of a KL penalty told apart, and three that people might write."""
 
 import contextlib
 import io
@@ -54,6 +54,9 @@ def test_shares_of_what_people_might_write():
     assert other.estimates == "KL(ref, pi)"
     with pytest.raises(ValueError, match="taken_as='advantage': must be"):
         check_kl(of("sequence", "k1"), "advantage")
+    for broken in (lambda p, r, m: (p - r).sum(-1).float(), lambda p, r, m: (p - r).sum(-1) / 0):
+        with pytest.raises(ValueError, match="It gets float64, and must keep it"):
+            check_kl(broken)
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "rlhf.md"

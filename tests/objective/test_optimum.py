@@ -128,3 +128,14 @@ def test_a_policy_that_says_some_responses_never_has_a_finite_kl(world) -> None:
     policy = world[0].masked_fill(world[1] < 0, -torch.inf).log_softmax(-1)
     share = world[0].exp().masked_fill(world[1] < 0, 0).sum(-1)
     torch.testing.assert_close(exact_kl(policy, world[0]), -share.log())
+
+
+def test_the_objective_has_a_gradient_where_a_response_is_impossible():
+    """Its derivative by the other logits is as without that response."""
+    reference = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+    rewards = torch.tensor([1.0, 0.0, 5.0], dtype=torch.float64)
+    logits = torch.tensor([0.0, 1.0, -torch.inf], dtype=torch.float64, requires_grad=True)
+    rlhf_objective(logits.log_softmax(-1), reference, rewards, 0.3).backward()
+    two = logits.detach()[:2].clone().requires_grad_()
+    rlhf_objective(two.log_softmax(-1), reference[:2], rewards[:2], 0.3).backward()
+    assert logits.grad.tolist() == pytest.approx([*two.grad.tolist(), 0.0])

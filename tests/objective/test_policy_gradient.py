@@ -97,7 +97,9 @@ def test_k3_of_sequences_as_a_loss_descends_the_other_kl(world):
     ids=str,
 )
 def test_the_other_placements_do_not(world, how):
+    """Nor is it a multiple, as that of a mean baseline would be."""
     found, right = expected_gradient(world, 2, how), -gradient_of_j(world)
+    right = right * (found * right).sum() / right.square().sum()
     assert (found - right).norm() > 1e-3 * right.norm()  # of arithmetic exact to 1e-12
 
 
@@ -128,8 +130,9 @@ def test_advantages_by_hand():
 
 def test_wrong_shapes_and_a_group_of_one_are_refused(world):
     one = torch.zeros(2, 1, 3)
-    with pytest.raises(ValueError, match="k=1 responses a prompt: there are no others"):
-        policy_gradient_loss(one, one, one == 0, torch.zeros(2, 1), BETA)
+    for how in (RLOO, GRPO, replace(RLOO, baseline="mean")):
+        with pytest.raises(ValueError, match="k=1 responses a prompt: there are no others"):
+            policy_gradient_loss(one, one, one == 0, torch.zeros(2, 1), BETA, how)
     with pytest.raises(ValueError, match=r"rewards \(3, 1\): the first three are"):
         policy_gradient_loss(one, one, one == 0, torch.zeros(3, 1), BETA)
 
@@ -190,11 +193,29 @@ def test_k3_of_sequences_as_a_loss_ends_at_a_closed_form_of_its_own(world, beta)
     [
         replace(RLOO, unit="token"),
         replace(RLOO, unit="token", estimator="k2", place="loss"),
-        GRPO,
-        replace(GRPO, deviation=False),
+        replace(RLOO, unit="token", estimator="k3", place="loss"),
+        replace(RLOO, unit="token", estimator="k3", place="loss", deviation=True),
     ],
     ids=str,
 )
 def test_own_token_forms_end_elsewhere(world, how):
     ended = where_it_ends(world, how, 1.0)
     assert missing(world, ended, 1.0) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_mean_baseline_makes_a_kl_outside_of_it_weigh_more(world):
+    """With two answers twice as much: it ends at pi* of twice the beta."""
+    how = replace(RLOO, baseline="mean", estimator="k2", place="loss")
+    ended = where_it_ends(world, how, 0.5)
+    assert missing(world, ended, 1.0) < 1e-3 < 0.01 < missing(world, ended, 0.5)
+
+
+def test_nothing_flows_into_the_reference_or_from_where_the_mask_is_false(world):
+    logits, reference = world
+    reference = reference.clone().requires_grad_()
+    policy = torch.where(MASK, token_logps(logits), torch.nan)[None]
+    policy_gradient_loss(
+        policy, reference[None], MASK[None], REWARDS[None], BETA, GRPO
+    ).sum().backward()
+    assert reference.grad is None and logits.grad.isfinite().all()
