@@ -30,9 +30,9 @@ def asked_limits(monkeypatch) -> list[int]:
     """The most tokens that each model is asked for from now on."""
     limits, complete = [], sampling._complete
 
-    def noted(model, prompts, limit, temperature):
+    def noted(model, prompts, limit, *rest):
         limits.append(limit)
-        return complete(model, prompts, limit, temperature)
+        return complete(model, prompts, limit, *rest)
 
     monkeypatch.setattr(sampling, "_complete", noted)
     return limits
