@@ -88,8 +88,11 @@ class LanguageModel:
         Args:
             batches: Indices of the items in each batch.
         """
-        idle = self.shards.passes(len(batches)) - len(batches) if self.shards else 0
-        return [*batches, *([] for _ in range(idle))]
+        return [*batches, *([] for _ in range(self.idle_passes(len(batches))))]
+
+    def idle_passes(self, ours: int) -> int:
+        """How many passes only others have to make that hold parts of the weights."""
+        return self.shards.passes(ours) - ours if self.shards else 0
 
     def any_goes_on(self, ours: bool) -> bool:
         """Whether this process, or one that holds another part of the weights, goes on."""

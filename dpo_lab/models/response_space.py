@@ -163,12 +163,7 @@ class ResponseSpace:
             Rafailov et al. 2023, Eq. 3.
         """
         with evaluating(policy.model):
-            found = [
-                enumerate_responses(
-                    policy, ids, max_words=self._max_words, then_ends=True, gradient=True
-                )
-                for ids in policy.encoder.prompts(self.prompts)
-            ]
+            found = _listed(policy, self.prompts, self._max_words, gradient=True)
         return rlhf_objective(_logps(found), self.reference_logps, self.rewards, beta).mean()
 
     def listed(self, policy: LanguageModel) -> Listed:
@@ -270,10 +265,10 @@ class ResponseSpace:
 
 
 def _listed(
-    model: LanguageModel, prompts: Sequence[Text], max_words: int, keep_cache: bool = False
+    model: LanguageModel, prompts: Sequence[Text], max_words: int, **options: bool
 ) -> list[Enumeration]:
     return [
-        enumerate_responses(model, ids, max_words=max_words, then_ends=True, keep_cache=keep_cache)
+        enumerate_responses(model, ids, max_words=max_words, then_ends=True, **options)
         for ids in model.encoder.prompts(prompts)
     ]
 

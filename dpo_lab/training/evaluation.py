@@ -78,10 +78,10 @@ def evaluate(
         if job.reward_fn:
             values |= _score_values("score/policy", job, prompts, completions)
         if listed:
-            # Divided weights take part in all processes.
-            together = job.policy.shards is not None
-            by = (lambda work: work()) if together else processes.from_first
-            values |= by(lambda: listed_values(job, completions))
+            if job.policy.shards:  # every process takes part with its weights
+                values |= listed_values(job, completions)
+            else:
+                values |= processes.from_first(lambda: listed_values(job, completions))
     return _finite(values)
 
 

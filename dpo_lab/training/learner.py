@@ -180,7 +180,7 @@ class Learner:
         """
         batches = self.micro_batches(indices)
         known = self._coupled_losses(batches)
-        outcomes, idle = [], self._idle_passes(batches)
+        outcomes, idle = [], self.job.policy.idle_passes(len(batches))
         for number, batch in enumerate(batches):
             with self.lean():
                 policy, weights, tokens, balance = self._policy_logps(batch)
@@ -201,10 +201,6 @@ class Learner:
             outcomes.append(BatchOutcome(*parts, 0.0 if balance is None else balance.item()))
         self._stay_in_step(idle)
         return self._together(outcomes)
-
-    def _idle_passes(self, batches: Sequence[PairBatch]) -> int:
-        """How many passes only others make that hold parts of the weights."""
-        return self.shards.passes(len(batches)) - len(batches) if self.shards else 0
 
     def _stay_in_step(self, passes: int) -> None:
         """Make passes without effect, for the others' sake."""
@@ -272,7 +268,7 @@ class Learner:
         alone = not self.processes.several and len(batches) == 1
         if alone or not self.loss.couples_pairs:
             return None
-        idle = self._idle_passes(batches)
+        idle = self.job.policy.idle_passes(len(batches))
         ours = [batch.logps.with_policy(*self._policy_logps(batch)[0].cpu()) for batch in batches]
         self._stay_in_step(idle)
         theirs = self.processes.gather(ours)
