@@ -19,6 +19,7 @@ def find_spec(cls, name, path=None, target=None):
 
 machinery.PathFinder.find_spec = classmethod(find_spec)
 sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
