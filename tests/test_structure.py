@@ -58,7 +58,7 @@ def test_doors_open_one_way(path):
 
 
 def test_the_walk_sees_the_doors():
-    assert "dpo_lab.objective.pair_logps" in imports(PACKAGE / "training" / "learner.py")
+    assert "dpo_lab.objective.pair_logps" in imports(PACKAGE / "training" / "pair_gradient.py")
     assert len(FILES) > 25
 
 

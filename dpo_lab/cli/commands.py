@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": ("sweep:Sweep", "train every combination of several values of settings"),
     "follow": ("follow:Follow", "watch and steer a run that another process trains"),
     "demo": ("train:Demo", "train on built-in data and show what changed"),
+    "reward-model train": ("reward_model:RewardModelTrain", "train a reward model on pairs"),
     "estimate": ("estimate:Estimate", "memory and time of a training step, beforehand"),
     "losses": ("losses:Losses", "the losses: formula, paper, options"),
     "logps": ("logps:Logps", "log-probabilities of the responses under a model"),
@@ -84,11 +85,11 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         ValueError: If there is no such command.
         SystemExit: After help, the version or what is wrong with an option was printed.
     """
-    words = 2 if arguments[:1] == ["runs"] else 1
+    words = 2 if arguments[:1] in (["runs"], ["reward-model"]) else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     before, _, asked = name.rpartition(" ")
     if asked in ("--help", "-h"):
-        listed = (f"  {each:<14}{about}" for each, (_, about) in COMMANDS.items())
+        listed = (f"  {each:<20}{about}" for each, (_, about) in COMMANDS.items())
         print(HELP.format("\n".join(line for line in listed if line.startswith(f"  {before}"))))
         raise SystemExit(0)
     if name == "--version":
@@ -96,9 +97,9 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         raise SystemExit(0)
     if name not in COMMANDS:
         said = "which command?"
-        if name not in ("", "runs"):
+        if name not in ("", "runs", "reward-model"):
             said = f"{name!r}: no such command."
-            for close in get_close_matches(name, [*COMMANDS, "runs"], 1):
+            for close in get_close_matches(name, [*COMMANDS, "runs", "reward-model"], 1):
                 said += f" Did you mean {close!r}?"
         raise ValueError(f"{said} Expected one of {', '.join(COMMANDS)}. See '{PROGRAM} --help'.")
     from dpo_lab.cli.arguments import parse_command

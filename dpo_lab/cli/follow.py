@@ -96,7 +96,7 @@ def _follow(run: FollowedRun) -> None:
     from dpo_lab.training.followed import LOOKS
 
     console = new_console()
-    display = TerminalDisplay(console)
+    display = TerminalDisplay(console, run.config.method)
     state, shown = "training", 0
     display.on_start(None, run.records[0].step if run.records else 0, run.total_steps or 0)
     try:

@@ -88,7 +88,11 @@ def train_and_report(
             leave_processes()
         else:
             attended = _Attended(console, control)
-            shown = [TerminalDisplay(console), attended] if processes.first else [attended]
+            shown = (
+                [TerminalDisplay(console, config.method), attended]
+                if processes.first
+                else [attended]
+            )
             ended = run_job(
                 config,
                 folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Any, TypedDict, get_type_hints
 
@@ -11,6 +12,7 @@ from dpo_lab.training.config import TrainConfig, setting_texts
 
 GROUPS = {
     "model": "data",
+    "method": "method",
     "loss": "loss",
     "steps": "optimiser",
     "lora_rank": "LoRA",
@@ -26,17 +28,20 @@ WHOLE = {name for name, value in DEFAULTS.items() if isinstance(value, tuple | d
 """Settings that are a list or a mapping, of which a sweep takes one."""
 
 
-def options(several: bool = False) -> Any:
+def options(several: bool = False, names: Collection[str] = ()) -> Any:
     """Every setting as an option, by its group, for tyro: a setting that is not given is left out.
 
     Args:
         several: Whether a setting takes several values.
+        names: The settings to offer, if not all.
     """
     kinds = get_type_hints(TrainConfig)
     groups: dict[str, dict[str, Any]] = {}
     title = ""
     for name, default in DEFAULTS.items():
         title, text, hint = GROUPS.get(name, title), setting_texts()[name], f"(default: {default})"
+        if names and name not in names:
+            continue
         if default in (None, (), {}):
             hint = "" if "default" in text else "(default: not given)"
         kind = tuple[kinds[name], ...] if several and name not in WHOLE else kinds[name]

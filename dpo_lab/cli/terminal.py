@@ -18,6 +18,7 @@ from dpo_lab.training.records import SampleRecord, StepRecord
 if TYPE_CHECKING:
     from dpo_lab.training.setup import Job
 
+Columns = tuple[tuple[str, str, str], ...]
 ROWS = 12
 SILENCE = 10.0
 """Seconds between signs of life where the output is no terminal."""
@@ -33,6 +34,16 @@ COLUMNS = (
     ("score", "score/policy", "+.2f"),
 )
 """Heading, key and format of the table; `chosen` and `rejected` are log-ratios in nats."""
+SAMPLED_COLUMNS = (
+    ("step", "step", "d"),
+    ("reward", "on_policy/reward", "+.3f"),
+    ("reward - βKL", "on_policy/objective", "+.3f"),
+    ("entropy", "on_policy/entropy", ".2f"),
+    ("tokens", "on_policy/tokens", ".1f"),
+    ("equal", "on_policy/equal", ".0%"),
+    *COLUMNS[-3:],
+)
+"""The same where the policy learns from its own answers."""
 
 
 class _Bar(Progress):
@@ -41,7 +52,10 @@ class _Bar(Progress):
     One for each stretch of work: begun again, an old one would first wipe what it left.
     """
 
-    def __init__(self, console: Console, what: str, total: int, done: int = 0):
+    def __init__(
+        self, console: Console, what: str, total: int, done: int = 0, columns: Columns = COLUMNS
+    ):
+        self.titles = columns
         self.rows: list[StepRecord] = []
         self.last: StepRecord | None = None
         super().__init__(
@@ -63,10 +77,10 @@ class _Bar(Progress):
         if self.last and self.last not in shown:
             shown.append(self.last)
         if shown:
-            titles = (Column(title, justify="right") for title, _, _ in COLUMNS)
+            titles = (Column(title, justify="right") for title, _, _ in self.titles)
             table = Table(*titles, box=None, pad_edge=False, header_style="bold")
             for record in shown:
-                table.add_row(*_cells(record))
+                table.add_row(*_cells(record, self.titles))
             yield table
         yield self.make_tasks_table(self.tasks)
 
@@ -76,10 +90,12 @@ class TerminalDisplay(Callback):
 
     Args:
         console: Where to show it.
+        method: The method of training.
     """
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, method: str = "dpo"):
         self.console = console
+        self.columns = COLUMNS if method in ("dpo", "sft") else SAMPLED_COLUMNS
         self.training = False
         self.spoken = time.monotonic()
         self.bar: _Bar | None = None
@@ -87,8 +103,8 @@ class TerminalDisplay(Callback):
     def on_start(self, job: Job | None, first_step: int, total_steps: int) -> None:
         """Begin the table."""
         self.training = True
-        self.bar = _Bar(self.console, "training", total_steps, first_step)
-        self._line(title for title, _, _ in COLUMNS)
+        self.bar = _Bar(self.console, "training", total_steps, first_step, self.columns)
+        self._line(title for title, _, _ in self.columns)
 
     def on_wait(self, what: str, done: int, total: int) -> None:
         """Say what it is at: beside the steps' bar while there is one, else in a bar of its own."""
@@ -113,9 +129,12 @@ class TerminalDisplay(Callback):
         self.bar.last = record
         if record.get("eval/loss") is not None or record.get("kl/per_token") is not None:
             self.bar.rows.append(record)
-            self._line(_cells(record))
-        elif record.get("loss") is not None:  # not before the first step
-            self._speak(f"step {record.step}  loss {record['loss']:.4f}  {note}")
+            self._line(_cells(record, self.columns))
+        elif record.get("grad_norm") is not None:  # not before the first step
+            name, key = "reward", "on_policy/reward"
+            if record.get(key) is None:
+                name = key = "loss"
+            self._speak(f"step {record.step}  {name} {record[key]:.4f}  {note}")
 
     def on_end(self, state: State, error: BaseException | None) -> None:
         """Leave the table as it stands; what is waited for after it is a bar alone."""
@@ -200,9 +219,9 @@ def print_outcome(
             )
 
 
-def _cells(record: StepRecord) -> Iterator[str]:
+def _cells(record: StepRecord, columns: Columns) -> Iterator[str]:
     """A row of the table; nothing where nothing was measured."""
-    for _, key, form in COLUMNS:
+    for _, key, form in columns:
         value = record.get(key)
         at_least = "≥" if key == "kl/per_token" and record.get("kl/cut") else ""
         yield "" if value is None else at_least + format(value, form)

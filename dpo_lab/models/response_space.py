@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -135,6 +135,16 @@ class ResponseSpace:
     def frontier(self) -> Frontier:
         """The exact reward-KL frontier."""
         return Frontier(self.reference_logps, self.rewards)
+
+    def at(self, prompts: Sequence[int]) -> ResponseSpace:
+        """The same at some of the prompts, by number."""
+        rows = list(prompts)
+        return replace(
+            self,
+            prompts=tuple(self.prompts[row] for row in rows),
+            reference_logps=self.reference_logps[rows],
+            rewards=self.rewards[rows],
+        )
 
     def logps(self, policy: LanguageModel) -> Tensor:
         """`log pi(y|x)` of all responses, `(prompts, responses)`, nats, float64.

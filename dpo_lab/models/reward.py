@@ -108,7 +108,8 @@ class RewardModel(_RewardFunction):
         If the tokenizer pads with its end token, that class reads the reward of an answer before
         the end token, whereas the lab reads it at the end token.
         """
-        self.model.save_pretrained(folder)
+        with no_bars():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 

@@ -77,6 +77,19 @@ class PairLogps:
         return replace(self, policy_chosen=chosen, policy_rejected=rejected)
 
     @property
+    def turned(self) -> PairLogps:
+        """The same with each pair's label turned around."""
+        return replace(
+            self,
+            policy_chosen=self.policy_rejected,
+            policy_rejected=self.policy_chosen,
+            reference_chosen=self.reference_rejected,
+            reference_rejected=self.reference_chosen,
+            chosen_lengths=self.rejected_lengths,
+            rejected_lengths=self.chosen_lengths,
+        )
+
+    @property
     def chosen_logratios(self) -> Tensor:
         """`log pi(y_w|x) - log pi_ref(y_w|x)`, `(pairs,)`, nats."""
         return self.policy_chosen - self.reference_chosen

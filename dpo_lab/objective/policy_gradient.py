@@ -53,6 +53,13 @@ class PolicyGradient:
     unit: Unit = "sequence"
     deviation: bool = False
 
+    @property
+    def aims_at_optimum(self) -> bool:
+        """Whether pi* at beta is where its expected gradient is zero."""
+        in_reward = self.place == "reward" and self.estimator == "k1"
+        in_loss = self.place == "loss" and self.estimator == "k2" and self.baseline != "mean"
+        return (in_reward or in_loss) and self.unit == "sequence" and not self.deviation
+
 
 RLOO = PolicyGradient()
 GRPO = PolicyGradient("mean", "k3", "loss", "token", deviation=True)

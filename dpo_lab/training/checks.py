@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def check_date(name: str, value: str) -> None:
@@ -62,7 +62,7 @@ def _kinds(config: type) -> dict[str, dict[type, str]]:
     """The types that each field may have in a file, each with its description."""
     kinds = {}
     for name, hint in get_type_hints(config).items():
-        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = [str if get_origin(t) is Literal else get_origin(t) or t for t in options]
         kinds[name] = {kind: _WORDS[kind] for kind in types}
         if float in types:

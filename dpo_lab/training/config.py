@@ -13,9 +13,17 @@ from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
 from dpo_lab.models.model_settings import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
+from dpo_lab.objective.policy_gradient import (
+    Baseline,
+    Estimator,
+    Place,
+    PolicyGradient,
+    Unit,
+)
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
 from dpo_lab.training.checks import check_date, check_kinds, check_range
 from dpo_lab.training.loss_description import LAST_OPTION, loss_words
+from dpo_lab.training.methods import METHODS, TRUTH, Method, check_method, policy_gradient_of
 from dpo_lab.training.schedule import Schedule
 
 Optimizer = Literal["adamw", "rmsprop"]
@@ -24,6 +32,9 @@ MOST_SEED = 2**32 - 1
 # For full fine-tuning, and for LoRA: the same step moves a larger model further.
 DEFAULT_LEARNING_RATES = {"micro": (1e-3, 1e-2), "smollm2": (3e-5, 1e-3)}
 OTHER_LEARNING_RATES = (1e-6, 1e-5)
+ON_POLICY = 0.3
+"""Factor of the learning rate where the policy samples: answers that it stops giving in a few large
+steps are never sampled again, so nothing brings them back."""
 
 
 def _with_options_of_losses(config: type[Config]) -> type[Config]:
@@ -60,6 +71,27 @@ class TrainConfig:
     """Split of the data to train on."""
     held_out: float = 0.1
     """Share of the prompts to hold out if the data has no test split; 0 for none."""
+    method: Method = "dpo"
+    """dpo and sft train on the pairs; online-dpo, rloo and grpo on the policy's own answers to
+    their prompts, whose reward they need."""
+    samples: int | None = None
+    """Answers to each prompt in a step of rloo or grpo, 4 by default; online-dpo compares 2."""
+    reward: str = TRUTH
+    """What rates the policy's own answers: truth, the data's own score, or the folder of a reward
+    model from 'dpo-lab reward-model train'."""
+    baseline: Baseline | None = None
+    """Policy gradients: what is subtracted from a reward; by default leave-one-out, for grpo
+    mean."""
+    kl_estimator: Estimator | None = None
+    """Policy gradients: estimator of the KL; by default k1, for grpo k3."""
+    kl_place: Place | None = None
+    """Policy gradients: where the KL is taken off; by default the reward, for grpo the loss."""
+    kl_unit: Unit | None = None
+    """Policy gradients: whether the KL is that of the whole answer, by default, or each token's
+    own, by default for grpo."""
+    divide_by_deviation: bool | None = None
+    """Policy gradients: divide by the standard deviation of a prompt's rewards; by default only
+    grpo does."""
     loss: str = "sigmoid"
     """Loss by name, sigmoid being DPO ('dpo-lab losses' lists them), or a weighted sum such as
     'sigmoid + 0.2 sft'."""
@@ -91,13 +123,14 @@ class TrainConfig:
     epochs: float | None = None
     """Passes over the pairs, instead of steps."""
     batch_pairs: int = 16
-    """Pairs per optimiser step; with epochs, the last step may have fewer."""
+    """Pairs per optimiser step, or prompts where the policy samples; the last step may have fewer
+    with epochs."""
     micro_batch_tokens: int | None = None
     """Most tokens in one forward and backward pass: fewer take less memory and more time. By
     default 640 on the CPU, 8192 elsewhere."""
     learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 for micro, 3e-5 for smollm2 and 1e-6, the paper's, for
-    others; with LoRA 1e-2, 1e-3 and 1e-5."""
+    others; with LoRA 1e-2, 1e-3 and 1e-5; 0.3 times as much where the policy samples."""
     optimizer: Optimizer = "adamw"
     """AdamW, or RMSprop as in the paper."""
     schedule: Schedule = "linear"
@@ -172,7 +205,6 @@ class TrainConfig:
             check_range(name, getattr(self, name), low, strict)
         if self.seed > MOST_SEED:
             raise ValueError(f"seed={self.seed}: must be at most {MOST_SEED}.")
-        self._check_loss()
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")
         if self.template_date is not None:
@@ -180,8 +212,11 @@ class TrainConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r}: unknown. Use one of {', '.join(allowed)}."
+                    f"{name}={getattr(self, name)!r}: unknown. Use one of "
+                    f"{', '.join(map(str, (v for v in allowed if v is not None)))}."
                 )
+        self._check_loss()
+        check_method(vars(self))
 
     def _check_loss(self) -> None:
         loss = self.loss_function
@@ -218,8 +253,23 @@ class TrainConfig:
 
     @property
     def loss_function(self) -> Loss:
-        """The loss named by `loss`."""
-        return find_loss(self.loss)
+        """The loss of pairs: that named by `loss`; for the method `sft` the loss `sft`."""
+        return find_loss("sft" if self.method == "sft" else self.loss)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether steps sample answers of the policy."""
+        return METHODS[self.method].on_policy
+
+    @property
+    def group_size(self) -> int:
+        """Answers to each prompt in a step; 0 if the method samples none."""
+        return self.samples or METHODS[self.method].samples
+
+    @property
+    def policy_gradient(self) -> PolicyGradient:
+        """How policy gradients estimate the gradient of J."""
+        return policy_gradient_of(vars(self))
 
     @property
     def loss_options(self) -> dict[str, Any]:
@@ -229,7 +279,11 @@ class TrainConfig:
 
     @property
     def aims_at_optimum(self) -> bool:
-        """Whether pi* is the loss's optimum, given enough pairs with Bradley-Terry labels."""
+        """Whether pi* is the optimum, given enough Bradley-Terry labels or the true reward."""
+        if self.reward != TRUTH:
+            return False
+        if METHODS[self.method].gradient is not None:
+            return self.policy_gradient.aims_at_optimum
         options = self.loss_options
         reverse_kl = options.get("f_divergence_type", "reverse_kl") == "reverse_kl"
         plain = reverse_kl and not options.get("label_smoothing") and self.ld_alpha in (None, 1.0)
@@ -263,8 +317,9 @@ class TrainConfig:
     def _model_defaults(self) -> dict[str, float]:
         micro = self.model == "micro"
         rates = DEFAULT_LEARNING_RATES.get(self.model, OTHER_LEARNING_RATES)
+        factor = ON_POLICY if self.on_policy else 1.0
         return {
-            "learning_rate": rates[self.lora_rank is not None],
+            "learning_rate": rates[self.lora_rank is not None] * factor,
             "eval_pairs": 256 if micro else 64,
             "kl_samples": 128 if micro else 32,
             "max_new_tokens": new_tokens(self.model),
@@ -322,6 +377,7 @@ def setting_texts() -> dict[str, str]:
 
 # (field, lower bound, whether the bound itself is excluded)
 _RANGES = (
+    ("samples", 1, False),
     ("beta", 0, True), ("steps", 1, False), ("epochs", 0, True), ("batch_pairs", 1, False),
     ("micro_batch_tokens", 1, False), ("learning_rate", 0, True), ("warmup_steps", 0, False),
     ("weight_decay", 0, False), ("max_grad_norm", 0, True), ("lora_rank", 1, False),
@@ -334,6 +390,11 @@ _RANGES = (
 )  # fmt: skip
 
 _CHOICES = {
+    "method": get_args(Method),
+    "baseline": (None, *get_args(Baseline)),
+    "kl_estimator": (None, *get_args(Estimator)),
+    "kl_place": (None, *get_args(Place)),
+    "kl_unit": (None, *get_args(Unit)),
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
     "prompt_format": get_args(PromptFormat),

@@ -25,7 +25,7 @@ from dpo_lab.models.loading import LanguageModel, load_error
 from dpo_lab.models.model_settings import Strategy
 from dpo_lab.models.sharding import layers_of
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.learner import NO_BALANCE
+from dpo_lab.training.pair_gradient import NO_BALANCE
 from dpo_lab.training.setup import load_data, micro_batch_tokens, pair_order, tokenize
 from dpo_lab.training.text_record import with_template
 

@@ -13,12 +13,13 @@ from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.pairs import Text, prompt_text
 from dpo_lab.models.kl import measure_kl
-from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.sampling import Completion, sample
+from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer, pair_logps, score_sequences
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.registry import loss_and_grads
+from dpo_lab.training.answers import draw, rewards_of
 from dpo_lab.training.exact_metrics import listed_values
+from dpo_lab.training.methods import METHODS
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.setup import Job, Progress, naming
@@ -63,6 +64,8 @@ def evaluate(
         loss, options = config.loss_function, config.loss_options
         losses, grads = loss_and_grads(loss, pairs, beta, **options)
         metrics = pair_metrics(losses, pairs, -grads[0] / beta, beta)
+        if METHODS[config.method].gradient is not None:  # which descends no loss of pairs
+            del metrics["loss"], metrics["gradient_weight"]
         values |= {f"eval/{name}": value for name, value in metrics.items()}
         error = Estimate.of(pairs.margins).stderr
         values |= {"eval/rewards/margins_stderr": beta * error, "eval/pairs": len(losses)}
@@ -121,49 +124,6 @@ def reference_score(job: Job, seed: int) -> dict[str, float]:
     return _finite(_score_values("score/reference", job, prompts, completions))
 
 
-def draw(
-    job: Job,
-    model: LanguageModel,
-    prompts: Sequence[Text],
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    temperature: float = 1.0,
-) -> list[Completion]:
-    """One answer of a model to each prompt; the job's processes divide the prompts.
-
-    Args:
-        job: Its configuration gives the length limit.
-        model: Policy or reference.
-        prompts: The prompts.
-        seed: Random seed.
-        progress: Called with `(done, total)` of this process's prompts.
-        temperature: 1 samples from the model; 0 is greedy.
-    """
-    ids = model.encoder.prompts(prompts)
-
-    def sampled(numbers: list[int]) -> list[Completion]:
-        return sample(
-            model,
-            [ids[number] for number in numbers],
-            max_new_tokens=job.config.max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            numbers=numbers,
-            progress=progress,
-        )
-
-    return job.processes.each(range(len(ids)), sampled)
-
-
-def rewards_of(job: Job, prompts: Sequence[Text], completions: Sequence[Completion]) -> list[float]:
-    """Ground-truth reward of each answer; the job's processes divide them."""
-    return job.processes.each(
-        [(prompt_text(p), c.text) for p, c in zip(prompts, completions, strict=True)],
-        lambda answered: [job.reward_fn(*answer) for answer in answered],
-    )
-
-
 def answers(job: Job, step: int) -> list[SampleRecord]:
     """Greedy answers of reference and policy to the first held-out prompts."""
     prompts = job.prompts[: job.config.sample_prompts]
@@ -208,5 +168,5 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 def _score_values(
     name: str, job: Job, prompts: Sequence[Text], completions: Sequence[Completion]
 ) -> dict[str, float]:
-    values = rewards_of(job, prompts, completions)
+    values = rewards_of(job, job.reward_fn, prompts, completions)
     return _with_errors(name, Estimate.of(torch.tensor(values), [c.prompt for c in completions]))

@@ -5,80 +5,41 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from dpo_lab.data.batching import integers
-from dpo_lab.data.pair_sequences import PairSequences
-from dpo_lab.data.shares import shares
-from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
-from dpo_lab.kernels.threads import is_small
-from dpo_lab.models.expert_balance import Routers
-from dpo_lab.models.scoring import pair_logps
 from dpo_lab.models.sharding import own_part, whole
-from dpo_lab.objective.pair_logps import PairLogps
-from dpo_lab.objective.registry import loss_and_grads
-from dpo_lab.objective.weighting import wpo_weights
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.metrics import pair_metrics
-from dpo_lab.training.pairs import PairBatch
+from dpo_lab.training.on_policy import GroupGradient
+from dpo_lab.training.online_pairs import OnlinePairs
+from dpo_lab.training.pair_gradient import PairGradient
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.setup import Job, pair_order
-from dpo_lab.training.start_check import at_start
+from dpo_lab.training.step_gradient import Outcome, StepGradient
 
-NO_BALANCE = (
-    "router_aux_loss_coef: the balancing loss needs weights of all layers at once, which strategy "
-    "fsdp never holds. Leave one of the two out."
-)
+GRADIENTS: dict[str, type[StepGradient]] = {
+    "dpo": PairGradient,
+    "sft": PairGradient,
+    "online-dpo": OnlinePairs,
+    "rloo": GroupGradient,
+    "grpo": GroupGradient,
+}
+"""Where a step's gradient comes from, by the method of training."""
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss, its gradient or a weight is not a finite number."""
 
 
-@dataclass(frozen=True, eq=False)
-class BatchOutcome:
-    """Losses, log-probabilities and gradient weights of the pairs in a step.
-
-    Attributes:
-        losses: `(pairs,)`, weighted if WPO is used.
-        pairs: Log-probabilities of policy and reference.
-        gradient_weights: `(pairs,)`, see `gradient_weight`.
-        tokens: Tokens that went through the model.
-        balance: Load-balancing loss of the experts, mean over pairs; 0 unless it is trained on.
-    """
-
-    losses: Tensor
-    pairs: PairLogps
-    gradient_weights: Tensor
-    tokens: int
-    balance: float = 0.0
-
-    @classmethod
-    def joined(cls, parts: Sequence[BatchOutcome]) -> BatchOutcome:
-        """The outcomes of several micro-batches as one."""
-        if len(parts) == 1:
-            return parts[0]
-        losses = torch.cat([part.losses for part in parts])
-        return cls(
-            losses,
-            PairLogps.joined([part.pairs for part in parts]),
-            torch.cat([part.gradient_weights for part in parts]),
-            sum(part.tokens for part in parts),
-            sum(part.balance * len(part.losses) for part in parts) / len(losses),
-        )
-
-
 class Learner:
     """Policy, optimiser and schedule: all that a step needs and a checkpoint must hold.
 
     Attributes:
+        gradient: Where a step's gradient comes from.
         weights: The weights that are trained, by name.
         new_peak: A peak learning rate that the next record will note, if it was changed.
     """
@@ -86,7 +47,6 @@ class Learner:
     def __init__(self, job: Job):
         self.job = job
         self.config = job.config
-        self.loss = job.config.loss_function
         self.step = 0
         self.new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
@@ -98,16 +58,9 @@ class Learner:
         self.shards = job.policy.shards
         if job.policy.device.type == "cpu" and not self.shards:
             keep_freed_memory()
-        # Lean layers make more calls, and call overhead dominates a small model's time.
-        # They read weights outside a layer's own pass, where divided ones are not whole.
-        plain = job.scorer.autocast or is_small(job.policy.model) or self.shards is not None
-        self.lean = nullcontext if plain else LeanLayers(job.policy.model)
         self.optimizer = _optimizer(self.config, self.parameters)
-        self.routers = None
-        if self.config.router_aux_loss_coef:
-            self.routers = Routers.of(job.policy.base, job.policy.name)
-            if self.shards:
-                raise ValueError(NO_BALANCE)
+        method = job.step_gradient or GRADIENTS[self.config.method]
+        self.gradient: StepGradient = method(job, self.parameters)
 
     @property
     def beta(self) -> float:
@@ -143,11 +96,8 @@ class Learner:
         indices = self.order.batch(self.step)
         outcome = self.accumulate(indices)
         grad_norm = whole(clip_grad_norm_(self.parameters, self.config.max_grad_norm))
-        pairs = outcome.pairs if self.step else at_start(outcome.pairs, self.config.precision)
-        metrics = pair_metrics(outcome.losses, pairs, outcome.gradient_weights, beta)
-        values = {"pairs": len(indices)} | metrics
+        values = {"pairs": len(indices), **outcome.metrics(beta, first=not self.step)}
         values["grad_norm"] = grad_norm.item()
-        values |= {"router/aux_loss": outcome.balance} if self.routers else {}
         self._check_finite(values)
         if self.new_peak is not None:
             values["change/learning_rate"], self.new_peak = self.new_peak, None
@@ -167,121 +117,12 @@ class Learner:
         epoch = seen / len(self.job.train)
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
 
-    def accumulate(self, indices: Sequence[int]) -> BatchOutcome:
-        """Add the gradient of a batch's mean loss to `.grad`, one micro-batch at a time.
-
-        Each process computes the part of its own pairs; then the parts are added up.
-
-        Args:
-            indices: Indices of the batch's pairs.
-
-        Returns:
-            The outcome of the whole batch, in the order of processes and `micro_batches`.
-        """
-        batches = self.micro_batches(indices)
-        known = self._coupled_losses(batches)
-        outcomes, idle = [], self.job.policy.idle_passes(len(batches))
-        for number, batch in enumerate(batches):
-            with self.lean():
-                policy, weights, tokens, balance = self._policy_logps(batch)
-                policy.retain_grad()
-                pairs = batch.logps.with_policy(*policy.cpu())
-                if known is None:
-                    losses = to_descend = self.loss(pairs, self.beta, **self.config.loss_options)
-                else:
-                    losses, grads = known[number]
-                    to_descend = grads[0] * pairs.policy_chosen + grads[1] * pairs.policy_rejected
-                terms, their_weights = [to_descend], [weights / len(indices)]
-                if balance is not None:
-                    terms.append(balance * (self.config.router_aux_loss_coef or 0))
-                    their_weights.append(torch.tensor(len(batch) / len(indices)).to(balance))
-                torch.autograd.backward(terms, their_weights)
-            gradient_weights = policy.grad[0].cpu() * (-len(indices) / self.beta)
-            parts = losses.detach() * weights, pairs.detach(), gradient_weights, tokens
-            outcomes.append(BatchOutcome(*parts, 0.0 if balance is None else balance.item()))
-        self._stay_in_step(idle)
-        return self._together(outcomes)
-
-    def _stay_in_step(self, passes: int) -> None:
-        """Make passes without effect, for the others' sake."""
-        scorer = self.job.scorer
-        for _ in range(passes):
-            logps = scorer.logps(scorer.batch([]))
-            if logps.requires_grad:
-                logps.backward(torch.zeros_like(logps))
-
-    def micro_batches(self, indices: Sequence[int]) -> list[PairBatch]:
-        """This process's share of the pairs of a batch, split into micro-batches."""
-        train, cut = self.job.train, self.config.ld_alpha is not None
-        mean = train.lengths[0, integers(indices)].mean().item()
-        if self.processes.several:
-            all_shares = shares([train.tokens[index] for index in indices], self.processes.count)
-            indices = [indices[position] for position in all_shares[self.processes.rank]]
-        items = [PairSequences.of([train.tokens[index]], cut).all for index in indices]
-        groups = self.job.scorer.groups(items, self.config.micro_batch_tokens) if items else []
-        return [train.batch([indices[position] for position in group], mean) for group in groups]
-
-    def _together(self, outcomes: list[BatchOutcome]) -> BatchOutcome:
-        """The outcomes of all processes as one; their gradients are added up in `.grad`."""
-        if not self.processes.several:
-            return BatchOutcome.joined(outcomes)
-        has = [weight.grad is not None for weight in self.parameters]
-        theirs, theirs_has = zip(*self.processes.gather((outcomes, has)), strict=True)
-        if not self.shards:  # whose backward pass adds the gradients up
-            used = [
-                weight
-                for weight, *anywhere in zip(self.parameters, *theirs_has, strict=True)
-                if any(anywhere)
-            ]
-            for weight in used:
-                if weight.grad is None:
-                    weight.grad = torch.zeros_like(weight)
-            self.processes.sum_in_place([weight.grad for weight in used])
-        return BatchOutcome.joined([outcome for part in theirs for outcome in part])
-
-    def _policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor, int, Tensor | None]:
-        """The policy's logps `(2, pairs)`, the pairs' weights, tokens, and the balancing loss."""
-        config, scorer = self.config, self.job.scorer
-        sequences = PairSequences.of(batch.pairs, cut=config.ld_alpha is not None)
-        laid_out = scorer.batch(sequences.all)
-        weights = torch.ones(len(batch))
-        balance = None
-        with self.routers.recorded() if self.routers else nullcontext() as router_logits:
-            if config.use_weighting:
-                logps, aligned = scorer.aligned_logps(laid_out)
-                weights = wpo_weights(*aligned[: 2 * len(batch)].view(2, -1)).cpu()
-            else:
-                logps = scorer.logps(laid_out)
-            if self.routers:
-                balance = self.routers.loss(router_logits, laid_out)
-        policy = pair_logps(sequences, logps, config.ld_alpha)
-        return policy, weights, laid_out.real_tokens, balance
-
-    @torch.no_grad()
-    def _coupled_losses(self, batches: list[PairBatch]) -> list[tuple[Tensor, Tensor]] | None:
-        """Losses and gradients of each micro-batch, if the loss couples pairs across micro-batches.
-
-        The whole batch is scored first, by all processes; each micro-batch then goes through the
-        model again with the gradients found here. None if each micro-batch can compute its own
-        loss.
-        """
-        alone = not self.processes.several and len(batches) == 1
-        if alone or not self.loss.couples_pairs:
-            return None
-        idle = self.job.policy.idle_passes(len(batches))
-        ours = [batch.logps.with_policy(*self._policy_logps(batch)[0].cpu()) for batch in batches]
-        self._stay_in_step(idle)
-        theirs = self.processes.gather(ours)
-        whole = PairLogps.joined([pairs for part in theirs for pairs in part])
-        losses, grads = loss_and_grads(self.loss, whole, self.beta, **self.config.loss_options)
-        sizes = [[len(pairs.policy_chosen) for pairs in part] for part in theirs]
-        first = sum(map(sum, sizes[: self.processes.rank]))
-        here = slice(first, first + sum(sizes[self.processes.rank]))
-        split = sizes[self.processes.rank]
-        return list(zip(losses[here].split(split), grads[:, here].split(split, dim=1), strict=True))
+    def accumulate(self, indices: Sequence[int]) -> Outcome:
+        """Add the gradient of a batch to `.grad`, as `StepGradient.accumulate`."""
+        return self.gradient.accumulate(indices, self.step, self.beta)
 
     def _check_finite(self, values: dict[str, float]) -> None:
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values.get(name, 0))]
         if bad:
             raise NonFiniteLoss(
                 f"step {self.step + 1}: {bad[0]} is {values[bad[0]]} at beta {self.beta:g} and "
@@ -302,7 +143,7 @@ class Learner:
         what = f"{broken} weights are not finite"
         if not broken:
             indices = self.order.batch(max(self.step, 1) - 1)
-            self.accumulate(indices[:1])
+            self.gradient.probe(indices[0])
             broken = not whole(clip_grad_norm_(self.parameters, math.inf)).isfinite()
             what = "the gradient is not finite"
             self.optimizer.zero_grad()

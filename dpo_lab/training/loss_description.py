@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _OPTIONS = {
@@ -36,7 +37,19 @@ def loss_words(settings: Mapping[str, Any]) -> str:
     balance = settings.get("router_aux_loss_coef")
     words += [f"router {balance:g}"] if balance is not None else []
     words += ["WPO"] * bool(settings.get("use_weighting"))
-    return ", ".join([settings["loss"], *words])
+    method = settings.get("method", "dpo")
+    if method in ("rloo", "grpo"):
+        return ", ".join([method, *_switches(settings)])
+    loss = ", ".join([settings["loss"], *words])
+    return {"dpo": loss, "sft": "sft"}.get(method, f"{method}: {loss}")
+
+
+def _switches(settings: Mapping[str, Any]) -> list[str]:
+    """What is unlike the method's defaults, and the reward if it is a model's."""
+    names = ("samples", "baseline", "kl_estimator", "kl_place", "kl_unit", "divide_by_deviation")
+    words = [f"{name} {settings[name]}" for name in names if settings.get(name) is not None]
+    reward = settings.get("reward", "truth")
+    return words + [f"reward {Path(reward).name}"] * (reward != "truth")
 
 
 def _further(settings: Mapping[str, Any]) -> list[str]:

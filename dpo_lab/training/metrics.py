@@ -14,6 +14,22 @@
 | `grad_norm` | | norm of the whole batch's gradient, before clipping |
 | `change/learning_rate` | | the new peak, on the first step after a change during the run |
 
+Methods that sample answers of the policy add, over the answers of a step:
+
+| key | unit | what |
+|---|---|---|
+| `on_policy/reward` | | mean reward; `_stderr` over prompts |
+| `on_policy/objective` | | reward minus beta x `on_policy/kl`: an estimate of J |
+| `on_policy/kl` | nats | mean log-ratio to the reference, k1; a sample's may be below 0 |
+| `on_policy/entropy` | nats per token | mean of `-log pi` of the sampled tokens |
+| `on_policy/tokens` | tokens | mean length of an answer |
+| `on_policy/cut` | share | answers cut at the length limit |
+| `on_policy/equal` | share | groups whose rewards are all equal: no gradient, but for the KL's |
+| `on_policy/samples` | | answers drawn in this step |
+| `on_policy/labels` | | pairs labelled in this step, if the method labels them |
+
+Policy gradients have no `loss` and nothing else of pairs but on held-out ones.
+
 Before the first update (step 0 and the record of step 1) all rewards are ties (`at_start`), so
 `rewards/accuracies` is 0 there: no pair has a winner yet.
 

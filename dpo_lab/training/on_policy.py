@@ -1,4 +1,4 @@
-"""One batch of RLHF by policy gradients: sample groups, reward them, score them, descend."""
+"""RLHF by policy gradients: sample groups, reward them, score them, descend."""
 
 from __future__ import annotations
 
@@ -8,71 +8,67 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lab.data.builtin import RewardFn
-from dpo_lab.data.pairs import Text, prompt_text
-from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.reference import Reference
-from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.objective.policy_gradient import RLOO, PolicyGradient, policy_gradient_loss
-
-
-class NotThePolicy(RuntimeError):
-    """The log-probabilities of answers are not those of the distribution they were sampled from."""
+from dpo_lab.training.groups import Groups, check_drawn, draw_groups
+from dpo_lab.training.start_check import check_start
+from dpo_lab.training.step_gradient import StepGradient
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
-    """Answers of a policy, k to each prompt, with their rewards.
+class GroupOutcome:
+    """What a step of policy gradients has found.
 
     Attributes:
-        completions: The answers, those to one prompt side by side.
-        rewards: `(prompts, k)`, float64.
+        groups: The answers of the whole batch.
+        logps: `(2, answers)`, `log pi(y|x)` and `log pi_ref(y|x)`, nats, of all processes in turn.
+        tokens: Tokens that went through the policy.
+        precision: In which they did.
     """
 
-    completions: tuple[Completion, ...]
-    rewards: Tensor
+    groups: Groups
+    logps: Tensor
+    tokens: int
+    precision: str
 
-    @classmethod
-    def sampled(
-        cls,
-        policy: LogpScorer,
-        prompts: Sequence[Text],
-        k: int,
-        reward_fn: RewardFn,
-        *,
-        seed: int,
-        max_new_tokens: int | None = None,
-    ) -> Groups:
-        """Sample k answers to each prompt from the policy, at temperature 1.
+    def metrics(self, beta: float, *, first: bool) -> dict[str, float]:
+        """As `Outcome.metrics`: those of `Groups.metrics`."""
+        policy, reference = self.logps
+        ratios = policy - reference
+        if first:
+            check_start(ratios, max(self.groups.lengths), self.precision)
+            ratios = torch.zeros_like(ratios)
+        return self.groups.metrics(beta, ratios.mean().item(), -policy.sum().item())
 
-        Args:
-            policy: Scorer of the policy.
-            prompts: The prompts.
-            k: Answers to each.
-            reward_fn: Reward of `(prompt, response)`.
-            seed: Random seed.
-            max_new_tokens: Most tokens of an answer.
-        """
-        model = policy.language_model
-        repeated = [prompt for prompt in prompts for _ in range(k)]
-        completions = sample(
-            model,
-            model.encoder.prompts(repeated),
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            with_logps=True,
-        )
-        rewards = [
-            reward_fn(prompt_text(prompt), completion.text)
-            for prompt, completion in zip(repeated, completions, strict=True)
-        ]
-        return cls(tuple(completions), torch.tensor(rewards, dtype=torch.float64).view(-1, k))
 
-    @property
-    def equal(self) -> float:
-        """Share of the groups whose rewards are all the same, which give no gradient."""
-        return (self.rewards == self.rewards[:, :1]).all(-1).double().mean().item()
+class GroupGradient(StepGradient):
+    """An estimate of minus the gradient of J, from k answers of the policy to each prompt."""
+
+    def accumulate(self, indices: Sequence[int], step: int, beta: float) -> GroupOutcome:
+        """As `StepGradient.accumulate`; the batch is the prompts of those pairs."""
+        groups, how = draw_groups(self.job, indices, step), self.config.policy_gradient
+        ours = self.processes.mine(range(len(indices)))
+        items = [groups.by_prompt[number] for number in ours]
+        batches = self.job.scorer.groups(items, self.config.micro_batch_tokens) if items else []
+        found, idle = [], self.job.policy.idle_passes(len(batches))
+        for batch in batches:
+            part = groups.only([ours[position] for position in batch])
+            with self.lean():
+                losses, logps = group_losses(self.job.scorer, self.job.reference, part, beta, how)
+                (losses.sum() / groups.rewards.numel()).backward()
+            tokens = sum(len(prompt) + len(answer) for prompt, answer in part.sequences)
+            found.append((logps.cpu(), tokens))
+        self.stay_in_step(idle)
+        every, tokens = zip(*self.together(found), strict=True)
+        return GroupOutcome(groups, torch.cat(every, 1), sum(tokens), self.config.precision)
+
+    def stay_in_step(self, passes: int) -> None:
+        """As `StepGradient.stay_in_step`, the reference's pass before each of the policy's."""
+        for _ in range(passes):
+            with torch.no_grad(), self.job.reference.active() as frozen:
+                frozen.logps(frozen.batch([]))
+            super().stay_in_step(1)
 
 
 def group_losses(
@@ -81,8 +77,8 @@ def group_losses(
     groups: Groups,
     beta: float,
     how: PolicyGradient = RLOO,
-) -> Tensor:
-    """A loss for each answer, `(prompts, k)`; the mean's gradient estimates minus that of J.
+) -> tuple[Tensor, Tensor]:
+    """A loss for each answer; the mean's gradient estimates minus that of J.
 
     Args:
         policy: Scorer of the policy, which the answers were sampled from.
@@ -91,33 +87,21 @@ def group_losses(
         beta: Weight of the KL, > 0.
         how: How the gradient is estimated.
 
+    Returns:
+        The losses, `(prompts, k)`; `log pi(y|x)` and `log pi_ref(y|x)`, `(2, answers)`, nats,
+        without gradient.
+
     Raises:
-        NotThePolicy: If a token's log-probability differs from the one it was drawn with by more
-            than rounding, or that one was not kept.
+        NotThePolicy: If the answers are not the policy's.
     """
-    sequences = [(completion.prompt, completion.ids) for completion in groups.completions]
-    batch = policy.batch(sequences)
-    logps, mask = batch.rows(policy.token_logps(batch))
-    _check_sampled(policy, groups.completions, logps)
+    batch = policy.batch(groups.sequences)
     with torch.no_grad(), reference.active() as frozen:
         before, _ = batch.rows(frozen.token_logps(batch))
+    token_logps = policy.token_logps(batch)
+    check_drawn(policy, groups.completions, batch, token_logps)
+    logps, mask = batch.rows(token_logps)
     shape = (*groups.rewards.shape, -1)
     rewards = groups.rewards.to(logps.device, logps.dtype)
     parts = (logps.view(shape), before.view(shape), mask.view(shape))
-    return policy_gradient_loss(*parts, rewards, beta, how)
-
-
-def _check_sampled(policy: LogpScorer, completions: Sequence[Completion], logps: Tensor) -> None:
-    """Compare the answers' log-probabilities with those that they were drawn with."""
-    if any(len(completion.logps) != len(completion.ids) for completion in completions):
-        raise NotThePolicy("answers without the log-probabilities that they were drawn with.")
-    drawn = torch.zeros_like(logps)
-    for row, completion in enumerate(completions):
-        drawn[row, : len(completion.logps)] = torch.tensor(completion.logps)
-    difference = (logps.detach() - drawn).abs().max().item()
-    if not difference <= 2 * TOLERANCE[policy.precision]:
-        raise NotThePolicy(
-            f"log-probabilities of sampled answers differ by up to {difference:.2g} nats from "
-            "those they were drawn with: these are no samples of this policy. Sample after every "
-            "update, at temperature 1, with the same precision."
-        )
+    losses = policy_gradient_loss(*parts, rewards, beta, how)
+    return losses, torch.stack([logps.detach().sum(-1), before.sum(-1)])

@@ -12,7 +12,7 @@ import torch
 
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.training.evaluation import draw, rewards_of
+from dpo_lab.training.answers import draw, rewards_of
 from dpo_lab.training.setup import Job, Progress, naming
 
 GREEDY_PROMPTS = 200
@@ -110,7 +110,7 @@ def measure_outcome(job: Job, progress: Progress | None = None) -> Outcome | Non
         temperature = 0.0 if greedy else 1.0
         doing = naming(progress, who)
         answers = draw(job, model, prompts, job.config.seed, doing, temperature=temperature)
-        return MeanCI.of(rewards_of(job, prompts, answers))
+        return MeanCI.of(rewards_of(job, job.reward_fn, prompts, answers))
 
     with job.reference.active() as reference:
         before = score(reference.language_model, "answers of the reference")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,9 +14,14 @@ from dpo_lab.data.batching import PairSampler, token_budget_batches
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.loading import LanguageModel
-from dpo_lab.models.reward import RewardEnsemble, RewardModel
+from dpo_lab.models.reward import RewardEnsemble, RewardModel, new_reward_model
 from dpo_lab.objective.bradley_terry import preference_nll
+from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.outcome import MeanCI
+from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.schedule import schedule_factor
+from dpo_lab.training.setup import Progress, load_data, tokenize
+from dpo_lab.training.text_record import with_template
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class RewardTraining:
         seed: Seed of the order of pairs.
     """
 
-    epochs: int = 1
+    epochs: float = 1
     batch_pairs: int = 32
     learning_rate: float = 1e-5
     head_learning_rate: float = 1e-3
@@ -54,7 +59,10 @@ class RewardTraining:
 
 
 def train_reward_model(
-    reward_model: RewardModel, pairs: Sequence[TokenizedPair], training: RewardTraining
+    reward_model: RewardModel,
+    pairs: Sequence[TokenizedPair],
+    training: RewardTraining,
+    chances: torch.Tensor | None = None,
 ) -> Iterator[float]:
     """Train a reward model, `-log sigmoid(r(x, y_w) - r(x, y_l))`.
 
@@ -62,6 +70,8 @@ def train_reward_model(
         reward_model: Trained in place.
         pairs: Token ids, from `tokenize_pairs`.
         training: The settings.
+        chances: `(pairs,)`, the probability of each pair's label, if it is known: the loss is its
+            mean over the label then.
 
     Yields:
         The mean loss of each step, nats; ln 2 is chance.
@@ -81,12 +91,14 @@ def train_reward_model(
     )
     factor = partial(schedule_factor, "cosine", warmup=round(0.1 * steps), total=steps)
     schedule = LambdaLR(optimizer, factor)
-    total = training.epochs * len(pairs)
+    total = round(training.epochs * len(pairs))
     order = PairSampler(len(pairs), training.batch_pairs, training.seed, total)
     for step in range(steps):
-        batch = [pairs[index] for index in order.batch(step)]
+        indices = order.batch(step)
+        batch = [pairs[index] for index in indices]
+        first = torch.ones(len(indices)) if chances is None else chances[indices]
         with threads_for(model):
-            loss = _accumulate(reward_model, batch, training.micro_batch_tokens)
+            loss = _accumulate(reward_model, batch, first, training.micro_batch_tokens)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -94,18 +106,66 @@ def train_reward_model(
         yield loss
 
 
-def _accumulate(reward_model: RewardModel, batch: list[TokenizedPair], budget: int) -> float:
+def _accumulate(
+    reward_model: RewardModel, batch: list[TokenizedPair], first: torch.Tensor, budget: int
+) -> float:
     """Add the gradient of the mean loss, one micro-batch at a time; returns the loss, nats."""
     total = 0.0
     for group in token_budget_batches([len(pair) for pair in batch], budget, rows=2):
         micro_batch = [batch[index] for index in group]
         chosen = [(pair.prompt, pair.chosen) for pair in micro_batch]
         rejected = [(pair.prompt, pair.rejected) for pair in micro_batch]
-        rewards = reward_model.rewards(chosen + rejected)
-        loss = preference_nll(*rewards.split(len(micro_batch))).sum() / len(batch)
+        won, lost = reward_model.rewards(chosen + rejected).split(len(micro_batch))
+        share = first[group].to(won)
+        losses = share * preference_nll(won, lost) + (1 - share) * preference_nll(lost, won)
+        loss = losses.sum() / len(batch)
         loss.backward()
         total += loss.item()
     return total
+
+
+def reward_model_for(
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    **changes: float,
+) -> tuple[RewardModel, MeanCI | None]:
+    """A reward model of a run's training pairs, for `TrainConfig.reward`.
+
+    Args:
+        config: Model, data, lengths, seed and device; the rest has no part.
+        progress: Called with the current work, how much is done, and the total.
+        **changes: Of `RewardTraining`, in place of what `for_model` says.
+
+    Returns:
+        The reward model; the share of held-out pairs whose chosen answer it rates higher, if any
+        are held out.
+
+    Raises:
+        FileNotFoundError: If model or data are not found.
+        ValueError: If data, model or settings do not fit together.
+    """
+    train, held_out = load_data(config)
+    policy = ready_policy(replace(config, lora_rank=None))
+    with_template(policy, config)
+    pairs, unseen = (
+        tokenize(config, some, policy.tokenizer, policy.encoder.vocabulary) if len(some) else ()
+        for some in (train, held_out)
+    )
+    training = replace(RewardTraining.for_model(policy), seed=config.seed, **changes)
+    training = replace(training, batch_pairs=min(training.batch_pairs, len(pairs)))
+    reward_model, steps = new_reward_model(policy, config.seed), training.steps(len(pairs))
+    for step, loss in enumerate(train_reward_model(reward_model, pairs, training), 1):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"step {step}: the reward model's loss is {loss}. Use a lower learning rate."
+            )
+        if progress:
+            progress(f"reward model, loss {loss:.3f}", step, steps)
+    if not unseen:
+        return reward_model, None
+    right = (reward_margins(reward_model, unseen) > 0).double().mean().item()
+    return reward_model, MeanCI.of_share(right, len(unseen))
 
 
 def reward_margins(

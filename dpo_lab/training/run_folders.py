@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def list_runs(folder: str | Path) -> list[Run]:
-    """The runs in a folder, oldest first."""
-    runs = [Run(path.parent) for path in Path(folder).glob("*/config.json")]
+    """The runs in a folder, oldest first; a model has a config.json too, and is none."""
+    found = [path.parent for path in Path(folder).glob("*/config.json")]
+    runs = [Run(path) for path in found if not (path / "model.safetensors").exists()]
     return sorted(runs, key=lambda run: (run.path / "config.json").stat().st_mtime)
 
 
@@ -55,7 +56,8 @@ def new_folder(config: TrainConfig, root: str | Path | None = None) -> Path:
     check_writable(root)
     model = Path(config.model).name
     data = Path(config.data).name.split(".")[0]
-    name = as_file_name(f"{model}-{data}-{config.loss}-beta{config.beta:g}")
+    how = config.loss if config.method == "dpo" else config.method
+    name = as_file_name(f"{model}-{data}-{how}-beta{config.beta:g}")
     number = 1
     while True:
         folder = root / f"{name}-{number:03}"

@@ -60,6 +60,7 @@ def run_job(
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
     reward_fn: RewardFn | None = None,
+    training_reward: RewardFn | None = None,
     keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     measure: bool = True,
@@ -80,6 +81,7 @@ def run_job(
         model: As for `prepare`.
         data: As for `prepare`.
         reward_fn: As for `prepare`.
+        training_reward: As for `prepare`.
         keep_reference: As for `prepare`.
         cache: As for `prepare`.
         measure: Whether to score answers of policy and reference at the end; the run's summary
@@ -122,6 +124,7 @@ def run_job(
             model=model,
             data=data,
             reward_fn=reward_fn,
+            training_reward=training_reward,
             keep_reference=keep_reference,
             cache=cache,
             progress=wait_or_stop,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -28,12 +29,14 @@ from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.processes import ALONE, Processes, join_processes
 from dpo_lab.models.reference import CacheStats, Reference, reference_logps
 from dpo_lab.models.reference_cache import ReferenceCache
+from dpo_lab.models.reward import RewardModel, load_reward_model
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer, pair_logps
 from dpo_lab.models.sharding import Shards
 from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.methods import TRUTH
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import adapted_policy, ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
@@ -64,10 +67,14 @@ class Job:
         held_out: Held-out pairs; None if nothing is held out.
         prompts: Held-out prompts, each once, in the form in which the model gets them.
         reward_fn: Ground-truth reward of `(prompt, response)`, if there is one.
+        training_reward: What rates the policy's own answers in a step, if the method samples any:
+            the ground truth, a reward model, or any function of prompt and response.
+        train_prompts: The prompt of each training pair, in the form in which the model gets it.
         load_reports: Rows read and skipped.
         data_fingerprint: Hash of the training pairs' text.
         held_out_fingerprint: Hash of the held-out pairs' text.
         text: The tokenizer and chat template that turned the text into ids.
+        step_gradient: Where a step's gradient comes from, instead of the method's `StepGradient`.
         prompt_kind: Name for one of the prompts, shown to people; set it if you replace `prompts`.
         cache_use: Number of reference values computed and read.
         reference_answers: Greedy answers of the reference, from the first evaluation on.
@@ -90,12 +97,21 @@ class Job:
     data_fingerprint: str
     held_out_fingerprint: str
     text: TextRecord
+    training_reward: RewardFn | None = None
+    train_prompts: Sequence[Text] = ()
+    step_gradient: Callable[..., Any] | None = None
     prompt_kind: str = "held-out prompt"
     cache_use: CacheStats = field(default_factory=lambda: CacheStats(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None
     restore_dropout: Callable[[], None] = lambda: None
     processes: Processes = ALONE
+
+    @property
+    def reward_fingerprint(self) -> str:
+        """Hash of the weights of the reward model that rates answers in training, if one does."""
+        rates = self.training_reward
+        return weights_fingerprint(rates.model) if isinstance(rates, RewardModel) else ""
 
     def hand_back(self) -> None:
         """Restore the policy's dropout probabilities; it stays in evaluation mode."""
@@ -109,6 +125,7 @@ def prepare(
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
     reward_fn: RewardFn | None = None,
+    training_reward: RewardFn | None = None,
     keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
@@ -124,9 +141,11 @@ def prepare(
             evaluation mode.
         data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
         reward_fn: Ground-truth reward of `(prompt, response)`, instead of the data set's own.
+        training_reward: What rates the policy's own answers in training, instead of what
+            `config.reward` names.
         keep_reference: Whether the reference stays usable during and after training, which in full
             fine-tuning takes a copy of the weights; by default if the run evaluates, or there is a
-            score for its answers.
+            score for its answers, or the method samples.
         cache: Cache of reference values; by default the lab's cache on disk.
         progress: Called with the current work, how much is done, and the total.
         strategy: What several processes divide: with `ddp` the pairs of each step, with `fsdp` the
@@ -137,10 +156,13 @@ def prepare(
 
     Raises:
         FileNotFoundError: If model or data are not found.
-        ValueError: If data, model or configuration do not fit together.
+        ValueError: If data, model or configuration do not fit together, or the method needs a
+            reward and there is none.
     """
     processes = join_processes()
     train, held_out = load_data(config, data)
+    reward_fn = reward_fn or train.reward_fn
+    training_reward = training_reward or _training_reward(config, reward_fn)
     pair_order(config, len(train))  # raises if a batch is too large
     divides = strategy == "fsdp"
     by_name = model is None or isinstance(model, str | Path)
@@ -170,8 +192,8 @@ def prepare(
         scored, use = _score_reference(
             config, frozen, fingerprint, tokens, processes, cache, progress
         )
-    reward_fn = reward_fn or train.reward_fn
-    if bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference:
+    needed = bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference
+    if needed or config.on_policy:
         reference.keep()
     return Job(
         config=config,
@@ -184,6 +206,8 @@ def prepare(
         held_out=scored[1] if len(scored) > 1 else None,
         prompts=_prompts(config, policy, held_out, tokens[1]) if len(held_out) else [],
         reward_fn=reward_fn,
+        training_reward=training_reward,
+        train_prompts=_train_prompts(config, policy, train, tokens[0]),
         load_reports=[pairs.report for pairs in splits],
         data_fingerprint=train.fingerprint(),
         held_out_fingerprint=held_out.fingerprint(),
@@ -254,6 +278,33 @@ def _prompts(
     return policy.encoder.as_prompts(usable.prompts, config.prompt_format)
 
 
+def _train_prompts(
+    config: TrainConfig, policy: LanguageModel, train: Preferences, tokens: TokenizedPairs
+) -> list[Text]:
+    """The prompt of each tokenised pair, in the form in which the model gets it."""
+    prompts = {pair.row: pair.prompt for pair in train}
+    return [policy.encoder.as_prompt(prompts[pair.row], config.prompt_format) for pair in tokens]
+
+
+def _training_reward(config: TrainConfig, reward_fn: RewardFn | None) -> RewardFn | None:
+    """What rates the policy's own answers, if the method samples any.
+
+    Raises:
+        ValueError: If nothing does.
+    """
+    if not config.on_policy:
+        return None
+    if config.reward != TRUTH:
+        return load_reward_model(config.reward, config.device)
+    if reward_fn is None:
+        raise ValueError(
+            f"reward={TRUTH}: data {config.data!r} has no score of its own for the policy's "
+            f"answers, which method {config.method} needs. Give a reward model (--reward FOLDER, "
+            "from 'dpo-lab reward-model train'), or a reward_fn in Python."
+        )
+    return reward_fn
+
+
 def _score_reference(
     config: TrainConfig,
     scorer: LogpScorer,
@@ -264,7 +315,8 @@ def _score_reference(
     progress: Progress | None,
 ) -> tuple[list[PairsWithReference], CacheStats]:
     """Reference values of the pairs that the run will use."""
-    used = [(tokens[0], _trained_on(config, len(tokens[0])))]
+    trained_on = [] if config.on_policy else _trained_on(config, len(tokens[0]))
+    used = [(tokens[0], trained_on)]
     if len(tokens) > 1 and config.eval_pairs:
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
         used.append((held_out, list(range(len(held_out)))))

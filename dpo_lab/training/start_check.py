@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from dpo_lab.objective.pair_logps import PairLogps
 
@@ -27,12 +28,25 @@ def at_start(pairs: PairLogps, precision: str) -> PairLogps:
     Raises:
         NotTheReference: If a log-ratio is more than rounding.
     """
-    longest = torch.stack(pairs.lengths).max().item()
-    ratios = pairs.chosen_logratios, pairs.rejected_logratios
-    worst = max(ratio.abs().max().item() for ratio in ratios)
+    ratios = torch.cat([pairs.chosen_logratios, pairs.rejected_logratios])
+    check_start(ratios, torch.stack(pairs.lengths).max().item(), precision)
+    return pairs.with_policy(pairs.reference_chosen, pairs.reference_rejected)
+
+
+def check_start(ratios: Tensor, longest: float, precision: str) -> None:
+    """Raise unless the policy is the reference.
+
+    Args:
+        ratios: Log-ratios of responses before the first step, nats.
+        longest: Tokens of the longest response.
+        precision: The precision in which they were scored.
+
+    Raises:
+        NotTheReference: If a log-ratio is more than rounding.
+    """
+    worst = ratios.abs().max().item()
     if not worst <= START_TOLERANCE[precision] * longest:
         raise NotTheReference(
             f"log-ratio {worst:.4f} nats before the first step: the policy is not the "
             "reference, so rewards would not start at 0. Prepare the job again."
         )
-    return pairs.with_policy(pairs.reference_chosen, pairs.reference_rejected)

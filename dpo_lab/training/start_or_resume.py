@@ -76,9 +76,11 @@ def _check_same(run: Run, job: Job) -> None:
         ("weights_fingerprint", "weights", job.fingerprint),
         ("data_fingerprint", "data", job.data_fingerprint),
         ("held_out_fingerprint", "held-out data", job.held_out_fingerprint),
+        ("reward_fingerprint", "the reward model's weights", job.reward_fingerprint),
     ):
-        # Earlier versions did not note the held-out data.
-        if begun.get(name, now if what == "held-out data" else None) != now:
+        # Earlier versions noted neither the held-out data nor a reward model.
+        old = what in ("held-out data", "the reward model's weights")
+        if begun.get(name, now if old else None) != now:
             raise ValueError(
                 f"{run.path}: {what} changed since this run began, so it cannot be resumed. "
                 "Restore them, or start another run."
@@ -124,6 +126,7 @@ def describe_environment(job: Job) -> dict[str, Any]:
         "weights_fingerprint": job.fingerprint,
         "data_fingerprint": job.data_fingerprint,
         "held_out_fingerprint": job.held_out_fingerprint,
+        "reward_fingerprint": job.reward_fingerprint,
         "text": job.text.as_dict(),
         **data_facts(job),
         "reference": asdict(job.cache_use),

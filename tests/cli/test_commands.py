@@ -79,7 +79,7 @@ def test_what_is_said_of_a_command_is_no_docstring_of_python(capsys):
     out = capsys.readouterr().out
     assert "Union" not in out
     for name, (place, about) in COMMANDS.items():
-        assert f"  {name:<14}{about}\n" in out
+        assert f"  {name:<20}{about}\n" in out
         assert resolve_name(f"dpo_lab.cli.{place}").__doc__
 
 
@@ -107,13 +107,14 @@ BOX = re.compile(r"^\W*(\w+) options \W*$", re.M)
 def test_help_of_train_has_groups_examples_and_defaults(capsys):
     out = helped(capsys, "train")
     assert BOX.findall(out) == [
-        "data", "loss", "optimiser", "LoRA", "rows", "evaluation", "device"
+        "data", "method", "loss", "optimiser", "LoRA", "rows", "evaluation", "device"
     ]  # fmt: skip
     assert out.count("  dpo-lab train --") == 4
     parts = BOX.split(out)[1:]
     by_box = dict(zip(parts[::2], parts[1::2], strict=True))
     for option, box in (
-        ("--split", "data"), ("--beta", "loss"), ("--lr", "optimiser"), ("--lora-alpha", "LoRA"),
+        ("--split", "data"), ("--kl-unit", "method"),
+        ("--beta", "loss"), ("--lr", "optimiser"), ("--lora-alpha", "LoRA"),
         ("--on-bad-rows", "rows"), ("--kl-samples", "evaluation"), ("--precision", "device"),
     ):  # fmt: skip
         assert re.search(rf"^\W*{option} ", by_box[box], re.M), option

@@ -474,7 +474,7 @@ def test_three_steps_are_plain_adamw(family, tmp_path, monkeypatch):
     AdamW divides a gradient by its size: one below a thousandth of the largest carries too much
     rounding for 1e-5, so such weights are compared by the losses that they give only.
     """
-    monkeypatch.setattr("dpo_lab.training.learner.is_small", lambda model: False)
+    monkeypatch.setattr("dpo_lab.training.step_gradient.is_small", lambda model: False)
     job, plain = job_of(language_model(family), tmp_path), family.model()
     learner = Learner(job)
     found = [learner.take_step().values["loss"] for _ in range(3)]

@@ -53,6 +53,10 @@ def cases() -> dict[str, tuple[str, torch.dtype, dict]]:
     found["tied lora float64"] = ("tied", torch.float64, tied | LONG | lora)
     wpo = {"use_weighting": True, "ld_alpha": 0.5, "micro_batch_tokens": 120}
     found["tied wpo ld float64"] = ("tied", torch.float64, tied | LONG | wpo)
+    for method in ("rloo", "online-dpo"):
+        sampled = {"method": method, "batch_pairs": 5}
+        found[f"micro {method}"] = ("micro", torch.float32, micro | SHORT | sampled)
+        found[f"tied {method} float64"] = ("tied", torch.float64, tied | LONG | sampled)
     # With three processes one has no pair at all.
     found["tied short batches"] = ("tied", torch.float64, tied | SHORT | {"batch_pairs": 2})
     return found
@@ -74,6 +78,11 @@ def tied_llama(dtype: torch.dtype) -> LanguageModel:
     return LanguageModel(model.to(dtype), tokenizer, "tied Llama", "test")
 
 
+def reward_of(prompt: str, response: str) -> float:
+    """Likes the letter e, and dislikes long answers."""
+    return response.count("e") - len(response) / 10
+
+
 def job_of(model: str, dtype: torch.dtype, settings: dict, strategy: str = "ddp") -> Job:
     """The job of a case."""
     if model == "micro":
@@ -82,7 +91,8 @@ def job_of(model: str, dtype: torch.dtype, settings: dict, strategy: str = "ddp"
         lm = tied_llama(dtype)
     data = None if model == "micro" else PAIRS
     config = TrainConfig(device="cpu", **settings)
-    job = prepare(config, model=lm, data=data, strategy=strategy)
+    reward = None if model == "micro" or not config.on_policy else reward_of
+    job = prepare(config, model=lm, data=data, training_reward=reward, strategy=strategy)
     if strategy == "fsdp":
         for weight in job.policy.model.parameters():
             rows = -(-len(weight) // job.processes.count)

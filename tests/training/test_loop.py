@@ -32,7 +32,9 @@ QUICK = TrainConfig(
 @pytest.fixture(params=["plain", "lean"])
 def layers(request, monkeypatch) -> None:
     """Micro trained as small models are, and as large ones are."""
-    monkeypatch.setattr("dpo_lab.training.learner.is_small", lambda _: request.param == "plain")
+    monkeypatch.setattr(
+        "dpo_lab.training.step_gradient.is_small", lambda _: request.param == "plain"
+    )
 
 
 def run_in(tmp_path, job) -> Run:

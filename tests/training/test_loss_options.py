@@ -84,7 +84,7 @@ def plain_trajectory(job) -> list[float]:
 def test_trajectory_in_micro_batches_equals_the_plain_one_over_the_whole_batch(case, tmp_path):
     job = prepare(replace(QUICK, **case), cache=ReferenceCache(tmp_path / "cache.sqlite"))
     learner = Learner(job)
-    assert len(learner.micro_batches(learner.order.batch(0))) > 2
+    assert len(learner.gradient.micro_batches(learner.job.train, learner.order.batch(0))) > 2
     expected = plain_trajectory(job)
     assert [record["loss"] for record in train(job)] == pytest.approx(expected, abs=2e-5, rel=2e-5)
 

@@ -10,7 +10,8 @@ from dpo_lab.models.sampling import sample
 from dpo_lab.objective.optimum import rlhf_objective
 from dpo_lab.objective.policy_gradient import RLOO
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.on_policy import Groups, NotThePolicy, group_losses
+from dpo_lab.training.groups import Groups, NotThePolicy, rewarded
+from dpo_lab.training.on_policy import group_losses
 from dpo_lab.training.setup import prepare
 
 BETA = 1.0
@@ -38,6 +39,17 @@ def world(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_gradient(world):
     world[0].policy.model.zero_grad()
+
+
+def sampled(job, scorer, prompts, k, reward_fn, seed) -> Groups:
+    """Several answers of a scorer's model to each prompt."""
+    model, repeated = scorer.language_model, [prompt for prompt in prompts for _ in range(k)]
+    answers = sample(model, model.encoder.prompts(repeated), seed=seed, with_logps=True)
+    return rewarded(job, reward_fn, repeated, answers, k)
+
+
+def losses_of(job, groups, beta, how=RLOO) -> torch.Tensor:
+    return group_losses(job.scorer, job.reference, groups, beta, how)[0]
 
 
 def gradient(job) -> torch.Tensor:
@@ -87,14 +99,11 @@ def test_rloo_descends_minus_the_exact_gradient(world, k):
     found = []
     for start in range(0, BATCHES, TOGETHER):
         prompts = list(space.prompts) * TOGETHER
-        many = Groups.sampled(job.scorer, prompts, k, job.reward_fn, seed=start)
+        many = sampled(job, job.scorer, prompts, k, job.reward_fn, seed=start)
         for batch in range(TOGETHER):
             rows = slice(batch * len(space.prompts), (batch + 1) * len(space.prompts))
             answers = many.completions[rows.start * k : rows.stop * k]
-            losses = group_losses(
-                job.scorer, job.reference, Groups(answers, many.rewards[rows]), BETA, RLOO
-            )
-            losses.mean().backward()
+            losses_of(job, Groups(answers, many.rewards[rows]), BETA).mean().backward()
             found.append(directions @ -gradient(job))
     found = torch.stack(found).double()
     errors = found.std(0) / BATCHES**0.5
@@ -106,27 +115,27 @@ def test_rloo_descends_minus_the_exact_gradient(world, k):
 
 def test_groups_of_equal_rewards_move_nothing(world):
     job, space = world
-    groups = Groups.sampled(job.scorer, space.prompts, 4, lambda prompt, answer: 0.7, seed=1)
+    groups = sampled(job, job.scorer, space.prompts, 4, lambda prompt, answer: 0.7, seed=1)
     assert groups.equal == 1.0
     how = replace(RLOO, estimator="k1", place="loss")  # no KL in the reward, which would differ
-    group_losses(job.scorer, job.reference, groups, 1e-30, how).mean().backward()
+    losses_of(job, groups, 1e-30, how).mean().backward()
     assert gradient(job).abs().max() < 1e-20
 
 
 def test_answers_of_another_policy_are_refused(world):
     job, space = world
     with job.reference.active() as reference:
-        groups = Groups.sampled(reference, space.prompts, 2, job.reward_fn, seed=0)
-    ours = Groups.sampled(job.scorer, space.prompts, 2, job.reward_fn, seed=0)
+        groups = sampled(job, reference, space.prompts, 2, job.reward_fn, seed=0)
+    ours = sampled(job, job.scorer, space.prompts, 2, job.reward_fn, seed=0)
     mixed = replace(ours, completions=(*ours.completions[:9], groups.completions[9]))
     ids = [answer.prompt for answer in ours.completions]
     for temperature in (0.0, 0.5, 2.0):
         drawn = sample(job.policy, ids, temperature=temperature, with_logps=True)
         with pytest.raises(NotThePolicy, match="these are no samples of this policy"):
-            group_losses(job.scorer, job.reference, replace(ours, completions=tuple(drawn)), BETA)
+            losses_of(job, replace(ours, completions=tuple(drawn)), BETA)
     for others in (groups, mixed):
         with pytest.raises(NotThePolicy, match="these are no samples of this policy"):
-            group_losses(job.scorer, job.reference, others, BETA)
+            losses_of(job, others, BETA)
     bare = tuple(replace(answer, logps=()) for answer in ours.completions)
     with pytest.raises(NotThePolicy, match="answers without the log-probabilities"):
-        group_losses(job.scorer, job.reference, replace(ours, completions=bare), BETA)
+        losses_of(job, replace(ours, completions=bare), BETA)

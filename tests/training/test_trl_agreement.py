@@ -39,7 +39,7 @@ def test_the_comparison_would_notice(tmp_path) -> None:
     for config in (plain, tailed, losses.replace(plain, use_weighting=True)):
         learner = losses.Learner(losses.moved_job(losses.replace(config, micro_batch_tokens=30)))
         batch = learner.order.batch(0)
-        assert len(learner.micro_batches(batch)) > 2
+        assert len(learner.gradient.micro_batches(learner.job.train, batch)) > 2
         outcome = learner.accumulate(batch)
         value, pairs = outcome.losses, outcome.pairs
         assert pairs.margins.abs().mean() > 0.5

@@ -36,7 +36,10 @@ StartLoss = float | Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class _Line:
-    """A curve; `around` holds the keys of its band: a standard error, or a lower and upper edge."""
+    """A curve; `around` holds the keys of its band: a standard error, or a lower and upper edge.
+
+    In a panel that has other curves where the policy samples, `sampled` says for which it is.
+    """
 
     panel: int
     key: str
@@ -44,6 +47,7 @@ class _Line:
     colour: str
     kind: str = "train"
     around: tuple[str, ...] = ()
+    sampled: bool | None = None
 
 
 _KINDS = {
@@ -55,14 +59,17 @@ _KINDS = {
 _QUIET = {"mode": "lines", "hoverinfo": "skip", "showlegend": False}
 _PERCENTILES = ("rewards/margins_p10", "rewards/margins_p90")
 _LINES = (
-    _Line(1, "loss", "train", POLICY),
-    _Line(1, "eval/loss", "held-out", POLICY, "held-out"),
+    _Line(1, "loss", "train", POLICY, sampled=False),
+    _Line(1, "eval/loss", "held-out", POLICY, "held-out", sampled=False),
+    _Line(1, "on_policy/reward", "reward", POLICY, sampled=True),
+    _Line(1, "on_policy/objective", "reward − β × KL", THEORY, sampled=True),
     _Line(2, "rewards/chosen", "chosen", CHOSEN),
     _Line(2, "rewards/rejected", "rejected", REJECTED),
     _Line(2, "eval/rewards/chosen", "chosen, held-out", CHOSEN, "held-out"),
     _Line(2, "eval/rewards/rejected", "rejected, held-out", REJECTED, "held-out"),
-    _Line(3, "rewards/margins", "train", POLICY, around=_PERCENTILES),
-    _Line(3, "eval/rewards/margins", "held-out", POLICY, "held-out"),
+    _Line(3, "rewards/margins", "train", POLICY, around=_PERCENTILES, sampled=False),
+    _Line(3, "eval/rewards/margins", "held-out", POLICY, "held-out", sampled=False),
+    _Line(3, "on_policy/entropy", "of its answers", POLICY, sampled=True),
     _Line(4, "kl/k1", "plain log-ratio", POLICY, "faint", ("kl/k1_stderr",)),
     _Line(4, "kl/per_token", "per token", POLICY, "measured", ("kl/per_token_stderr",)),
     _Line(5, "logratios/chosen", "chosen", CHOSEN),
@@ -71,6 +78,7 @@ _LINES = (
     _Line(5, "eval/logratios/rejected", "rejected, held-out", REJECTED, "held-out"),
     _Line(6, "rewards/accuracies", "train", POLICY),
     _Line(6, "eval/rewards/accuracies", "held-out", POLICY, "held-out"),
+    _Line(6, "on_policy/equal", "prompts of equal rewards", REFERENCE),
     _Line(SCORE, "score/policy", "policy", POLICY, "measured", ("score/policy_stderr",)),
     _Line(SCORE, "score/reference", "reference", REFERENCE, "measured"),
 )
@@ -86,6 +94,10 @@ _FORMER_LINES = (
     (6, ("eval/rewards/accuracies", "rewards/accuracies"), POLICY, False),
     (SCORE, ("score/policy",), POLICY, True),
 )
+
+
+_FORMER_SAMPLED = {1: ("on_policy/reward",), 3: ("on_policy/entropy",)}
+"""Keys of the panels that have other curves where the policy samples."""
 
 
 FORMER_CURVES = len(_FORMER_LINES) + 1
@@ -141,10 +153,17 @@ class Former:
     Attributes:
         name: Display name.
         records: Its records.
+        method: Its method of training, named at the end of its path; empty if all runs share it.
     """
 
     name: str
     records: Sequence[StepRecord]
+    method: str = ""
+
+
+def learns_from_samples(records: History) -> bool:
+    """Whether a run has rewards of its policy's own answers."""
+    return len(records.columns("on_policy/reward")) > 0
 
 
 def traces_of(
@@ -156,26 +175,30 @@ def traces_of(
     aims_at_optimum: bool,
 ) -> list[dict]:
     """Every trace of the training figure, the same in number and order whatever was measured."""
-    traces = [*_former_traces(former), _start_line(records, start_loss, start_name)]
+    sampled = learns_from_samples(records)
+    traces = [*_former_traces(former, sampled), _start_line(records, start_loss, start_name)]
     for line in _LINES:
-        traces += [*_band(records, line), _curve(records, line)]
+        drawn = records if line.sampled in (None, sampled) else _NOTHING
+        traces += [*_band(drawn, line), _curve(drawn, line)]
     return [*traces, _shade(records), *_frontier_traces(records, theory, aims_at_optimum)]
 
 
-def _former_traces(former: Sequence[Former]) -> list[dict]:
+def _former_traces(former: Sequence[Former], sampled: bool) -> list[dict]:
     """Curves of earlier runs at falling opacity: empty slots first, then the oldest run."""
-    shown = [(run.name, History.of(run.records)) for run in former[:FORMER_RUNS]]
-    shown += [("", _NOTHING)] * (FORMER_RUNS - len(shown))
+    shown = [(run.name, History.of(run.records), run.method) for run in former[:FORMER_RUNS]]
+    shown += [("", _NOTHING, "")] * (FORMER_RUNS - len(shown))
     aged = reversed(list(enumerate(shown)))
     return [
         trace
-        for age, (name, records) in aged
-        for trace in _former_run(age, name, records, len(records))
+        for age, (name, records, method) in aged
+        for trace in _former_run(age, name, records, len(records), method, sampled)
     ]
 
 
 @lru_cache(maxsize=4 * FORMER_RUNS)
-def _former_run(age: int, name: str, records: History, length: int) -> tuple[dict, ...]:
+def _former_run(
+    age: int, name: str, records: History, length: int, method: str, sampled: bool
+) -> tuple[dict, ...]:
     """Curves of one earlier run; cached, since every redraw of the current run needs them."""
     look = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
     look |= {"opacity": 0.6 * 0.75**age, "name": html.escape(name, quote=False)}
@@ -183,13 +206,17 @@ def _former_run(age: int, name: str, records: History, length: int) -> tuple[dic
     def drawn(panel: int, points: np.ndarray, key: str, colour: str, label: str | None) -> dict:
         line = look | {"line": {"width": 1.3, "color": colour}}
         if label and len(points):
-            text = [*[""] * (len(points) - 1), f"β {records[-1].beta:.3g}"]
+            end = f"β {records[-1].beta:.3g}"
+            if panel == FRONTIER:
+                end = f"{method} {end}".strip()
+            text = [*[""] * (len(points) - 1), end]
             line |= {"mode": "lines+text", "text": text, "textposition": label}
             line |= {"textfont": SMALL | {"color": colour}, "cliponaxis": False}
         return _trace(panel, *points.T, meta=f"former {age} {key}", **line)
 
     traces = []
     for panel, keys, colour, labelled in _FORMER_LINES:
+        keys = _FORMER_SAMPLED.get(panel, keys) if sampled else keys
         measured = [series(records, key, limit=FORMER_POINTS) for key in keys]
         points = next((found for found in measured if len(found) > 1), measured[-1])
         traces.append(drawn(panel, points, keys[-1], colour, "top left" if labelled else None))
@@ -237,8 +264,9 @@ def _frontier_traces(
 
 def _curve(records: History, line: _Line) -> dict:
     points, kind = series(records, line.key), _KINDS[line.kind]
-    # One legend entry for both dashed lines of a panel.
-    label = "held-out" if line.kind == "held-out" else line.name
+    # One legend entry for both dashed lines of a panel that names their colours already.
+    named = line.kind == "held-out" and len(records.columns(line.key.removeprefix("eval/")))
+    label = "held-out" if named else line.name
     look = kind | {"line": kind["line"] | {"color": line.colour}}
     look |= {"marker": {"size": 4, "color": line.colour}, "legendgroup": label}
     look |= {"showlegend": len(points) > 0 and (label == line.name or line.colour == CHOSEN)}

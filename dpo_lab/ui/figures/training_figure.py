@@ -31,6 +31,7 @@ from dpo_lab.ui.figures.training_curves import (
     StartLoss,
     axis,
     changes,
+    learns_from_samples,
     traces_of,
 )
 
@@ -61,6 +62,13 @@ _PANELS = {
     SCORE: _Panel(_LEFT, 2, "Score", "score", "mean over the policy's own samples"),
     FRONTIER: _Panel(_WIDE, 2, "Score against KL", "score", "what the policy gained for its KL"),
 }
+
+_OF_SAMPLES = {
+    1: replace(_PANELS[1], title="Reward of its answers", unit="reward", note="mean over a step"),
+    2: replace(_PANELS[2], title="Implicit rewards"),
+    3: replace(_PANELS[3], title="Entropy", unit="nats per token", note="mean over a step"),
+}
+"""The panels that are others where the policy learns from its own answers."""
 
 _THIRD_ROW = (SCORE, FRONTIER)
 
@@ -159,6 +167,8 @@ def _panels(
     """The panels, adapted to the run: unit of the loss, n of the means, whether it has a score."""
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
+    if learns_from_samples(records):
+        panels |= _OF_SAMPLES
     sizes = np.unique(records.columns("kl/n")[:, 1]).astype(int)
     held_out = records.newest("eval/rewards/accuracies", "eval/pairs")
     if held_out and held_out.step:

@@ -34,7 +34,7 @@ def start_loss(
     from dpo_lab.objective.pair_logps import PairLogps
 
     loss = config.loss_function
-    if not loss.has_initial_value or config.use_weighting:
+    if config.on_policy or not loss.has_initial_value or config.use_weighting:
         return None
     betas = History.of(records).columns("beta")
     begun = betas[np.diff(betas[:, 1], prepend=np.nan) != 0].tolist() or [(0, config.beta)]

@@ -16,7 +16,7 @@ from dpo_lab.training.config import TrainConfig, setting_texts
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.workbench.state import WorkbenchState
 
-MAIN = ("model", "data", "loss", "beta", "learning_rate")
+MAIN = ("model", "data", "method", "loss", "beta", "learning_rate")
 MAIN += ("steps", "batch_pairs", "lora_rank", "seed", "eval_every")
 LABELS = {
     "beta": "β (beta)",
@@ -71,9 +71,14 @@ class Control:
         if self.field in _SUGGESTIONS:
             options = _SUGGESTIONS[self.field]
             return widgets.Combobox(options=options, continuous_update=False, **shared)
-        if self.kind is bool:
+        if self.kind is bool and not self.optional:
             return widgets.Checkbox(indent=False, **shared)
         choices = _CHOICES.get(self.field) or (get_args(self.kind) if _literal(self.kind) else None)
+        if self.kind is bool:
+            choices = (("yes", True), ("no", False))
+        if choices and self.optional:
+            pairs = [each if isinstance(each, tuple) else (each, each) for each in choices]
+            choices = (("default", None), *pairs)
         if choices:
             return widgets.Dropdown(options=choices, **shared)
         default = EMPTY.get(self.field, "default") if self.optional else ""

@@ -11,6 +11,7 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_table
 from dpo_lab.training.history import History
 from dpo_lab.training.live_settings import LiveSettings
+from dpo_lab.training.methods import METHODS
 from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.run_folders import list_runs
@@ -115,13 +116,19 @@ class RunStore:
         self.runs.pop(run.name, None)
         self.runs[run.name] = run
 
-    def former(self, names: Iterable[str]) -> list[Former]:
-        """Runs to draw behind another, the newest first."""
+    def former(self, names: Iterable[str], method: str = "dpo") -> list[Former]:
+        """Runs to draw behind another, the newest first.
+
+        Args:
+            names: Their names.
+            method: The other's method of training; if any differs, each is named.
+        """
         chosen = set(names)
+        runs = [run for run in self.runs.values() if run.name in chosen and run.records]
+        differ = {run.config.method for run in runs} - {method}
         return [
-            Former(run.label, run.records)
-            for run in reversed(list(self.runs.values()))
-            if run.name in chosen and run.records
+            Former(run.label, run.records, METHODS[run.config.method].title if differ else "")
+            for run in reversed(runs)
         ]
 
     def export_csv(self, names: Iterable[str], path: Path) -> Path:

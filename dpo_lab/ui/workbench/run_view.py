@@ -132,7 +132,7 @@ class RunView:
         behind = [name for name in self.runs.ticked if name != current]
         return {
             "start_loss": start_loss(config, records),
-            "former": self.shelf.former(behind),
+            "former": self.shelf.former(behind, config.method),
             "theory": self._theory,
             "aims_at_optimum": config.aims_at_optimum,
         }

@@ -12,7 +12,7 @@ from dpo_lab.objective.optimum import Frontier
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG
-from dpo_lab.ui.figures.training_curves import beta_changes, series, thin
+from dpo_lab.ui.figures.training_curves import Former, beta_changes, series, thin
 from dpo_lab.ui.figures.training_figure import MAX_CHANGES, training_figure
 
 TRAIN_KEYS = (
@@ -26,8 +26,12 @@ TRAIN_KEYS = (
 )
 HELD_OUT_KEYS = tuple(f"eval/{key}" for key in TRAIN_KEYS)
 MEASURED_KEYS = ("kl/per_token", "kl/k1", "score/policy", "score/reference")
+BAND = ("rewards/margins_p10", "rewards/margins_p90")
 SPREADS = {"kl/per_token_stderr": 0.25, "kl/k1_stderr": 0.5, "kl/n": 64.0}
 SPREADS |= {"score/policy_stderr": 0.1}
+SAMPLED_KEYS = tuple(
+    f"on_policy/{key}" for key in ("reward", "objective", "entropy", "equal")
+)  # empty where nothing was sampled
 THEORETICAL = ("frontier", "optimum")  # empty where no theory is given
 
 
@@ -130,13 +134,38 @@ def test_no_trace_is_longer_than_the_limit_and_all_are_float32() -> None:
     records = _run(5000, every=2)
     figure = training_figure(records, start_loss=math.log(2))
     for trace in figure.data:
-        if trace.meta in THEORETICAL:
+        if trace.meta in THEORETICAL or trace.meta in SAMPLED_KEYS:
             continue
         assert 2 <= len(trace.x) == len(trace.y) <= 1000
         assert trace.x.dtype == trace.y.dtype == np.float32
         assert trace.x[-1] == 5000 or trace.meta == "path"
     assert _traces(figure)["loss"].x[0] == 1
     assert _traces(figure)["loss"].y[-1] == np.float32(records[-1]["loss"])
+
+
+def test_a_run_on_its_own_answers_shows_their_reward_and_entropy_in_place_of_loss_and_margin():
+    """No panel is empty, and an earlier run of pairs draws no loss among the rewards."""
+    pairs, records = _run(20), []
+    for record in pairs:
+        kept = {key: v for key, v in record.values.items() if key not in (*TRAIN_KEYS, *BAND)}
+        sampled = {key: i + record.step / 8 for i, key in enumerate(SAMPLED_KEYS)}
+        records.append(_record(record.step, kept | (sampled if record.step else {})))
+    figure = training_figure(records, former=[Former("before", pairs, "DPO")])
+    traces = _traces(figure)
+    for number, key in enumerate(SAMPLED_KEYS):
+        np.testing.assert_array_equal(traces[key].x, range(1, 21))
+        expected = [number + step / 8 for step in range(1, 21)]
+        np.testing.assert_allclose(traces[key].y, expected)
+    assert {traces[key].yaxis for key in SAMPLED_KEYS} == {"y", "y3", "y6"}
+    for key in ("loss", "eval/loss", "rewards/margins", "eval/rewards/margins"):
+        assert not len(traces[key].x)
+    assert not len(traces["former 0 on_policy/reward"].x)
+    assert traces["former 0 path"].text[-1] == "DPO β 0.1"
+    words = [note.text for note in figure.layout.annotations]
+    assert not any("no values yet" in text for text in words)
+    assert any("Reward of its answers" in text for text in words)
+    shown = {trace.name for trace in figure.data if trace.showlegend}
+    assert {"chosen, held-out", "rejected, held-out", "reward − β × KL"} <= shown
 
 
 def test_series_takes_only_steps_that_have_every_key() -> None:
