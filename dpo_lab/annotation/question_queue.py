@@ -49,8 +49,9 @@ class QuestionQueue:
 
     Attributes:
         question: The current question; none while it is being sampled.
-        model: The model, once it is loaded.
+        model: The model that gave the first answers, once it is loaded: the reference.
         given_up: Prompts to which the model gave no two different answers.
+        single_minded: Whether the policy gave none to any prompt, so that the reference asks again.
         error: The error that ended the sampling.
 
     Raises:
@@ -73,8 +74,11 @@ class QuestionQueue:
         self.question: Question | None = None
         self.model: LanguageModel | None = None
         self.given_up: list[Text] = []
+        self.single_minded = False
         self.error: BaseException | None = None
-        self._load, self._changed = load, changed
+        self._load, self._speaker = load, None
+        self._next: Callable[[], LanguageModel] | None = None
+        self._changed = changed
         self._seed, self._repeat, self._max_new_tokens = seed, repeat, max_new_tokens
         self._drawn: deque[Question] = deque()
         self._source, self._asked_after = "", 0
@@ -170,6 +174,20 @@ class QuestionQueue:
         drawing = "The next two answers are being drawn."
         return drawing if self.model else "The model is being loaded."
 
+    def ask_of(self, load: Callable[[], LanguageModel]) -> None:
+        """Begin a round: the next new questions are answers of another model.
+
+        Questions that nobody has answered are dropped, but for those that were taken back.
+
+        Args:
+            load: Returns the model, a policy of the same reference; called in the sampling thread.
+        """
+        with self._news:
+            self._next, self.single_minded = load, False
+            self._put_back()
+            self._drawn.clear()
+            self._ask()
+
     def rest(self) -> None:
         """Pause sampling, and wait for the batch in progress: a run needs the model."""
         with self._news:
@@ -233,19 +251,28 @@ class QuestionQueue:
             self._drawn.appendleft(question)
 
     def _work(self) -> None:
+        prompts: list[Text] = []
+        number = 0
         try:
-            self.model = self._load()
-            prompts = self.model.encoder.as_prompts(self.prompts)
-            self._source = f"{self.model.name} {weights_fingerprint(self.model.base)[:12]}"
-            number = self.session.next_draw
             while self._wait_for_room():
+                if self.model is None:
+                    self.model = self._load()
+                with self._news:
+                    load, self._next = self._next, None
+                if load or self._speaker is None:
+                    self._speaker = load() if load else self.model
+                    self.given_up = []
+                    prompts = self._speaker.encoder.as_prompts(self.prompts)
+                    digest = weights_fingerprint(self._speaker.model)[:12]
+                    self._source, number = f"{self.model.name} {digest}", self.session.next_draw
                 # Always the same draws in a batch, so that a reopened session repeats them.
                 block, done = divmod(number, AHEAD)
                 drawn = self._draw(prompts, block)[done:]
                 number += AHEAD - done
                 with self._news:
                     self._drawing = False
-                    self._drawn.extend(question for question in drawn if question)
+                    if self._next is None:  # else they are answers of the model before
+                        self._drawn.extend(question for question in drawn if question)
                     if self.question is None and not self._closed:
                         self._ask()
                     self._news.notify_all()
@@ -260,7 +287,9 @@ class QuestionQueue:
         """Wait until a pair is to be sampled; false once the queue is closed."""
         with self._news:
             self._news.wait_for(
-                lambda: self._closed or (len(self._drawn) < AHEAD and not self._resting)
+                lambda: (
+                    self._closed or ((self._next or len(self._drawn) < AHEAD) and not self._resting)
+                )
             )
             self._drawing = not self._closed
             return self._drawing
@@ -290,12 +319,18 @@ class QuestionQueue:
     def _two_answers(
         self, prompts: list[Text], seed: str
     ) -> list[tuple[Completion, Completion] | None]:
-        return two_answers(self.model, prompts, seed=seed, max_new_tokens=self._max_new_tokens)
+        return two_answers(self._speaker, prompts, seed=seed, max_new_tokens=self._max_new_tokens)
 
     def _give_up(self, prompt: Text, prompts: list[Text]) -> None:
         self.given_up.append(prompt)
-        if all(other in self.given_up for other in prompts):
+        if not all(other in self.given_up for other in prompts):
+            return
+        if self._speaker is not self.model:
+            with self._news:
+                self.single_minded = True
+                self._next = self._next or (lambda: self.model)
+        else:
             raise ValueError(
-                f"prompts: {self.model.name} gives no two different answers to any of them, such "
-                f"as {prompt_text(prompt)[:60]!r}. Give other prompts, or another model."
+                f"prompts: {self._speaker.name} gives no two different answers to any of them, "
+                f"such as {prompt_text(prompt)[:60]!r}. Give other prompts, or another model."
             )

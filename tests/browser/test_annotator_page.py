@@ -149,6 +149,33 @@ def test_by_mouse_and_screen_reader_then_trained_with_no_text_that_runs(
     assert page.problems == []
 
 
+def test_two_rounds_by_keyboard(page: Page, lab_folder, pictures) -> None:
+    tab = page.page
+    scored = OPEN.replace("session=", "reward_fn=reward, session=").replace("mine", "rounds")
+    scored = "from dpo_lab.data.reviews import reward" + scored
+    _notebook(lab_folder, "rounds.ipynb", scored)
+    page.open("rounds.ipynb")
+    _run_all(page)
+    for _ in range(2):
+        tab.locator(ROOT).focus()
+        for key in "1 2 1 0 2 1 1 2 2 1".split():
+            _press(page, key)
+        while not tab.evaluate("() => document.activeElement.classList.contains('dpo-train')"):
+            tab.keyboard.press("Tab")
+        tab.keyboard.press("Enter")
+        page.wait_for_status("training")
+        page.wait_for_status("done", timeout=120_000)
+        tab.wait_for_selector(f"{ROOT}[data-asked='true']", timeout=60_000)
+    tab.locator(ROOT).focus()
+    _press(page, "1")
+    tab.locator(".dpo-rounds td", has_text="the policy of round 2").wait_for()
+    assert tab.locator(".dpo-rounds tbody tr").count() == 3
+    answered = [int(text) for text in tab.locator(".dpo-rounds td:nth-child(3)").all_inner_texts()]
+    assert sum(answered) == 21 and answered[-1] <= 1
+    pictures(page, "rounds")
+    assert page.problems == []
+
+
 def _question(page: Page) -> list[str]:
     return [page.page.locator(f"{ROOT} {css}").inner_text() for css in
             (".dpo-prompt", ".dpo-answer-a", ".dpo-answer-b")]  # fmt: skip

@@ -139,3 +139,39 @@ bench
     assert page.page.evaluate("() => window.attacked === undefined")
     assert page.page.locator(".dpo-workbench img").count() == 0
     assert page.problems == []
+
+
+TWO_METHODS = """
+from dpo_lab.ui.workbench.workbench import Workbench
+bench = Workbench(folder=None, steps=60, eval_every=10)
+bench.train().wait(60)
+bench
+"""
+
+
+def test_the_method_is_a_menu_and_both_paths_stand_on_one_frontier(
+    page: Page, lab_folder, pictures
+) -> None:
+    tab = page.page
+    _write(lab_folder / "methods.ipynb", TWO_METHODS)
+    _run_all(page, "methods.ipynb")
+    page.wait_for_status("done")
+    tab.select_option(".dpo-method select", "rloo")
+    tab.click("button.dpo-train")
+    page.wait_for_status("done", timeout=120_000)
+    page.wait_for_points("on_policy/reward", more_than=59)
+    assert page.wait_for_points("path", more_than=3) and page.wait_for_points(
+        "frontier", more_than=5
+    )
+    assert page.wait_for_points("former 0 path", more_than=3)
+    tab.locator(".dpo-figure .textpoint", has_text="DPO β 0.3").first.wait_for()
+    assert tab.locator(".dpo-figure .annotation-text", has_text="Reward of its answers").count()
+    assert not tab.locator(".dpo-figure .annotation-text", has_text="no values yet").count()
+    pictures(page, "methods")
+    # A loss of pairs that the method has not is refused where it was chosen.
+    tab.select_option(".dpo-loss select", "ipo")
+    tab.locator(".dpo-set-loss .dpo-problem", has_text="method rloo trains on rewards").wait_for()
+    assert page.execute("print(bench.state.config.method, bench.state.config.loss)").split() == [
+        "rloo", "sigmoid"
+    ]  # fmt: skip
+    assert page.problems == []

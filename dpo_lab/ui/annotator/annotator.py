@@ -12,6 +12,7 @@ import ipywidgets as widgets
 
 from dpo_lab.annotation.question_queue import QuestionQueue, check_repeat
 from dpo_lab.annotation.questions import Answer, Choice, Question
+from dpo_lab.annotation.rounds import Round, last_policy, rounds_of
 from dpo_lab.annotation.session import UNDO, Session
 from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.pairs import Text, answer_to, prompt_text
@@ -25,6 +26,7 @@ from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.annotator.question import BLANK, QuestionSheet, prompt_words
 from dpo_lab.ui.annotator.train_panel import TrainPanel
 from dpo_lab.ui.html.output import bundle
+from dpo_lab.ui.html.tables import number as number_text, table
 from dpo_lab.ui.widgets.free_widgets import free
 
 PATIENCE = 600.0
@@ -36,8 +38,10 @@ class Annotator:
     """Two answers of a model to each prompt, side by side; the same from the page and from code.
 
     Every click is on disk before the next question shows. A session that was left, or whose kernel
-    died, continues where it was when it is reopened. A new annotator on a session that is open in
-    this process closes the old one and frees its widgets, so that a cell can be run again.
+    died, continues where it was when it is reopened. After a run its policy gives the next answers:
+    a new round. Every run trains on all pairs so far, from the same reference. A new annotator on a
+    session that is open in this process closes the old one and frees its widgets, so that a cell
+    can be run again.
 
     Args:
         prompts: Texts (messages for a model with a chat template), or lists of messages.
@@ -74,6 +78,8 @@ class Annotator:
     ):
         model = str(model) if isinstance(model, str | Path) else as_language_model(model)
         self._model, prompts = model, _checked(prompts)
+        self._name = model if isinstance(model, str) else model.name
+        self._reward_fn = reward_fn
         check_repeat(repeat)
         _close_previous(Path(session))
         self._lock = threading.RLock()
@@ -92,11 +98,19 @@ class Annotator:
         except BaseException:
             self.session.close()
             raise
+        if policy := last_policy(self.session.path / "runs", self._name):
+            self.interview.ask_of(policy)
         self.train_panel = TrainPanel(
             self.interview, model, reward_fn, max_new_tokens, ended=self._show
         )
         self.question_sheet = QuestionSheet(self._clicked)
-        self.parts = (self.train_panel.style, self.question_sheet.view, self.train_panel.view)
+        self.rounds_table = widgets.HTML().add_class("dpo-rounds")
+        self.parts = (
+            self.train_panel.style,
+            self.question_sheet.view,
+            self.train_panel.view,
+            self.rounds_table,
+        )
         self.view = widgets.VBox(self.parts).add_class("dpo-workbench").add_class("dpo-annotator")
         _open[self.session.path.resolve()] = self
         self._show()
@@ -127,6 +141,11 @@ class Annotator:
         """Share of questions answered twice that got the same answer; none if there are none."""
         same = [float(agrees) for agrees in self.session.agreements]
         return MeanCI.of(same) if same else None
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds so far: after a run, its policy asks the next questions."""
+        return rounds_of(self.session, self._reward_fn)
 
     @property
     def run(self) -> BackgroundRun | None:
@@ -237,6 +256,9 @@ class Annotator:
                 "said": self._said,
                 "problem": self._problems(),
             }
+            rounds = self._rounds()
+            if self.rounds_table.value != rounds:
+                self.rounds_table.value = rounds
 
     def _progress(self) -> str:
         count = self.session.count
@@ -251,12 +273,39 @@ class Annotator:
             words += f"twice (95 % interval {low} to {high} %)"
         return words
 
+    def _rounds(self) -> str:
+        """The rounds as a table, once there are two."""
+        rounds = self.rounds
+        if len(rounds) < 2:
+            return ""
+        titles = ["Round", "Questions of", "Answered", "Pairs", "Same answer twice"]
+        titles += ["Score of its answers"] * (self._reward_fn is not None)
+        rows = []
+        for each in rounds:
+            who = "the reference" if each.number == 1 else f"the policy of round {each.number - 1}"
+            same = each.agreement
+            cells = [each.number, who, each.answered, each.pairs]
+            cells.append(f"{same.mean * same.n:.0f} of {same.n}" if same else "–")
+            if each.score:
+                low, high = map(number_text, (each.score.low, each.score.high))
+                cells.append(f"{number_text(each.score.mean)} ({low} to {high})")
+            rows.append(cells)
+        note = "<p class='note'>Every run starts from the reference and trains on all pairs"
+        note += "; scores with their 95 % interval.</p>" if self._reward_fn else ".</p>"
+        shown = table(titles, rows, titles[2:], kind="samples")
+        return f"<h3>Rounds</h3>{note}{shown}"
+
     def _place(self) -> str:
         pairs = len(self.session.pairs)
         return f"{pairs} pair{'' if pairs == 1 else 's'} in {self.session.file}"
 
     def _problems(self) -> str:
         parts = [self._problem, *self.session.notes]
+        if self.interview.single_minded:
+            parts.append(
+                "The policy gives no two different answers to any prompt any more, so these are "
+                "the reference's. Train with a larger beta."
+            )
         if self.interview.given_up:
             listed = ", ".join(repr(prompt_text(text)[:40]) for text in self.interview.given_up)
             parts.append(f"The model gives no two different answers to {listed}.")

@@ -57,6 +57,7 @@ class TrainPanel:
         self._max_new_tokens, self._ended = max_new_tokens, ended
         self._lock = threading.RLock()
         self.run: BackgroundRun | None = None
+        self._asked_of: BackgroundRun | None = None
         self._closed = ""
         self.train_button = widgets.Button(
             description="Train", tooltip="Align the model on the pairs so far"
@@ -190,6 +191,9 @@ class TrainPanel:
         """The drawing thread's work."""
         run = self.run
         if not run.running:
+            if run is not self._asked_of and run.state in ("done", "stopped") and run.job:
+                self._asked_of, policy = run, run.job.policy
+                self._interview.ask_of(lambda: policy)
             self._interview.go_on()
         self.train_button.disabled = run.running
         self.stop_button.disabled = not run.running

@@ -78,7 +78,7 @@ _LINES = (
     _Line(5, "eval/logratios/rejected", "rejected, held-out", REJECTED, "held-out"),
     _Line(6, "rewards/accuracies", "train", POLICY),
     _Line(6, "eval/rewards/accuracies", "held-out", POLICY, "held-out"),
-    _Line(6, "on_policy/equal", "prompts of equal rewards", REFERENCE),
+    _Line(6, "on_policy/equal", "equal rewards", REFERENCE),
     _Line(SCORE, "score/policy", "policy", POLICY, "measured", ("score/policy_stderr",)),
     _Line(SCORE, "score/reference", "reference", REFERENCE, "measured"),
 )
@@ -264,12 +264,16 @@ def _frontier_traces(
 
 def _curve(records: History, line: _Line) -> dict:
     points, kind = series(records, line.key), _KINDS[line.kind]
-    # One legend entry for both dashed lines of a panel that names their colours already.
-    named = line.kind == "held-out" and len(records.columns(line.key.removeprefix("eval/")))
-    label = "held-out" if named else line.name
+    label = line.name
+    if line.kind == "held-out":
+        # One legend entry for both dashed lines of a panel whose full lines name the colours.
+        named = len(records.columns(line.key.removeprefix("eval/")))
+        label = "held-out" if named else line.name.removesuffix(", held-out")
     look = kind | {"line": kind["line"] | {"color": line.colour}}
     look |= {"marker": {"size": 4, "color": line.colour}, "legendgroup": label}
-    look |= {"showlegend": len(points) > 0 and (label == line.name or line.colour == CHOSEN)}
+    look |= {
+        "showlegend": len(points) > 0 and (label != "held-out" or line.colour in (CHOSEN, POLICY))
+    }
     at = "" if line.kind == "train" else " at step %{x}"
     look |= {"hovertemplate": f"%{{y:.4g}}{at}<extra>{line.name}</extra>"}
     return _trace(line.panel, *points.T, name=label, meta=line.key, **look)

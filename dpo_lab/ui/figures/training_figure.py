@@ -65,8 +65,9 @@ _PANELS = {
 
 _OF_SAMPLES = {
     1: replace(_PANELS[1], title="Reward of its answers", unit="reward", note="mean over a step"),
-    2: replace(_PANELS[2], title="Implicit rewards"),
+    2: replace(_PANELS[2], title="Implicit rewards", note="β × log-ratio, over held-out pairs"),
     3: replace(_PANELS[3], title="Entropy", unit="nats per token", note="mean over a step"),
+    5: replace(_PANELS[5], note="mean over held-out pairs"),
 }
 """The panels that are others where the policy learns from its own answers."""
 
@@ -168,7 +169,8 @@ def _panels(
     panels = {n: panel for n, panel in _PANELS.items() if n not in _THIRD_ROW or SCORE in filled}
     panels[1] = replace(panels[1], unit="loss (nats)" if in_nats else "loss")
     if learns_from_samples(records):
-        panels |= _OF_SAMPLES
+        kept = len(records.columns("rewards/chosen")) > 0
+        panels |= {n: panel for n, panel in _OF_SAMPLES.items() if n in (1, 3) or not kept}
     sizes = np.unique(records.columns("kl/n")[:, 1]).astype(int)
     held_out = records.newest("eval/rewards/accuracies", "eval/pairs")
     if held_out and held_out.step:

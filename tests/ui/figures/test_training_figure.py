@@ -165,7 +165,7 @@ def test_a_run_on_its_own_answers_shows_their_reward_and_entropy_in_place_of_los
     assert not any("no values yet" in text for text in words)
     assert any("Reward of its answers" in text for text in words)
     shown = {trace.name for trace in figure.data if trace.showlegend}
-    assert {"chosen, held-out", "rejected, held-out", "reward − β × KL"} <= shown
+    assert {"chosen", "rejected", "reward − β × KL"} <= shown
 
 
 def test_series_takes_only_steps_that_have_every_key() -> None:

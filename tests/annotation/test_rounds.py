@@ -1,0 +1,121 @@
+"""Rounds: a person answers, the model is trained, and its policy asks the next questions."""
+
+import pytest
+import torch
+
+from dpo_lab.annotation.rounds import rounds_of
+from dpo_lab.annotation.simulated import SimulatedAnnotator
+from dpo_lab.data.pairs import prompt_text
+from dpo_lab.data.reviews import reward
+from dpo_lab.models.loading import load_model
+from dpo_lab.models.weights import weights_fingerprint
+from dpo_lab.ui.annotator.annotator import Annotator
+
+PROMPTS = ["the acting felt", "the plot was", "the music was", "the pacing seemed"]
+
+
+@pytest.fixture
+def open_session(tmp_path):
+    opened = []
+
+    def opens(**options) -> Annotator:
+        for annotator in opened:
+            annotator.close()
+        options = {"reward_fn": reward, "repeat": 0.3} | options
+        opened.append(Annotator(PROMPTS, session=tmp_path / "session", **options))
+        return opened[-1]
+
+    yield opens
+    opened[-1].close()
+
+
+def trained(annotator):
+    run = annotator.train(steps=30, beta=1.0, sample_prompts=0)
+    run.wait(120)
+    annotator.train_panel._show()  # the drawing thread's work, which may come later
+    return run
+
+
+@pytest.mark.slow
+def test_each_round_s_questions_are_the_policy_s_and_the_reference_stays(open_session):
+    annotator, person = open_session(), SimulatedAnnotator(reward, seed=0)
+    annotator.answer_as(person, 24)
+    sizes, first = [len(annotator.pairs)], trained(annotator)
+    annotator.answer_as(person, 24)
+    sizes, second = [*sizes, len(annotator.pairs)], trained(annotator)
+    annotator.answer_as(person, 8)
+    micro = load_model("micro", device="cpu")
+    models = [micro, first.job.policy, second.job.policy]
+    sources = [f"micro {weights_fingerprint(model.model)[:12]}" for model in models]
+    rounds = annotator.rounds
+    assert [each.model for each in rounds] == sources and len(set(sources)) == 3
+    assert [each.number for each in rounds] == [1, 2, 3]
+    # Each run begins at the same reference, with all pairs so far.
+    assert first.job.fingerprint == second.job.fingerprint == weights_fingerprint(micro.model)
+    assert [len(first.job.train), len(second.job.train)] == sizes and sizes[0] < sizes[1]
+    assert sum(each.pairs for each in rounds) == len(annotator.pairs)
+
+    # The score of a round again, from the log: both answers of every new question of its policy.
+    for each in rounds:
+        asked = [
+            answer.question
+            for answer in annotator.answers
+            if answer.question.model == each.model and answer.question.repeats is None
+        ]
+        shown = [(prompt_text(q.prompt), text) for q in asked for text in (q.a, q.b)]
+        mean = sum(reward(*answer) for answer in shown) / len(shown)
+        assert each.score.mean == pytest.approx(mean) and each.score.n == len(shown)
+    assert rounds[1].score.mean > rounds[0].score.mean + 0.3
+    assert sum(each.agreement.n for each in rounds if each.agreement) == annotator.agreement.n
+    words = annotator.rounds_table.value
+    assert "the reference" in words and "the policy of round 2" in words
+
+
+@pytest.mark.slow
+def test_answers_of_a_round_are_scored_as_they_were_sampled(open_session):
+    """The log-probabilities of the ids in the log, under the policy: none that it would not say."""
+    annotator, person = open_session(), SimulatedAnnotator(reward, seed=1)
+    annotator.answer_as(person, 12)
+    policy = trained(annotator).job.policy
+    annotator.answer_as(person, 6)
+    asked = [answer.question for answer in annotator.answers if answer.question.repeats is None]
+    new = [question for question in asked if question.model == annotator.rounds[1].model]
+    assert len(new) >= 3
+    for question in new:
+        ids = question.a_sampled.ids
+        prompt = policy.encoder.prompts([question.prompt])[0]
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        logps = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])
+        assert logps.min() > -14
+        assert policy.tokenizer.decode(ids, skip_special_tokens=True).strip() == question.a
+
+
+@pytest.mark.slow
+def test_a_reopened_session_asks_what_it_would_have_asked(open_session):
+    annotator, person = open_session(), SimulatedAnnotator(reward, seed=2)
+    annotator.answer_as(person, 10)
+    trained(annotator)
+    annotator.answer_as(person, 5)
+    expected = annotator.question
+    reopened = open_session()
+    assert reopened.question == expected
+    assert len(reopened.rounds) == len(rounds_of(reopened.session)) == 2
+    # And trains from the reference again, not from the policy that asks.
+    again = trained(reopened)
+    assert again.job.fingerprint == weights_fingerprint(load_model("micro", device="cpu").model)
+
+
+@pytest.mark.slow
+def test_a_policy_of_one_answer_hands_back_to_the_reference(open_session):
+    annotator, person = open_session(repeat=0), SimulatedAnnotator(reward, seed=3)
+    annotator.answer_as(person, 6)
+    source = annotator.answers[0].question.model
+    run = annotator.train(steps=200, beta=0.01, learning_rate=1e-2, sample_prompts=0)
+    run.wait(120)
+    annotator.train_panel._show()
+    assert annotator.question.model == source
+    assert (
+        "no two different answers to any prompt any more"
+        in annotator.question_sheet.state["problem"]
+    )
