@@ -8,6 +8,7 @@ from dpo_lab.analysis.displacement import (
 )
 from dpo_lab.analysis.frontier_curve import FrontierCurve as FrontierCurve
 from dpo_lab.analysis.margin_history import MarginHistory as MarginHistory
+from dpo_lab.analysis.optimality_gap import optimality_gap as optimality_gap
 from dpo_lab.analysis.pair_margins import (
     mean_scores as mean_scores,
     precision_at as precision_at,
@@ -34,6 +35,7 @@ from dpo_lab.data.preferences import (
 )
 from dpo_lab.data.tokenized_pairs import tokenize_pairs as tokenize_pairs
 from dpo_lab.kernels.head import linear_token_logps as linear_token_logps
+from dpo_lab.models.best_of_n import sample_best_of_n as sample_best_of_n
 from dpo_lab.models.enumeration import enumerate_responses as enumerate_responses
 from dpo_lab.models.kl import measure_kl as measure_kl
 from dpo_lab.models.loading import (
@@ -51,6 +53,10 @@ from dpo_lab.models.scoring import (
     LogpScorer as LogpScorer,
     score_sequences as score_sequences,
 )
+from dpo_lab.objective.best_of_n import (
+    best_of_n_kl_bound as best_of_n_kl_bound,
+    best_of_n_logps as best_of_n_logps,
+)
 from dpo_lab.objective.bradley_terry import (
     calibration as calibration,
     expected_accuracy as expected_accuracy,
@@ -59,6 +65,7 @@ from dpo_lab.objective.bradley_terry import (
 )
 from dpo_lab.objective.dpo import dpo_loss as dpo_loss
 from dpo_lab.objective.kl import Estimate as Estimate
+from dpo_lab.objective.kl_gradient import check_kl as check_kl
 from dpo_lab.objective.logprobs import sequence_logps as sequence_logps, token_logps as token_logps
 from dpo_lab.objective.optimum import (
     Frontier as Frontier,
@@ -70,6 +77,13 @@ from dpo_lab.objective.optimum import (
 from dpo_lab.objective.pair_logps import (
     PairLogps as PairLogps,
     implicit_rewards as implicit_rewards,
+)
+from dpo_lab.objective.policy_gradient import (
+    GRPO as GRPO,
+    RLOO as RLOO,
+    PolicyGradient as PolicyGradient,
+    advantages as advantages,
+    policy_gradient_loss as policy_gradient_loss,
 )
 from dpo_lab.objective.registry import (
     LOSSES as LOSSES,
@@ -91,6 +105,7 @@ from dpo_lab.training.records import (
 from dpo_lab.training.reward import (
     RewardTraining as RewardTraining,
     reward_margins as reward_margins,
+    reward_model_for as reward_model_for,
     train_reward_model as train_reward_model,
 )
 from dpo_lab.training.run_job import run_job as run_job
@@ -131,10 +146,14 @@ from dpo_lab.ui.figures.rewards import (
     preference_figure as preference_figure,
     rewards_figure as rewards_figure,
 )
+from dpo_lab.ui.figures.rlhf import (
+    gap_figure as gap_figure,
+    overoptimisation_figure as overoptimisation_figure,
+)
 from dpo_lab.ui.figures.style import PLOTLY_CONFIG as PLOTLY_CONFIG
 from dpo_lab.ui.figures.training_figure import training_figure as training_figure
 from dpo_lab.ui.html.credit import credit_map as credit_map
-from dpo_lab.ui.html.tables import samples_table as samples_table
+from dpo_lab.ui.html.tables import samples_table as samples_table, table as table
 from dpo_lab.ui.html.token_view import tokens_html as tokens_html
 from dpo_lab.ui.report.sweep_page import sweep_figure as sweep_figure
 from dpo_lab.ui.workbench.workbench import Workbench as Workbench

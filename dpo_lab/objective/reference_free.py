@@ -1,4 +1,4 @@
-"""Preference losses without a reference model: SFT, SimPO, CPO, ORPO.
+"""Preference losses without a reference model: SFT, unlikelihood, SimPO, CPO, ORPO.
 
 Arguments, returns and errors as in `dpo.py`; all of them need lengths. No reference holds the
 policy back, so beta has a different meaning in each loss.
@@ -44,6 +44,32 @@ def sft_loss(pairs: PairLogps, beta: float) -> Tensor:
     chosen, _ = pairs.lengths
     mean = chosen.mean() if pairs.mean_chosen_length is None else pairs.mean_chosen_length
     return -pairs.policy_chosen / mean
+
+
+@register(
+    "unlikelihood",
+    title="Unlikelihood",
+    formula="(-log pi(y_w|x) + alpha log pi(y_l|x)) / mean chosen length; beta has no part",
+    citation="Rafailov et al. 2023, section 6",
+    arxiv="2305.18290",
+    rewards=NO_REFERENCE,
+    reference_free=True,
+    uses_lengths=True,
+    status=UNTIED,
+)
+def unlikelihood_loss(pairs: PairLogps, beta: float, unlikelihood_alpha: float = 1.0) -> Tensor:
+    """The chosen responses become likelier and the rejected ones less likely, without a limit.
+
+    In nats per token of the batch, as `sft_loss`. The rejected responses' part has no lower bound:
+    trained long, the policy says nothing sensible.
+
+    Source:
+        Rafailov et al. 2023, section 6, a baseline with alpha in [0, 1]; after Welleck et al. 2019.
+    """
+    check_not_negative("unlikelihood_alpha", unlikelihood_alpha, "the paper takes 0 to 1.")
+    chosen, _ = pairs.lengths
+    mean = chosen.mean() if pairs.mean_chosen_length is None else pairs.mean_chosen_length
+    return sft_loss(pairs, beta) + unlikelihood_alpha * pairs.policy_rejected / mean
 
 
 @register(

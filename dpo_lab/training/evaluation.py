@@ -9,6 +9,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
+from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.pairs import Text, prompt_text
@@ -50,7 +51,8 @@ def evaluate(
         `eval/rewards/margins_stderr`. On samples of the policy, `kl/per_token` (sum of exact
         per-token KLs) and `kl/k1`, from `kl/n` answers to `kl/prompts` prompts, of which the share
         `kl/cut` was cut at the length limit (then the KLs are lower bounds); `entropy/policy`, nats
-        per token; and `score/policy`, their ground-truth score, if there is one. If all answers can
+        per token; `score/policy`, their ground-truth score, if there is one; and `proxy/policy`,
+        what a reward model that rates answers in training gives them. If all answers can
         be listed, `listed/...` of `listed_values`, exact. Means over samples have `_stderr`, for
         prompts like these, and if each prompt has several samples, `_stderr_samples`, for only
         these prompts (see `Estimate`).
@@ -79,7 +81,10 @@ def evaluate(
         values |= {"kl/n": kl.per_token.n, "kl/prompts": kl.per_token.prompts, "kl/cut": kl.cut}
         values |= {"entropy/policy": kl.entropy}
         if job.reward_fn:
-            values |= _score_values("score/policy", job, prompts, completions)
+            values |= _score_values("score/policy", job, job.reward_fn, prompts, completions)
+        if job.training_reward and job.training_reward is not job.reward_fn:
+            rates = job.training_reward
+            values |= _score_values("proxy/policy", job, rates, prompts, completions)
         if listed:
             if job.policy.shards:  # every process takes part with its weights
                 values |= listed_values(job, completions)
@@ -121,7 +126,7 @@ def reference_score(job: Job, seed: int) -> dict[str, float]:
     prompts = list(islice(cycle(job.prompts), job.config.kl_samples))
     with job.reference.active() as reference:
         completions = draw(job, reference.language_model, prompts, seed)
-    return _finite(_score_values("score/reference", job, prompts, completions))
+    return _finite(_score_values("score/reference", job, job.reward_fn, prompts, completions))
 
 
 def answers(job: Job, step: int) -> list[SampleRecord]:
@@ -166,7 +171,11 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 
 
 def _score_values(
-    name: str, job: Job, prompts: Sequence[Text], completions: Sequence[Completion]
+    name: str,
+    job: Job,
+    reward: RewardFn,
+    prompts: Sequence[Text],
+    completions: Sequence[Completion],
 ) -> dict[str, float]:
-    values = rewards_of(job, job.reward_fn, prompts, completions)
+    values = rewards_of(job, reward, prompts, completions)
     return _with_errors(name, Estimate.of(torch.tensor(values), [c.prompt for c in completions]))

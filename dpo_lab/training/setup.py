@@ -295,7 +295,13 @@ def _training_reward(config: TrainConfig, reward_fn: RewardFn | None) -> RewardF
     if not config.on_policy:
         return None
     if config.reward != TRUTH:
-        return load_reward_model(config.reward, config.device)
+        try:
+            return load_reward_model(config.reward, config.device)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"reward={config.reward}: no reward model can be loaded from there ({error}). "
+                "Train one with 'dpo-lab reward-model train', or give the folder of one."
+            ) from error
     if reward_fn is None:
         raise ValueError(
             f"reward={TRUTH}: data {config.data!r} has no score of its own for the policy's "

@@ -82,6 +82,8 @@ BY_HAND = [
     ("aot", {}, math.log(10 / 9), -1 / 30, 1 / 30),
     ("aot_unpaired", QUARTER, 0.75 * math.log(10 / 9) + 0.25 * math.log(10), 0.05, -0.05),
     ("sft", {}, math.log(2), -1 / 3, 0.0),
+    # -3 ln 2 and -12 ln 2 over three tokens, the second by half.
+    ("unlikelihood", {"unlikelihood_alpha": 0.5}, -math.log(2), -1 / 3, 1 / 6),
     # beta * (-ln 2 + ln 4) = gamma, so the sigmoid is 1/2.
     ("simpo", {"simpo_gamma": math.log(2) / 3}, math.log(2), -1 / 18, 1 / 36),
     # beta * (-3 ln 2 + 12 ln 2) = ln 8: the sigmoid is 8/9. And half of sft.
