@@ -15,6 +15,7 @@ from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.pair_logps import PairLogps
+from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.online_pairs import OnlinePairs
 from dpo_lab.training.pair_gradient import PairGradient, PairOutcome
 from dpo_lab.training.pairs import PairBatch, PairsWithReference
@@ -85,7 +86,8 @@ class FreshPairs(KnownLabels):
             TokenizedPair(first.prompt, first.response, second.response, row)
             for row, (first, second) in enumerate(zip(*sides, strict=True))
         ]
-        reference = self.world.reference_logps[rows[:, None], drawn].T.float()
+        with torch.no_grad(), self.job.reference.active() as frozen:
+            reference = logps_of(self.job, frozen, pairs)
         every = range(len(pairs))
         source = PairsWithReference.of(TokenizedPairs(tuple(pairs)), every, reference)
         return self.descend(source, every, beta)

@@ -25,6 +25,8 @@ from dpo_lab.objective.registry import all_options
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.exact_metrics import world_of
 from dpo_lab.training.loop import train
+from dpo_lab.training.methods import TRUTH
+from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.reward import RewardTraining, train_reward_model
 from dpo_lab.training.setup import Job, Progress, prepare
 from dpo_lab.training.step_gradient import StepGradient
@@ -109,13 +111,15 @@ def optimality_gap(
         progress: Called with the current work, how much is done, and the total.
 
     Raises:
-        ValueError: If its answers cannot be listed, or its method has no such split.
+        ValueError: If its answers cannot be listed, its method has no such split, or its pairs or
+            its model are not those that its settings name.
     """
-    world, config = world_of(job), replace(job.config, eval_every=0, beta=job.live.beta)
+    config = replace(job.config, eval_every=0, beta=job.live.beta, reward=TRUTH)
+    world = world_of(job)
     if world is None or config.method == "sft" or config.loss_function.couples_pairs:
         raise ValueError(
             "the gap of this run cannot be split: it takes a model such as 'micro', whose answers "
-            "can be listed, a true reward, and a method that aims at π*, with a loss of single "
+            "can be listed, a true reward, and a method other than sft, with a loss of single "
             "pairs. Use such a run."
         )
     if isinstance(data, Iterable) and not isinstance(data, Preferences):
@@ -148,14 +152,13 @@ def _swaps(
             _Swap(COVERAGE, "fresh pairs in every step", config, FreshPairs),
             _Swap(ESTIMATOR, "DPO's loss, 16 times as many pairs", many, LargeFreshBatches),
         ]
-    if isinstance(job.training_reward, RewardModel):
-        reward = _reward_on_known_labels(job, how, progress)
-        truth = "the true reward in place of the model's"
-        return [
-            _Swap(NOISE, known, config, reward=reward),
-            _Swap(COVERAGE, truth, config, reward=job.reward_fn),
-            exact,
-        ]
+    if job.training_reward is not job.reward_fn:
+        truth = "the true reward in place of the one trained on"
+        swaps = [_Swap(COVERAGE, truth, config, reward=job.reward_fn)]
+        if isinstance(job.training_reward, RewardModel):
+            reward = _reward_on_known_labels(job, how, progress)
+            swaps.insert(0, _Swap(NOISE, known, config, reward=reward))
+        return [*swaps, exact]
     if config.method == "online-dpo":
         return [_Swap(NOISE, known, config, SampledWithKnownLabels, job.reward_fn), exact]
     return [exact]
@@ -174,6 +177,12 @@ def _trained(
         training_reward=swap.reward,
         keep_reference=True,
     )
+    for what in ("fingerprint", "data_fingerprint", "held_out_fingerprint"):
+        if getattr(again, what) != getattr(job, what):
+            raise ValueError(
+                "data, model: those that the run's settings name are not those that it had. Give "
+                "its pairs (data=...); a model that was given in memory cannot be trained again."
+            )
     again.step_gradient = swap.gradient
     total = swap.config.total_steps(len(again.train))
     for record in train(again):
@@ -186,10 +195,10 @@ def _reward_on_known_labels(
     job: Job, how: RewardTraining | None, progress: Progress | None
 ) -> RewardModel:
     """A reward model of the same pairs whose labels count with their true probability."""
-    with job.reference.active() as frozen:
-        reference = frozen.language_model
-        how = how or RewardTraining.for_model(reference)
-        model = new_reward_model(reference, job.config.seed)
+    plain = ready_policy(replace(job.config, lora_rank=None))
+    how = how or replace(RewardTraining.for_model(plain), seed=job.config.seed)
+    how = replace(how, batch_pairs=min(how.batch_pairs, len(job.train)))
+    model = new_reward_model(plain, job.config.seed)
     chances = torch.tensor([first_wins(job, pair) for pair in job.train.tokens])
     steps = how.steps(len(chances))
     for step, _ in enumerate(train_reward_model(model, job.train.tokens, how, chances), 1):

@@ -13,6 +13,7 @@ from dpo_lab.annotation.questions import Choice, Question
 from dpo_lab.annotation.session import Session
 from dpo_lab.data.pairs import Text, prompt_text
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.model_settings import new_tokens
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.weights import weights_fingerprint
 
@@ -77,7 +78,7 @@ class QuestionQueue:
         self.single_minded = False
         self.error: BaseException | None = None
         self._load, self._speaker = load, None
-        self._next: Callable[[], LanguageModel] | None = None
+        self._next: tuple[Callable[[], LanguageModel], str] | None = None
         self._changed = changed
         self._seed, self._repeat, self._max_new_tokens = seed, repeat, max_new_tokens
         self._drawn: deque[Question] = deque()
@@ -174,19 +175,19 @@ class QuestionQueue:
         drawing = "The next two answers are being drawn."
         return drawing if self.model else "The model is being loaded."
 
-    def ask_of(self, load: Callable[[], LanguageModel]) -> None:
+    def ask_of(self, load: Callable[[], LanguageModel], name: str) -> None:
         """Begin a round: the next new questions are answers of another model.
 
-        Questions that nobody has answered are dropped, but for those that were taken back.
+        Questions that were drawn ahead are dropped; the one that is on the page stays there.
 
         Args:
             load: Returns the model, a policy of the same reference; called in the sampling thread.
+            name: Of the policy: that of its run.
         """
         with self._news:
-            self._next, self.single_minded = load, False
-            self._put_back()
+            self._next, self.single_minded = (load, name), False
             self._drawn.clear()
-            self._ask()
+            self._news.notify_all()
 
     def rest(self) -> None:
         """Pause sampling, and wait for the batch in progress: a run needs the model."""
@@ -258,13 +259,14 @@ class QuestionQueue:
                 if self.model is None:
                     self.model = self._load()
                 with self._news:
-                    load, self._next = self._next, None
-                if load or self._speaker is None:
-                    self._speaker = load() if load else self.model
-                    self.given_up = []
+                    following, self._next = self._next, None
+                if following or self._speaker is None:
+                    load, name = following or (lambda: self.model, "")
+                    self._speaker, self.given_up = load(), []
                     prompts = self._speaker.encoder.as_prompts(self.prompts)
-                    digest = weights_fingerprint(self._speaker.model)[:12]
-                    self._source, number = f"{self.model.name} {digest}", self.session.next_draw
+                    # A policy by its run: weights with an adapter differ once they are merged.
+                    name = name or weights_fingerprint(self.model.base)[:12]
+                    self._source, number = f"{self.model.name} {name}", self.session.next_draw
                 # Always the same draws in a batch, so that a reopened session repeats them.
                 block, done = divmod(number, AHEAD)
                 drawn = self._draw(prompts, block)[done:]
@@ -319,7 +321,8 @@ class QuestionQueue:
     def _two_answers(
         self, prompts: list[Text], seed: str
     ) -> list[tuple[Completion, Completion] | None]:
-        return two_answers(self._speaker, prompts, seed=seed, max_new_tokens=self._max_new_tokens)
+        most = self._max_new_tokens or new_tokens(self.model.name)
+        return two_answers(self._speaker, prompts, seed=seed, max_new_tokens=most)
 
     def _give_up(self, prompt: Text, prompts: list[Text]) -> None:
         self.given_up.append(prompt)
@@ -328,7 +331,7 @@ class QuestionQueue:
         if self._speaker is not self.model:
             with self._news:
                 self.single_minded = True
-                self._next = self._next or (lambda: self.model)
+                self._next = self._next or (lambda: self.model, "")
         else:
             raise ValueError(
                 f"prompts: {self._speaker.name} gives no two different answers to any of them, "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dpo_lab.annotation.questions import Answer
@@ -26,7 +28,7 @@ class Round:
         answered: Questions answered, ties included.
         pairs: Preference pairs among them.
         agreement: Share of its questions that were asked twice and got the same answer, if any.
-        score: Mean reward of the answers shown, if there is a reward.
+        score: Mean reward of the answers shown, if there is a reward of all of them.
     """
 
     number: int
@@ -75,11 +77,12 @@ def _score(answers: Sequence[Answer], reward_fn: RewardFn | None) -> MeanCI | No
         return None
     asked = [answer.question for answer in answers]
     shown = [(question.prompt, side) for question in asked for side in (question.a, question.b)]
-    return MeanCI.of([float(reward_fn(prompt_text(prompt), text)) for prompt, text in shown])
+    rewards = [float(reward_fn(prompt_text(prompt), text)) for prompt, text in shown]
+    return MeanCI.of(rewards) if all(map(math.isfinite, rewards)) else None
 
 
-def last_policy(runs: Path, model: str) -> Callable[[], LanguageModel] | None:
-    """What loads the policy of the last run of a session; none before its first.
+def last_policy(runs: Path, model: str) -> tuple[Callable[[], LanguageModel], str] | None:
+    """What loads the policy of the last run of a session, and its name; none before its first.
 
     Args:
         runs: Folder of the session's runs.
@@ -88,6 +91,5 @@ def last_policy(runs: Path, model: str) -> Callable[[], LanguageModel] | None:
     for run in reversed(list_runs(runs)):
         ended = Run(run.path).summary["state"] in ("done", "stopped")
         if ended and run.checkpoint is not None and run.settings.get("model") == model:
-            folder = run.checkpoint
-            return lambda: load_model(folder)
+            return partial(load_model, run.checkpoint), run.path.name
     return None

@@ -134,9 +134,8 @@ def advantages(rewards: Tensor, baseline: Baseline, deviation: bool = False) -> 
     rewards, k = rewards.detach(), rewards.shape[-1]
     if k < 2 and (deviation or baseline != "none"):
         raise ValueError(f"k={k} responses a prompt: there are no others. Sample at least 2.")
-    found = rewards
-    if baseline != "none":
-        found = rewards - rewards.mean(-1, keepdim=True)
+    found = rewards if baseline == "none" else rewards - rewards.mean(-1, keepdim=True)
+    if baseline != "none" or deviation:
         # Rounding in the mean would make a gradient out of rewards that are all the same.
         found = found.masked_fill((rewards == rewards[..., :1]).all(-1, keepdim=True), 0.0)
     if baseline == "leave-one-out":

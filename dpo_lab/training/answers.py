@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.end_tokens import Ids
-from dpo_lab.data.pairs import Text, prompt_text
+from dpo_lab.data.pairs import Text, answer_to, prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.models.sampling import Completion, sample
@@ -90,9 +90,13 @@ def rewards_of(
     def rewards(answered: list[tuple[Text, Completion]]) -> list[float]:
         if not isinstance(reward, RewardModel | RewardEnsemble):
             return [float(reward(prompt_text(prompt), answer.text)) for prompt, answer in answered]
+        if not answered:
+            return []
         if all(answer.tokenizer == reward.encoder.fingerprint for _, answer in answered):
             ids = [(answer.prompt, answer.ids) for _, answer in answered]
-            return reward.rewards_of_ids(ids).tolist() if ids else []
-        return [reward(prompt_text(prompt), answer.text) for prompt, answer in answered]
+            return reward.rewards_of_ids(ids).tolist()
+        texts = [(reward.encoder.as_prompt(prompt), answer.text) for prompt, answer in answered]
+        given = [prompt for prompt, _ in texts]
+        return reward.rewards_of(given, [answer_to(*each) for each in texts]).tolist()
 
     return job.processes.each(list(zip(prompts, completions, strict=True)), rewards)

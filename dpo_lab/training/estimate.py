@@ -102,11 +102,17 @@ def estimate(config: TrainConfig, devices: int = 1, strategy: Strategy = "ddp") 
 
     Raises:
         FileNotFoundError: If model or data are not found.
-        ValueError: If data, model or configuration do not fit together, or gradient checkpointing
-            is on.
+        ValueError: If data, model or configuration do not fit together, gradient checkpointing is
+            on, or the method samples.
     """
     if strategy == "fsdp" and config.router_aux_loss_coef:
         raise ValueError(NO_BALANCE)
+    if config.on_policy:
+        raise ValueError(
+            f"method={config.method}: what its samples take is not estimated. Estimate a step of "
+            "--method dpo, which has as many tokens with two answers to a prompt; sampling comes "
+            "on top."
+        )
     if config.gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing=True: what it saves is not estimated. Leave it out; with it, a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dpo_lab.data.batching import Batch
 from dpo_lab.data.builtin import RewardFn
-from dpo_lab.data.pairs import Text
+from dpo_lab.data.pairs import Text, prompt_text
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.sampling import Completion, share_cut
@@ -66,14 +67,14 @@ class Groups:
         kept = [self.completions[k * group + place] for group in groups for place in range(k)]
         return Groups(tuple(kept), self.rewards[list(groups)])
 
-    def metrics(self, beta: float, kl: float, surprise: float) -> dict[str, float]:
+    def metrics(self, beta: float, kl: float) -> dict[str, float]:
         """Values for a step's record, under the keys of `metrics.py`.
 
         Args:
             beta: The beta in use.
-            kl: Mean of `log pi(y|x) - log pi_ref(y|x)` over the answers, nats.
-            surprise: Sum of `-log pi(y|x)` over the answers, nats.
+            kl: Mean of `log pi(y|x) - log pi_ref(y|x)` over the answers, nats; NaN leaves it out.
         """
+        surprise = -sum(logp for answer in self.completions for logp in answer.logps)
         reward = Estimate.of(self.rewards.flatten(), [answer.prompt for answer in self.completions])
         values = {
             "reward": reward.mean,
@@ -126,8 +127,18 @@ def rewarded(
         prompts: A prompt for each answer.
         completions: The answers, k to a prompt side by side.
         k: How many.
+
+    Raises:
+        ValueError: If a reward is not a finite number.
     """
     rewards = rewards_of(job, reward, prompts, completions)
+    for prompt, answer, value in zip(prompts, completions, rewards, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"reward: {value} for the answer {answer.text[:60]!r} to "
+                f"{prompt_text(prompt)[:60]!r}. A reward must be a finite number: mend what rates "
+                "the answers."
+            )
     return Groups(tuple(completions), torch.tensor(rewards, dtype=torch.float64).view(-1, k))
 
 

@@ -41,7 +41,8 @@ def loss_words(settings: Mapping[str, Any]) -> str:
     if method in ("rloo", "grpo"):
         return ", ".join([method, *_switches(settings)])
     loss = ", ".join([settings["loss"], *words])
-    return {"dpo": loss, "sft": "sft"}.get(method, f"{method}: {loss}")
+    sampled = ", ".join([f"{method}: {loss}", *_switches(settings)])
+    return {"dpo": loss, "sft": "sft"}.get(method, sampled)
 
 
 def _switches(settings: Mapping[str, Any]) -> list[str]:

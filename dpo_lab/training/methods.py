@@ -11,6 +11,8 @@ from dpo_lab.objective.policy_gradient import GRPO, RLOO, PolicyGradient
 Method = Literal["dpo", "online-dpo", "rloo", "grpo", "sft"]
 TRUTH = "truth"
 """The reward that the data set itself defines."""
+IN_PYTHON = "given in Python"
+"""A run's `reward` where `prepare` was given something else that rates answers."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,15 @@ def check_method(settings: Mapping[str, Any]) -> None:
                 )
     if facts.gradient is not None or method == "sft":
         losses = ("sigmoid", "sft") if method == "sft" else ("sigmoid",)
-        unset = (None, False, 0, "reverse_kl")
+        unset = (None, "reverse_kl")
         balanced = facts.gradient is None  # the routers of the policy, whatever the pairs' loss
         given = [
             name
             for name in OF_PAIRS
-            if settings[name] not in unset and not (balanced and name == ROUTERS)
+            if settings[name] is not False
+            and settings[name] not in unset
+            and not (name == "label_smoothing" and settings[name] == 0)
+            and not (balanced and name == ROUTERS)
         ]
         if settings["loss"] not in losses:
             given = ["loss"]

@@ -39,7 +39,7 @@ class GroupOutcome:
         if first:
             check_start(ratios, max(self.groups.lengths), self.precision)
             ratios = torch.zeros_like(ratios)
-        return self.groups.metrics(beta, ratios.mean().item(), -policy.sum().item())
+        return self.groups.metrics(beta, ratios.mean().item())
 
 
 class GroupGradient(StepGradient):

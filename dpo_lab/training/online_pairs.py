@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,13 @@ class OnlineOutcome:
         of_pairs: Of the pairs that the answers make.
         groups: The answers, two to each prompt.
         labels: How many pairs a label was asked for; a pair of equal answers needs none.
+        whole: Whether the log-probabilities of pairs are plain sums over whole answers.
     """
 
     of_pairs: PairOutcome
     groups: Groups
     labels: int
+    whole: bool = True
 
     @property
     def tokens(self) -> int:
@@ -40,10 +43,10 @@ class OnlineOutcome:
 
     def metrics(self, beta: float, *, first: bool) -> dict[str, float]:
         """As `Outcome.metrics`: those of pairs, and those of `Groups.metrics`."""
-        values, pairs = self.of_pairs.metrics(beta, first=first), self.of_pairs.pairs
-        kl = (values["logratios/chosen"] + values["logratios/rejected"]) / 2
-        surprise = -(pairs.policy_chosen + pairs.policy_rejected).sum().item()
-        values |= self.groups.metrics(beta, kl, surprise)
+        values, kl = self.of_pairs.metrics(beta, first=first), math.nan
+        if self.whole:
+            kl = (values["logratios/chosen"] + values["logratios/rejected"]) / 2
+        values |= self.groups.metrics(beta, kl)
         return values | {"on_policy/labels": self.labels}
 
 
@@ -69,7 +72,8 @@ class OnlinePairs(PairGradient):
         every = range(len(pairs))
         source = PairsWithReference.of(TokenizedPairs(tuple(pairs)), every, reference)
         labels = sum(pair.chosen != pair.rejected for pair in pairs)
-        return OnlineOutcome(self.descend(source, every, beta), groups, labels)
+        whole = self.config.ld_alpha is None
+        return OnlineOutcome(self.descend(source, every, beta), groups, labels, whole)
 
     @torch.no_grad()
     def _check_drawn(self, groups: Groups) -> None:

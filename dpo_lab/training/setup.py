@@ -36,7 +36,7 @@ from dpo_lab.models.sharding import Shards
 from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
-from dpo_lab.training.methods import TRUTH
+from dpo_lab.training.methods import IN_PYTHON, TRUTH
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import adapted_policy, ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
@@ -109,9 +109,10 @@ class Job:
 
     @property
     def reward_fingerprint(self) -> str:
-        """Hash of the weights of the reward model that rates answers in training, if one does."""
+        """Hash of the weights of reward models that rate answers in training, if any do."""
         rates = self.training_reward
-        return weights_fingerprint(rates.model) if isinstance(rates, RewardModel) else ""
+        models = [rates] if isinstance(rates, RewardModel) else getattr(rates, "members", [])
+        return " ".join(weights_fingerprint(model.model) for model in models)
 
     def hand_back(self) -> None:
         """Restore the policy's dropout probabilities; it stays in evaluation mode."""
@@ -162,6 +163,8 @@ def prepare(
     processes = join_processes()
     train, held_out = load_data(config, data)
     reward_fn = reward_fn or train.reward_fn
+    if config.on_policy and training_reward not in (None, reward_fn) and config.reward == TRUTH:
+        config = replace(config, reward=IN_PYTHON)
     training_reward = training_reward or _training_reward(config, reward_fn)
     pair_order(config, len(train))  # raises if a batch is too large
     divides = strategy == "fsdp"
@@ -294,6 +297,11 @@ def _training_reward(config: TrainConfig, reward_fn: RewardFn | None) -> RewardF
     """
     if not config.on_policy:
         return None
+    if config.reward == IN_PYTHON:
+        raise ValueError(
+            f"reward={IN_PYTHON}: this run's answers were rated by what prepare or run_job was "
+            "given. Give it again (training_reward=...), or begin another run."
+        )
     if config.reward != TRUTH:
         try:
             return load_reward_model(config.reward, config.device)

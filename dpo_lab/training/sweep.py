@@ -270,6 +270,8 @@ def _score_references(configs: Iterable[TrainConfig], cache: ReferenceCache | No
                 )
             }
         )  # fmt: skip
+        if config.on_policy:  # whose steps score their own answers: the held-out pairs alone
+            plain = replace(plain, steps=1, epochs=None, batch_pairs=1)
         if str(plain) not in scored:
             scored.add(str(plain))
             builtin_model(plain.model)

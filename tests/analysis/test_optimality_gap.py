@@ -12,6 +12,7 @@ from dpo_lab.analysis.exact_gradients import (
     LargeFreshBatches,
 )
 from dpo_lab.analysis.optimality_gap import optimality_gap
+from dpo_lab.data.reviews import reward
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.reward import new_reward_model
 from dpo_lab.objective.optimum import exact_kl, optimal_logps
@@ -151,3 +152,27 @@ def test_a_run_without_such_a_gap_is_refused():
     for config in (replace(QUICK, method="sft"), replace(QUICK, loss="aot")):
         with pytest.raises(ValueError, match="the gap of this run cannot be split"):
             optimality_gap(prepare(config, keep_reference=True))
+
+
+@pytest.mark.slow
+def test_a_reward_that_is_no_model_is_no_fault_of_the_estimator():
+    """Trained on the length of answers: what that costs stands beside the estimator's part."""
+    job = finished(replace(QUICK, method="rloo"), training_reward=lambda prompt, text: len(text))
+    names = [part.name for part in optimality_gap(job).parts]
+    assert names == NAMES[1:]
+
+
+def test_pairs_that_the_run_did_not_have_are_refused():
+    rows = [{"prompt": "the plot was", "chosen": "good", "rejected": "dull"}] * 20
+    rows += [{"prompt": "the music felt", "chosen": "good", "rejected": "dull"}] * 20
+    job = prepare(QUICK, data=rows, reward_fn=reward, keep_reference=True)
+    with pytest.raises(ValueError, match=r"Give its pairs \(data=...\)"):
+        optimality_gap(job)
+
+
+def test_fresh_pairs_have_reference_values_of_the_kind_that_the_loss_takes():
+    """With LD-DPO weighted sums; at the reference every log-ratio is 0."""
+    job = prepare(replace(QUICK, ld_alpha=0.5), keep_reference=True)
+    outcome = FreshPairs(job, Learner(job).parameters).accumulate(range(8), 0, 0.5)
+    assert outcome.pairs.chosen_logratios.abs().max() < 1e-4
+    assert outcome.pairs.rejected_logratios.abs().max() < 1e-4

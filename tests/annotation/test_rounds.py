@@ -29,11 +29,26 @@ def open_session(tmp_path):
     opened[-1].close()
 
 
-def trained(annotator):
-    run = annotator.train(steps=30, beta=1.0, sample_prompts=0)
+def trained(annotator, **changes):
+    run = annotator.train(**{"steps": 30, "beta": 1.0, "sample_prompts": 0} | changes)
     run.wait(120)
     annotator.train_panel._show()  # the drawing thread's work, which may come later
     return run
+
+
+def rows_of(annotator, source) -> list:
+    """Prompt and sampled ids of the left answers to the new questions of a policy."""
+    asked = [a.question for a in annotator.answers if a.question.repeats is None]
+    return [(q.prompt, q.a_sampled.ids) for q in asked if q.model == source]
+
+
+def log_ratio(job, rows) -> float:
+    """Mean log-ratio of answers, of policy to reference: above 0 where the policy gave them."""
+    prompts = job.policy.encoder.prompts([prompt for prompt, _ in rows])
+    sequences = [(prompt, ids) for prompt, (_, ids) in zip(prompts, rows, strict=True)]
+    with torch.no_grad(), job.reference.active() as frozen:
+        policy = job.scorer.logps(job.scorer.batch(sequences))
+        return (policy - frozen.logps(frozen.batch(sequences))).mean().item()
 
 
 @pytest.mark.slow
@@ -45,8 +60,8 @@ def test_each_round_s_questions_are_the_policy_s_and_the_reference_stays(open_se
     sizes, second = [*sizes, len(annotator.pairs)], trained(annotator)
     annotator.answer_as(person, 8)
     micro = load_model("micro", device="cpu")
-    models = [micro, first.job.policy, second.job.policy]
-    sources = [f"micro {weights_fingerprint(model.model)[:12]}" for model in models]
+    names = weights_fingerprint(micro.model)[:12], first.folder.name, second.folder.name
+    sources = [f"micro {name}" for name in names]
     rounds = annotator.rounds
     assert [each.model for each in rounds] == sources and len(set(sources)) == 3
     assert [each.number for each in rounds] == [1, 2, 3]
@@ -66,6 +81,9 @@ def test_each_round_s_questions_are_the_policy_s_and_the_reference_stays(open_se
         mean = sum(reward(*answer) for answer in shown) / len(shown)
         assert each.score.mean == pytest.approx(mean) and each.score.n == len(shown)
     assert rounds[1].score.mean > rounds[0].score.mean + 0.3
+    reference_says = rows_of(annotator, sources[0])
+    policy_says = rows_of(annotator, sources[1])
+    assert log_ratio(first.job, policy_says) > 0.1 > log_ratio(first.job, reference_says)
     assert sum(each.agreement.n for each in rounds if each.agreement) == annotator.agreement.n
     words = annotator.rounds_table.value
     assert "the reference" in words and "the policy of round 2" in words
@@ -77,7 +95,7 @@ def test_answers_of_a_round_are_scored_as_they_were_sampled(open_session):
     annotator, person = open_session(), SimulatedAnnotator(reward, seed=1)
     annotator.answer_as(person, 12)
     policy = trained(annotator).job.policy
-    annotator.answer_as(person, 6)
+    annotator.answer_as(person, 12)
     asked = [answer.question for answer in annotator.answers if answer.question.repeats is None]
     new = [question for question in asked if question.model == annotator.rounds[1].model]
     assert len(new) >= 3
@@ -92,14 +110,16 @@ def test_answers_of_a_round_are_scored_as_they_were_sampled(open_session):
 
 
 @pytest.mark.slow
-def test_a_reopened_session_asks_what_it_would_have_asked(open_session):
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_reopened_session_asks_what_it_would_have_asked(open_session, rank):
     annotator, person = open_session(), SimulatedAnnotator(reward, seed=2)
     annotator.answer_as(person, 10)
-    trained(annotator)
+    trained(annotator, lora_rank=rank)
     annotator.answer_as(person, 5)
-    expected = annotator.question
+    expected, asked = annotator.question, [each.model for each in annotator.rounds]
     reopened = open_session()
     assert reopened.question == expected
+    assert [each.model for each in reopened.rounds] == asked
     assert len(reopened.rounds) == len(rounds_of(reopened.session)) == 2
     # And trains from the reference again, not from the policy that asks.
     again = trained(reopened)
@@ -119,3 +139,26 @@ def test_a_policy_of_one_answer_hands_back_to_the_reference(open_session):
         "no two different answers to any prompt any more"
         in annotator.question_sheet.state["problem"]
     )
+
+
+def test_the_question_on_the_page_stays_there_when_a_round_begins(open_session):
+    """A click that is on its way is meant for what the person sees."""
+    annotator = open_session(repeat=0)
+    shown, click = annotator.question, annotator.interview.now()[1]
+    annotator.interview.ask_of(lambda: load_model("micro", device="cpu"), "another")
+    annotator._clicked("A", click)
+    assert annotator.answers[0].question == shown
+    assert annotator.question.model == "micro another"
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_costs_its_column_alone(open_session):
+    def fails(prompt: str, response: str) -> float:
+        raise KeyError(response)
+
+    annotator, person = open_session(reward_fn=fails), SimulatedAnnotator(reward, seed=4)
+    annotator.answer_as(person, 6)
+    annotator.interview.ask_of(lambda: load_model("micro", device="cpu"), "another")
+    annotator.answer_as(person, 6)
+    assert [each.score for each in annotator.rounds] == [None, None]
+    assert annotator.interview.error is None and "another" in annotator.question.model

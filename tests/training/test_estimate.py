@@ -54,6 +54,8 @@ def test_devices_divide_pairs_or_weights_too():
 def test_what_is_not_estimated_is_refused():
     with pytest.raises(ValueError, match="gradient_checkpointing=True: what it saves is not"):
         estimate(replace(MICRO, gradient_checkpointing=True))
+    with pytest.raises(ValueError, match="method=rloo: what its samples take is not estimated"):
+        estimate(replace(MICRO, method="rloo"))
 
 
 def test_model_and_tokenizer_are_those_of_the_revision(tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.reward import load_reward_model, new_reward_model
-from dpo_lab.objective.policy_gradient import GRPO, RLOO, PolicyGradient
+from dpo_lab.objective.policy_gradient import GRPO, RLOO, PolicyGradient, advantages
 from dpo_lab.training.answers import draw_to
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.groups import FIRST_NUMBER, draw_groups
@@ -17,6 +18,7 @@ from dpo_lab.training.online_pairs import labelled
 from dpo_lab.training.run_job import run_job
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.sweep import _score_references
 
 QUICK = TrainConfig(
     method="rloo", beta=0.5, steps=8, batch_pairs=6, limit=60, eval_every=4, eval_pairs=8,
@@ -175,6 +177,7 @@ def test_which_methods_aim_at_the_optimum():
         ({"method": "rloo", "samples": 1}, "samples=1: there are no other answers"),
         ({"method": "rloo", "loss": "ipo"}, "loss=ipo: method rloo trains on rewards of its own"),
         ({"method": "rloo", "ld_alpha": 0.5}, "ld_alpha=0.5: method rloo"),
+        ({"method": "rloo", "ld_alpha": 0.0}, "ld_alpha=0.0: method rloo"),
         ({"method": "rloo", "router_aux_loss_coef": 0.5}, "router_aux_loss_coef=0.5: method rloo"),
         ({"method": "sft", "loss": "ipo"}, "loss=ipo: method sft trains on the chosen"),
         ({"method": "online-dpo", "samples": 4}, "online DPO compares 2 answers"),
@@ -215,3 +218,49 @@ def test_a_reward_model_rates_answers_by_their_ids(tmp_path):
     new_reward_model(job.policy, seed=4).save(tmp_path / "rm")
     with pytest.raises(ValueError, match="the reward model's weights changed since this run began"):
         run_job(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", SAMPLING)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_reward_that_is_no_number_is_said_with_the_answer(method, value):
+    job = prepare(as_method(method), training_reward=lambda prompt, answer: value)
+    with pytest.raises(ValueError, match=f"reward: {value} for the answer '.*' to 'the "):
+        Learner(job).take_step()
+
+
+def test_a_reward_that_was_given_in_python_is_asked_for_again(tmp_path):
+    config = as_method("rloo", steps=4, eval_every=0)
+    running = train(prepare(config, training_reward=lambda prompt, answer: len(answer)))
+    next(running)
+    running.close()
+    run_job(config, tmp_path / "run", training_reward=lambda prompt, answer: len(answer))
+    kept = Run(tmp_path / "run").config
+    assert kept.reward == "given in Python" and not kept.aims_at_optimum
+    with pytest.raises(ValueError, match="was begun with reward=given in Python, not truth"):
+        run_job(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="Give it again"):
+        run_job(kept, tmp_path / "run")
+
+
+def test_with_weighted_sums_the_entropy_is_of_the_answers_and_no_kl_is_said():
+    """LD-DPO's log-probabilities of a pair are no longer those of its answers."""
+    job = prepare(as_method("online-dpo", ld_alpha=0.0))
+    drawn = draw_groups(job, Learner(job).order.batch(0), 0)
+    record = Learner(job).take_step()
+    logps = [logp for answer in drawn.completions for logp in answer.logps]
+    assert record["on_policy/entropy"] == pytest.approx(-sum(logps) / len(logps))
+    assert {"on_policy/kl", "on_policy/objective"}.isdisjoint(record.values)
+
+
+def test_equal_rewards_give_no_gradient_whatever_the_baseline():
+    for baseline in ("none", "mean", "leave-one-out"):
+        assert not advantages(torch.full((2, 4), 0.3), baseline, deviation=True).any()
+
+
+def test_a_sweep_scores_no_pair_that_its_runs_do_not_use(tmp_path):
+    cache = ReferenceCache(tmp_path / "cache.sqlite")
+    _score_references([as_method("rloo")], cache)
+    use = prepare(as_method("rloo"), cache=cache).cache_use
+    assert (use.computed, use.cached) == (0, 16)
+    others = prepare(as_method("dpo"), cache=cache).cache_use
+    assert others.computed > 50, "the training pairs, which a run on its own answers never scores"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ class Annotator:
         model = str(model) if isinstance(model, str | Path) else as_language_model(model)
         self._model, prompts = model, _checked(prompts)
         self._name = model if isinstance(model, str) else model.name
-        self._reward_fn = reward_fn
+        self._reward_fn, self._rewards = reward_fn, {}
         check_repeat(repeat)
         _close_previous(Path(session))
         self._lock = threading.RLock()
@@ -99,7 +100,7 @@ class Annotator:
             self.session.close()
             raise
         if policy := last_policy(self.session.path / "runs", self._name):
-            self.interview.ask_of(policy)
+            self.interview.ask_of(*policy)
         self.train_panel = TrainPanel(
             self.interview, model, reward_fn, max_new_tokens, ended=self._show
         )
@@ -145,7 +146,16 @@ class Annotator:
     @property
     def rounds(self) -> list[Round]:
         """The rounds so far: after a run, its policy asks the next questions."""
-        return rounds_of(self.session, self._reward_fn)
+        return rounds_of(self.session, self._reward_fn and self._worth)
+
+    def _worth(self, prompt: str, response: str) -> float:
+        """Reward of an answer, computed once; NaN where it cannot be."""
+        if (prompt, response) not in self._rewards:
+            try:
+                self._rewards[prompt, response] = float(self._reward_fn(prompt, response))
+            except Exception:  # somebody else's code, which must not end the questions
+                self._rewards[prompt, response] = math.nan
+        return self._rewards[prompt, response]
 
     @property
     def run(self) -> BackgroundRun | None:
@@ -275,9 +285,9 @@ class Annotator:
 
     def _rounds(self) -> str:
         """The rounds as a table, once there are two."""
-        rounds = self.rounds
-        if len(rounds) < 2:
+        if len({answer.question.model for answer in self.session.answers}) < 2:
             return ""
+        rounds = self.rounds
         titles = ["Round", "Questions of", "Answered", "Pairs", "Same answer twice"]
         titles += ["Score of its answers"] * (self._reward_fn is not None)
         rows = []

@@ -193,7 +193,7 @@ class TrainPanel:
         if not run.running:
             if run is not self._asked_of and run.state in ("done", "stopped") and run.job:
                 self._asked_of, policy = run, run.job.policy
-                self._interview.ask_of(lambda: policy)
+                self._interview.ask_of(lambda: policy, run.folder.name if run.folder else "policy")
             self._interview.go_on()
         self.train_button.disabled = run.running
         self.stop_button.disabled = not run.running

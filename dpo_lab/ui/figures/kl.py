@@ -110,7 +110,8 @@ def frontier_figure(
             y=[point.reward for point in points],
             text=[escaped(label) for label in group],
             customdata=[point.gained for point in points],
-            mode="markers+text",
+            # The legend alone names a group of one point that is called like it.
+            mode="markers" if list(group) == [name] else "markers+text",
             textposition=_PLACES[number % len(_PLACES)],
             marker={
                 "symbol": SYMBOLS[number % len(SYMBOLS)],

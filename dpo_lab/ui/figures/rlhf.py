@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 
-from dpo_lab.analysis.frontier_curve import on_frontier
 from dpo_lab.analysis.optimality_gap import (
     COVERAGE,
     ESTIMATOR,
     NOISE,
     OPTIMISATION,
+    GapPart,
     OptimalityGap,
 )
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.style import CHOSEN, POLICY, REFERENCE, REJECTED, THEORY, blank, line
-from dpo_lab.ui.html.tables import escaped
+from dpo_lab.ui.html.tables import escaped, number
 
 _COLOURS = {NOISE: REJECTED, COVERAGE: CHOSEN, ESTIMATOR: THEORY, OPTIMISATION: REFERENCE}
 _BAR = 62
@@ -34,6 +33,10 @@ def gap_figure(gaps: Mapping[str, OptimalityGap]) -> go.Figure:
         gaps: By the run's name.
     """
     figure = blank(120 + _BAR * len(gaps))
+    ends = [
+        [sum(each(p.gain, 0.0) for p in gap.parts) for gap in gaps.values()] for each in (min, max)
+    ]
+    least, most = min(ends[0]), max(ends[1])
     names = [escaped(name) for name in gaps]
     for part, colour in _COLOURS.items():
         found = [next((p for p in gap.parts if p.name == part), None) for gap in gaps.values()]
@@ -44,26 +47,29 @@ def gap_figure(gaps: Mapping[str, OptimalityGap]) -> go.Figure:
             name=part,
             marker={"color": colour},
             width=0.62,
-            text=["" if p is None else f"{p.gain:.2f}" for p in found],
+            text=[_wide(p, most - least) for p in found],
             textposition="inside",
             insidetextanchor="middle",
             textangle=0,
+            constraintext="none",
             textfont={"color": "white"},
             customdata=["" if p is None else escaped(p.words) for p in found],
             hovertemplate="%{x:.3f}: %{customdata}",
         )
-    for name, gap in zip(names, gaps.values(), strict=True):
-        end = sum(max(part.gain, 0.0) for part in gap.parts)
+    for name, end, gap in zip(names, ends[1], gaps.values(), strict=True):
         words = f"in all {gap.whole:.3f}"
         figure.add_annotation(x=end, y=name, text=words, xanchor="left", yanchor="middle", xshift=6)
-    most = max(sum(max(part.gain, 0.0) for part in gap.parts) for gap in gaps.values())
-    least = min(sum(min(part.gain, 0.0) for part in gap.parts) for gap in gaps.values())
     figure.update_xaxes(
         title_text="J(π*) − J(policy)", range=[1.05 * least, 1.18 * most], zeroline=True
     )
     figure.update_yaxes(autorange="reversed", automargin=True, ticklabelstandoff=8)
     figure.update_layout(barmode="relative", hovermode="closest")
     return figure
+
+
+def _wide(part: GapPart | None, span: float) -> str:
+    """What is written in a part of a bar, if it is wide enough."""
+    return number(part.gain) if part and abs(part.gain) > 0.04 * span else ""
 
 
 def overoptimisation_figure(records: Sequence[StepRecord]) -> go.Figure:
@@ -78,8 +84,9 @@ def overoptimisation_figure(records: Sequence[StepRecord]) -> go.Figure:
         ValueError: If it has no such evaluations.
     """
     records = History.of(records)
-    by_truth = records.columns(*on_frontier(records))[:, 1:]
-    by_model = records.columns("kl/per_token", "proxy/policy")[:, 1:]
+    by_truth, by_model = (
+        records.columns("kl/per_token", key)[:, 1:] for key in ("score/policy", "proxy/policy")
+    )
     if min(len(by_truth), len(by_model)) < 2:
         raise ValueError(
             "records: no two evaluations with a reward model and a true score. Train with --reward "
@@ -91,7 +98,7 @@ def overoptimisation_figure(records: Sequence[StepRecord]) -> go.Figure:
         (by_model, "by its reward model", REJECTED),
         (by_truth, "in truth", POLICY),
     ):
-        kl, reward = points[np.argsort(points[:, 0])].T
+        kl, reward = points.T
         line(figure, kl, reward - points[0, 1], name, colour)
         figure.data[-1].update(mode="lines+markers", marker={"size": 6})
     figure.update_xaxes(

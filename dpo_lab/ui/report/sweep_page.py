@@ -160,6 +160,9 @@ def _goes_on(row: Mapping[str, Any]) -> str:
 
 
 def _loss(row: Mapping[str, Any]) -> str:
+    """The loss, or the method if it is not DPO."""
+    if row.get("method") not in (None, "dpo"):
+        return row["method"]
     return row.get("loss") if isinstance(row.get("loss"), str) else "runs"
 
 

@@ -31,6 +31,8 @@ def test_a_bar_for_each_run_with_its_parts_and_their_sum():
     assert [list(bar.y) for bar in figure.data] == [["DPO", "RLOO"]] * 4
     sums = {note.y: note.text for note in figure.layout.annotations}
     assert sums == {"DPO": "in all 1.875", "RLOO": "in all 1.000"}
+    texts = {bar.name: list(bar.text) for bar in figure.data}
+    assert texts[NOISE] == ["−0.25", ""] and texts[ESTIMATOR] == ["0.125", "0.75"]
     low, high = figure.layout.xaxis.range
     assert low < -0.25 and high > 2.125
     assert len({bar.marker.color for bar in figure.data}) == 4
@@ -44,8 +46,8 @@ def records(*rows) -> list[StepRecord]:
     ]
 
 
-def test_both_rewards_are_drawn_from_where_they_began_in_order_of_kl():
-    figure = overoptimisation_figure(records((0, -1, 5), (2, 1, 7), (1, 0.5, 6.5), (4, 0, 9)))
+def test_both_rewards_are_drawn_from_where_they_began():
+    figure = overoptimisation_figure(records((0, -1, 5), (1, 0.5, 6.5), (2, 1, 7), (4, 0, 9)))
     model, truth = figure.data
     np.testing.assert_array_equal(model.x, [0, 1, 2, 4])
     np.testing.assert_array_equal(model.y, [0, 1.5, 2, 4])
