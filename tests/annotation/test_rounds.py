@@ -114,7 +114,7 @@ def test_answers_of_a_round_are_scored_as_they_were_sampled(open_session):
 def test_a_reopened_session_asks_what_it_would_have_asked(open_session, rank):
     annotator, person = open_session(), SimulatedAnnotator(reward, seed=2)
     annotator.answer_as(person, 10)
-    trained(annotator, lora_rank=rank)
+    trained(annotator, lora_rank=rank, learning_rate=1e-3)
     annotator.answer_as(person, 5)
     expected, asked = annotator.question, [each.model for each in annotator.rounds]
     reopened = open_session()
