@@ -134,7 +134,9 @@ def test_a_policy_of_one_answer_hands_back_to_the_reference(open_session):
     run = annotator.train(steps=200, beta=0.01, learning_rate=1e-2, sample_prompts=0)
     run.wait(120)
     annotator.train_panel._show()
+    annotator.answer("tie")  # the question that was on the page all the time
     assert annotator.question.model == source
+    annotator._show()  # as the sampling thread does after it
     assert (
         "no two different answers to any prompt any more"
         in annotator.question_sheet.state["problem"]
