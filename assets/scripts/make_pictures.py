@@ -53,6 +53,7 @@ def main() -> None:
         photograph(page, PICTURES / "scaling.png", 1000, 420)
     of_notebook("04_beta_and_kl.ipynb", "in six rounds", PICTURES / "frontier.png")
     of_notebook("05_loss_family.ipynb", "push_figure(names)", PICTURES / "losses.png")
+    of_notebook("09_rlhf_beside_dpo.ipynb", "gap_figure(gaps)", PICTURES / "gap.png")
 
 
 def widgets(home: Path) -> None:
