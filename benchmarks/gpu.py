@@ -124,7 +124,7 @@ def lean(plan: Plan) -> Iterator[dict]:
         for kind in ("plain", "lean"):
             lm = language_model(plan, plan.models[-1])
             learner = Learner(job(plan, lm, plan.lengths[0], plan.batches[0], precision=precision))
-            learner.lean = LeanLayers(lm.model) if kind == "lean" else nullcontext
+            learner.gradient.lean = LeanLayers(lm.model) if kind == "lean" else nullcontext
             what = {"model": plan.models[-1], "precision": precision, "layers": kind}
             yield what | guarded(stepped, plan, learner)
 
