@@ -167,11 +167,12 @@ def test_two_rounds_by_keyboard(page: Page, lab_folder, pictures) -> None:
         page.wait_for_status("done", timeout=120_000)
         tab.wait_for_selector(f"{ROOT}[data-asked='true']", timeout=60_000)
     tab.locator(ROOT).focus()
-    _press(page, "1")
+    for key in "121":  # the first is that of the question that stayed on the page
+        _press(page, key)
     tab.locator(".dpo-rounds td", has_text="the policy of round 2").wait_for()
     assert tab.locator(".dpo-rounds tbody tr").count() == 3
     answered = [int(text) for text in tab.locator(".dpo-rounds td:nth-child(3)").all_inner_texts()]
-    assert sum(answered) == 21 and answered[-1] <= 1
+    assert sum(answered) == 23 and 1 <= answered[-1] <= 2
     pictures(page, "rounds")
     assert page.problems == []
 
