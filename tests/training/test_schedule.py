@@ -79,7 +79,7 @@ def test_a_reward_model_sees_every_pair_once_an_epoch(monkeypatch):
     pairs = tuple(tokenize_pairs(load_data(config)[0], model.tokenizer))
     seen = []
 
-    def noted(reward_model, picked, budget):
+    def noted(reward_model, picked, first, budget):
         seen.append([pairs.index(pair) for pair in picked])
         return 0.0
 

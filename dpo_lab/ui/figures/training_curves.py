@@ -80,7 +80,7 @@ _LINES = (
     _Line(6, "eval/rewards/accuracies", "held-out", POLICY, "held-out"),
     _Line(6, "on_policy/equal", "equal rewards", REFERENCE),
     _Line(SCORE, "score/policy", "policy", POLICY, "measured", ("score/policy_stderr",)),
-    _Line(SCORE, "proxy/policy", "by the reward model", REJECTED, "faint"),
+    _Line(SCORE, "proxy/policy", "by the reward model", THEORY, "faint"),
     _Line(SCORE, "score/reference", "reference", REFERENCE, "measured"),
 )
 # Panel, keys (the first one measured is drawn), colour, whether the end is labelled with beta.
