@@ -19,7 +19,8 @@ from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.job import Job
+from dpo_lab.training.setup import prepare
 
 WORDS = 400
 _LLAMA: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}

@@ -28,8 +28,9 @@ from dpo_lab.models.builtin import builtin_model
 from dpo_lab.objective.pair_logps import F_DIVERGENCES
 from dpo_lab.objective.registry import LOSSES, SUMS
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.job import Job
 from dpo_lab.training.learner import Learner
-from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.setup import prepare
 
 CONFIG = TrainConfig(beta=0.3, steps=1, batch_pairs=16, limit=200, eval_every=0, eval_pairs=0)
 MOVED = 0.05

@@ -103,21 +103,22 @@ def main() -> None:
     rows = []
     for beta in asked.beta:
         rows.append(best_of_n(beta, world))
-        show(rows[-1])
+        print(table_line(rows[-1]), flush=True)
         for name in asked.method:
             rows.append(trained(name, METHODS[name], beta, world, asked.short))
-            show(rows[-1])
+            print(table_line(rows[-1]), flush=True)
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1))
 
 
-def show(line: dict) -> None:
-    """A line of a Markdown table."""
-    print(
-        f"| {line['beta']:g} | {line['method']} | {line['J']:.3f} | {line['of J']:.1%} | "
-        f"{line['reward']:.2f} | {line['KL']:.2f} | {line['of the frontier']:.1%} | "
-        f"{line['labels']:,} | {line['samples']:,} | {line['seconds']:.0f} |",
-        flush=True,
+def table_line(row: dict) -> str:
+    """A row as a line of a Markdown table, as in docs/rlhf.md."""
+    cost = f"{row['labels']:,} | {row['samples']:,} | {row['seconds']:.0f}"
+    if row["method"].startswith("best of"):
+        cost = "0 | n an answer | 0"
+    return (
+        f"| {row['beta']:g} | {row['method']} | {row['J']:.3f} | {row['of J']:.1%} | "
+        f"{row['reward']:.2f} | {row['KL']:.2f} | {row['of the frontier']:.1%} | {cost} |"
     )
 
 

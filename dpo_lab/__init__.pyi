@@ -96,6 +96,7 @@ from dpo_lab.training.callbacks import Callback as Callback
 from dpo_lab.training.config import TrainConfig as TrainConfig
 from dpo_lab.training.control import RunControl as RunControl
 from dpo_lab.training.evaluation import evaluate as evaluate
+from dpo_lab.training.job import Job as Job
 from dpo_lab.training.loop import train as train
 from dpo_lab.training.outcome import measure_outcome as measure_outcome
 from dpo_lab.training.records import (
@@ -110,10 +111,7 @@ from dpo_lab.training.reward import (
 )
 from dpo_lab.training.run_job import run_job as run_job
 from dpo_lab.training.runs import Run as Run
-from dpo_lab.training.setup import (
-    Job as Job,
-    prepare as prepare,
-)
+from dpo_lab.training.setup import prepare as prepare
 from dpo_lab.training.sft import supervised_finetune as supervised_finetune
 from dpo_lab.ui.annotator.annotator import Annotator as Annotator
 from dpo_lab.ui.explorers.losses import LossExplorer as LossExplorer, NoiseExplorer as NoiseExplorer

@@ -44,7 +44,7 @@ def main() -> None:
         widgets(Path(scratch) / "lab")
         run = Path(scratch) / "micro on reviews"
         config = TrainConfig(steps=300, beta=0.3)
-        train_and_report(config, run, resume=False, changes={}, console=Console())
+        train_and_report(config, run, resume=False, changes={}, strategy="ddp", console=Console())
         photograph(run / "report.html", PICTURES / "report.png", 1280, 1760)
         page = Path(scratch) / "scaling.html"
         scaling_figure(json.loads(SCALING.read_text())).write_html(

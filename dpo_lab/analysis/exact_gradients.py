@@ -16,10 +16,11 @@ from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.bradley_terry import preference_probability
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.training.evaluation import logps_of
+from dpo_lab.training.job import Job
 from dpo_lab.training.online_pairs import OnlinePairs
 from dpo_lab.training.pair_gradient import PairGradient, PairOutcome
 from dpo_lab.training.pairs import PairBatch, PairsWithReference
-from dpo_lab.training.setup import Job
+from dpo_lab.training.step_gradient import StepGradient
 
 MORE = 16
 """Times as many pairs in a step of `LargeFreshBatches`."""
@@ -54,13 +55,8 @@ class SampledWithKnownLabels(KnownLabels, OnlinePairs):
     """Online DPO without the noise of drawn labels."""
 
 
-class FreshPairs(KnownLabels):
-    """Other pairs of listed answers in every step, so that no answer is left out for good.
-
-    Both answers are drawn half from the reference, half from its fourth root.
-    """
-
-    times = 1
+class _OfAllAnswers(StepGradient):
+    """A gradient that looks at every answer of the reference."""
 
     @cached_property
     def world(self) -> ResponseSpace:
@@ -68,6 +64,15 @@ class FreshPairs(KnownLabels):
         prompts = list(dict.fromkeys(map(prompt_text, self.job.train_prompts)))
         with self.job.reference.active() as frozen:
             return ResponseSpace.of(frozen.language_model, prompts, self.job.reward_fn)
+
+
+class FreshPairs(_OfAllAnswers, KnownLabels):
+    """Other pairs of listed answers in every step, so that no answer is left out for good.
+
+    Both answers are drawn half from the reference, half from its fourth root.
+    """
+
+    times = 1
 
     def accumulate(self, indices: Sequence[int], step: int, beta: float) -> PairOutcome:
         """As `StepGradient.accumulate`; of the batch's pairs only the prompts are used."""
@@ -116,7 +121,7 @@ class ExactOutcome:
         return {"objective": self.objective}
 
 
-class ExactObjective(FreshPairs):
+class ExactObjective(_OfAllAnswers):
     """The exact gradient of J at the prompts of a step: every answer, in place of samples."""
 
     def accumulate(self, indices: Sequence[int], step: int, beta: float) -> ExactOutcome:

@@ -12,7 +12,7 @@ from dpo_lab.models.response_space import LEFT_OUT, MAX_WORDS
 from dpo_lab.objective.optimum import Frontier, FrontierPoint
 from dpo_lab.training.exact_metrics import known_world, world_key, world_of
 from dpo_lab.training.history import History
-from dpo_lab.training.setup import Job
+from dpo_lab.training.job import Job
 
 BETAS = (math.inf, *np.geomspace(300, 0.01, 80).tolist(), 0.0)
 LISTED = ("listed/kl", "listed/score")

@@ -12,9 +12,10 @@ from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.evaluation import logps_of
+from dpo_lab.training.job import Job
 from dpo_lab.training.metrics import ROUNDING
 from dpo_lab.training.records import StepRecord
-from dpo_lab.training.setup import Job, tokenize
+from dpo_lab.training.setup import tokenize
 
 
 class MarginHistory(Callback):

@@ -24,11 +24,12 @@ from dpo_lab.objective.optimum import rlhf_objective
 from dpo_lab.objective.registry import all_options
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.exact_metrics import world_of
+from dpo_lab.training.job import Job, Progress
 from dpo_lab.training.loop import train
 from dpo_lab.training.methods import TRUTH
 from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.reward import RewardTraining, train_reward_model
-from dpo_lab.training.setup import Job, Progress, prepare
+from dpo_lab.training.setup import prepare
 from dpo_lab.training.step_gradient import StepGradient
 
 NOISE = "label noise"

@@ -14,7 +14,8 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.objective.pair_logps import LOGPS, PairLogps
 from dpo_lab.training.evaluation import logps_of
-from dpo_lab.training.setup import Job, tokenize
+from dpo_lab.training.job import Job
+from dpo_lab.training.setup import tokenize
 
 Order = Literal["disagreement", "log-probability", "change"]
 ORDERS: dict[Order, str] = {

@@ -10,8 +10,8 @@ import torch
 
 from dpo_lab.data.pairs import Text
 from dpo_lab.models.sampling import Completion, sample
+from dpo_lab.training.job import Job
 from dpo_lab.training.outcome import Z95, MeanCI
-from dpo_lab.training.setup import Job
 
 BLOCKS = 10
 """Blocks of answers in which distinct n-grams are counted: their spread gives an interval."""

@@ -8,19 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
-from dpo_lab.annotation.candidates import prompt_of_draw, two_answers
+from dpo_lab.annotation.question_source import AHEAD, QuestionSource
 from dpo_lab.annotation.questions import Choice, Question
 from dpo_lab.annotation.session import Session
 from dpo_lab.data.pairs import Text, prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.model_settings import new_tokens
-from dpo_lab.models.sampling import Completion
 from dpo_lab.models.weights import weights_fingerprint
 
-AHEAD = 4
-"""Pairs of answers kept ready, and sampled in one batch: hardly slower than sampling one pair."""
-TRIES = 8
-"""Draws after which a prompt is given up, since the model seems to have only one answer to it."""
 REST = 5
 """Minimum number of answers between a question and its repetition."""
 
@@ -77,12 +72,12 @@ class QuestionQueue:
         self.given_up: list[Text] = []
         self.single_minded = False
         self.error: BaseException | None = None
-        self._load, self._speaker = load, None
+        self._load = load
         self._next: tuple[Callable[[], LanguageModel], str] | None = None
         self._changed = changed
         self._seed, self._repeat, self._max_new_tokens = seed, repeat, max_new_tokens
         self._drawn: deque[Question] = deque()
-        self._source, self._asked_after = "", 0
+        self._asked_after = 0
         self._news = threading.Condition(threading.RLock())
         self._drawing = self._resting = self._closed = False
         self._thread = threading.Thread(target=self._work, name="dpo-lab pairs", daemon=True)
@@ -252,29 +247,23 @@ class QuestionQueue:
             self._drawn.appendleft(question)
 
     def _work(self) -> None:
-        prompts: list[Text] = []
-        number = 0
+        source, number = None, 0
         try:
             while self._wait_for_room():
-                if self.model is None:
-                    self.model = self._load()
                 with self._news:
                     following, self._next = self._next, None
-                if following or self._speaker is None:
-                    load, name = following or (lambda: self.model, "")
-                    self._speaker, self.given_up = load(), []
-                    prompts = self._speaker.encoder.as_prompts(self.prompts)
-                    # A policy by its run: weights with an adapter differ once they are merged.
-                    name = name or weights_fingerprint(self.model.base)[:12]
-                    self._source, number = f"{self.model.name} {name}", self.session.next_draw
+                if following or source is None:
+                    source, number = self._source_of(following), self.session.next_draw
                 # Always the same draws in a batch, so that a reopened session repeats them.
                 block, done = divmod(number, AHEAD)
-                drawn = self._draw(prompts, block)[done:]
+                drawn = source.block(block)[done:]
                 number += AHEAD - done
                 with self._news:
-                    self._drawing = False
+                    self._drawing, self.given_up = False, source.given_up
                     if self._next is None:  # else they are answers of the model before
                         self._drawn.extend(question for question in drawn if question)
+                    if source.exhausted:
+                        self._fall_back(source)
                     if self.question is None and not self._closed:
                         self._ask()
                     self._news.notify_all()
@@ -284,6 +273,29 @@ class QuestionQueue:
                 self.error, self._drawing = error, False
                 self._news.notify_all()
             self._changed()
+
+    def _source_of(self, policy: tuple[Callable[[], LanguageModel], str] | None) -> QuestionSource:
+        """What draws the next questions: a policy with its name, or else the reference."""
+        if self.model is None:
+            self.model = self._load()
+        load, name = policy or (lambda: self.model, "")
+        model = load()
+        # A policy by its run: weights with an adapter differ once they are merged.
+        name = name or weights_fingerprint(self.model.base)[:12]
+        prompts = model.encoder.as_prompts(self.prompts)
+        most = self._max_new_tokens or new_tokens(self.model.name)
+        return QuestionSource(model, f"{self.model.name} {name}", prompts, self._seed, most)
+
+    def _fall_back(self, source: QuestionSource) -> None:
+        """A policy of one answer hands back to the reference; without that there is an end."""
+        if source.model is self.model:
+            raise ValueError(
+                f"prompts: {source.model.name} gives no two different answers to any of them, "
+                f"such as {prompt_text(source.prompts[0])[:60]!r}. Give other prompts, or another "
+                "model."
+            )
+        self.single_minded = True
+        self._next = self._next or (lambda: self.model, "")
 
     def _wait_for_room(self) -> bool:
         """Wait until a pair is to be sampled; false once the queue is closed."""
@@ -295,45 +307,3 @@ class QuestionQueue:
             )
             self._drawing = not self._closed
             return self._drawing
-
-    def _draw(self, prompts: list[Text], block: int) -> list[Question | None]:
-        """Sample one block of draws; none for a prompt that is given up."""
-        numbers = range(block * AHEAD, (block + 1) * AHEAD)
-        asked = [prompt_of_draw(prompts, number, self._seed) for number in numbers]
-        pairs = self._two_answers(asked, f"{self._seed} block {block}")
-        for index, (number, prompt) in enumerate(zip(numbers, asked, strict=True)):
-            for attempt in range(1, TRIES):
-                if pairs[index] or prompt in self.given_up:
-                    break
-                (pairs[index],) = self._two_answers([prompt], f"{self._seed} {number} {attempt}")
-            if not pairs[index] and prompt not in self.given_up:
-                self._give_up(prompt, prompts)
-        return [
-            self._new(prompt, number, *pair) if pair else None
-            for number, prompt, pair in zip(numbers, asked, pairs, strict=True)
-        ]
-
-    def _new(self, prompt: Text, draw: int, a: Completion, b: Completion) -> Question:
-        """A new question; its number is set when it is asked."""
-        sampled = {"a_sampled": a.sampled, "b_sampled": b.sampled}
-        return Question(0, prompt, a.text, b.text, draw, self._source, **sampled)
-
-    def _two_answers(
-        self, prompts: list[Text], seed: str
-    ) -> list[tuple[Completion, Completion] | None]:
-        most = self._max_new_tokens or new_tokens(self.model.name)
-        return two_answers(self._speaker, prompts, seed=seed, max_new_tokens=most)
-
-    def _give_up(self, prompt: Text, prompts: list[Text]) -> None:
-        self.given_up.append(prompt)
-        if not all(other in self.given_up for other in prompts):
-            return
-        if self._speaker is not self.model:
-            with self._news:
-                self.single_minded = True
-                self._next = self._next or (lambda: self.model, "")
-        else:
-            raise ValueError(
-                f"prompts: {self._speaker.name} gives no two different answers to any of them, "
-                f"such as {prompt_text(prompt)[:60]!r}. Give other prompts, or another model."
-            )

@@ -19,10 +19,10 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.files import check_writable
 from dpo_lab.training.history import History
+from dpo_lab.training.job import Job
 from dpo_lab.training.run_folders import give_back, new_folder
 from dpo_lab.training.run_job import run_job
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job
 from dpo_lab.ui.report.summary import report_of
 
 

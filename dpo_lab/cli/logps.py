@@ -51,7 +51,7 @@ class Logps:
         from dpo_lab.data.template_files import template_text
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.logps import logps
-        from dpo_lab.training.setup import naming
+        from dpo_lab.training.job import naming
 
         pairs = load_preferences(
             self.data,

@@ -16,7 +16,7 @@ from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.records import SampleRecord, StepRecord
 
 if TYPE_CHECKING:
-    from dpo_lab.training.setup import Job
+    from dpo_lab.training.job import Job
 
 Columns = tuple[tuple[str, str, str], ...]
 ROWS = 12

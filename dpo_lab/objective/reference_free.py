@@ -41,9 +41,7 @@ def sft_loss(pairs: PairLogps, beta: float) -> Tensor:
         Supervised fine-tuning; beside DPO: Pang et al. 2024.
     """
     check_beta(beta)
-    chosen, _ = pairs.lengths
-    mean = chosen.mean() if pairs.mean_chosen_length is None else pairs.mean_chosen_length
-    return -pairs.policy_chosen / mean
+    return -pairs.policy_chosen / _mean_chosen_length(pairs)
 
 
 @register(
@@ -67,9 +65,8 @@ def unlikelihood_loss(pairs: PairLogps, beta: float, unlikelihood_alpha: float =
         Rafailov et al. 2023, section 6, a baseline with alpha in [0, 1]; after Welleck et al. 2019.
     """
     check_not_negative("unlikelihood_alpha", unlikelihood_alpha, "the paper takes 0 to 1.")
-    chosen, _ = pairs.lengths
-    mean = chosen.mean() if pairs.mean_chosen_length is None else pairs.mean_chosen_length
-    return sft_loss(pairs, beta) + unlikelihood_alpha * pairs.policy_rejected / mean
+    rejected = unlikelihood_alpha * pairs.policy_rejected / _mean_chosen_length(pairs)
+    return sft_loss(pairs, beta) + rejected
 
 
 @register(
@@ -166,3 +163,9 @@ def _log_odds(logp: Tensor) -> Tensor:
     near_one = torch.log(-torch.expm1(logp))
     near_zero = torch.log1p(-logp.exp())
     return logp - torch.where(logp > -math.log(2), near_one, near_zero)
+
+
+def _mean_chosen_length(pairs: PairLogps) -> Tensor | float:
+    """Mean tokens of a chosen response in the optimiser's batch."""
+    chosen, _ = pairs.lengths
+    return chosen.mean() if pairs.mean_chosen_length is None else pairs.mean_chosen_length

@@ -10,7 +10,7 @@ from dpo_lab.data.pairs import Text, answer_to, prompt_text
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.models.sampling import Completion, sample
-from dpo_lab.training.setup import Job
+from dpo_lab.training.job import Job
 
 
 def draw(

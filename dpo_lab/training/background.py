@@ -13,12 +13,12 @@ from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.history import History
+from dpo_lab.training.job import Job
 from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.records import SampleRecord, StepRecord
 from dpo_lab.training.run_folders import give_back
 from dpo_lab.training.run_job import StoppedBeforeTraining, run_job
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job
 
 
 class BackgroundRun(OngoingRun, Callback):

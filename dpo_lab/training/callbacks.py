@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from dpo_lab.training.records import SampleRecord, StepRecord
 
 if TYPE_CHECKING:
-    from dpo_lab.training.setup import Job
+    from dpo_lab.training.job import Job
 
 State = Literal["done", "stopped", "failed"]
 

@@ -22,6 +22,7 @@ from dpo_lab.objective.policy_gradient import (
 )
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
 from dpo_lab.training.checks import check_date, check_kinds, check_range
+from dpo_lab.training.loss_checks import check_loss
 from dpo_lab.training.loss_description import LAST_OPTION, loss_words
 from dpo_lab.training.methods import METHODS, TRUTH, Method, check_method, policy_gradient_of
 from dpo_lab.training.schedule import Schedule
@@ -215,41 +216,10 @@ class TrainConfig:
                     f"{name}={getattr(self, name)!r}: unknown. Use one of "
                     f"{', '.join(map(str, (v for v in allowed if v is not None)))}."
                 )
-        self._check_loss()
+        check_loss(vars(self), self.loss_function)
         check_method(vars(self))
-
-    def _check_loss(self) -> None:
-        loss = self.loss_function
-        for name in all_options():
-            unset = (None, 0) if name == "label_smoothing" else (None, "reverse_kl")
-            if getattr(self, name) not in unset and name not in loss.options:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: the loss {self.loss!r} takes none. "
-                    "Use a loss that does ('dpo-lab losses' lists them), or leave it out."
-                )
-        if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
-            raise ValueError(f"ld_alpha={self.ld_alpha}: must be in [0, 1]; 1 means no weighting.")
-        if self.ld_alpha is not None and loss.uses_lengths:
-            raise ValueError(
-                f"ld_alpha={self.ld_alpha}: the loss {self.loss!r} divides by the number of "
-                "tokens, so down-weighting some of them would make long answers look better. Use "
-                "a loss that sums over tokens, or leave it out."
-            )
-        if (
-            self.f_alpha_divergence_coef is not None
-            and self.f_divergence_type != "alpha_divergence"
-        ):
-            raise ValueError(
-                f"f_alpha_divergence_coef={self.f_alpha_divergence_coef}: {self.f_divergence_type} "
-                "has none. Use --f-divergence-type alpha_divergence "
-                "(f_divergence_type='alpha_divergence'), or leave it out."
-            )
-        if self.use_weighting and loss.couples_pairs:
-            raise ValueError(
-                f"use_weighting=True: the loss {self.loss!r} sorts the batch, so a value belongs "
-                "to no single pair and cannot be weighted. Use another loss."
-            )
-        loss(PairLogps.at_reference(), self.beta, **self.loss_options)  # raises for a wrong value
+        # Raises for a wrong value of an option.
+        self.loss_function(PairLogps.at_reference(), self.beta, **self.loss_options)
 
     @property
     def loss_function(self) -> Loss:

@@ -14,13 +14,13 @@ from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.evaluation import answers, evaluate, reference_score, samples_cut
 from dpo_lab.training.heartbeat import Heart
+from dpo_lab.training.job import Job
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.requests import Inbox
 from dpo_lab.training.runs import Run
 from dpo_lab.training.saved_state import load_state, save_state
-from dpo_lab.training.setup import Job
 from dpo_lab.training.threads import KEY, RunThreads
 
 CHECKPOINT_SECONDS = 60.0

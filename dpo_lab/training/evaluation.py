@@ -20,10 +20,10 @@ from dpo_lab.objective.kl import Estimate
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.training.answers import draw, rewards_of
 from dpo_lab.training.exact_metrics import listed_values
+from dpo_lab.training.job import Job, Progress, naming
 from dpo_lab.training.methods import METHODS
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
-from dpo_lab.training.setup import Job, Progress, naming
 from dpo_lab.training.start_check import at_start
 
 

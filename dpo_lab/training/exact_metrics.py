@@ -15,7 +15,7 @@ from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.response_space import MAX_WORDS, ResponseSpace
 from dpo_lab.models.reward import RewardEnsemble, RewardModel
 from dpo_lab.models.sampling import Completion
-from dpo_lab.training.setup import Job
+from dpo_lab.training.job import Job
 
 MOST_PROMPTS = 10
 """Number of held-out prompts whose answers are listed; each takes a hundredth of a second."""

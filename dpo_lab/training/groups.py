@@ -18,7 +18,7 @@ from dpo_lab.models.sampling import Completion, share_cut
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.training.answers import draw_to, rewards_of
-from dpo_lab.training.setup import Job
+from dpo_lab.training.job import Job
 
 FIRST_NUMBER = 1 << 32
 """Number of a step's first answer: its random numbers are not those of an evaluation's answers."""

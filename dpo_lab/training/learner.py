@@ -13,12 +13,13 @@ from torch.nn.utils import clip_grad_norm_
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.models.sharding import own_part, whole
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.job import Job
 from dpo_lab.training.on_policy import GroupGradient
 from dpo_lab.training.online_pairs import OnlinePairs
 from dpo_lab.training.pair_gradient import PairGradient
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
-from dpo_lab.training.setup import Job, pair_order
+from dpo_lab.training.setup import pair_order
 from dpo_lab.training.step_gradient import Outcome, StepGradient
 
 GRADIENTS: dict[str, type[StepGradient]] = {

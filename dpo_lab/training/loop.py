@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dpo_lab.training.callbacks import Callback
 from dpo_lab.training.control import RunControl
 from dpo_lab.training.course import Course
+from dpo_lab.training.job import Job
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job
 
 
 def train(

@@ -14,7 +14,7 @@ from dpo_lab.training.records import SampleRecord
 
 if TYPE_CHECKING:
     from dpo_lab.training.config import TrainConfig
-    from dpo_lab.training.setup import Job
+    from dpo_lab.training.job import Job
 
 
 class Follower(Protocol):

@@ -13,7 +13,7 @@ import torch
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.training.answers import draw, rewards_of
-from dpo_lab.training.setup import Job, Progress, naming
+from dpo_lab.training.job import Job, Progress, naming
 
 GREEDY_PROMPTS = 200
 SAMPLED_ANSWERS = 500

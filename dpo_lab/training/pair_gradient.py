@@ -17,9 +17,9 @@ from dpo_lab.models.scoring import pair_logps
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import loss_and_grads
 from dpo_lab.objective.weighting import wpo_weights
+from dpo_lab.training.job import Job
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.pairs import PairBatch, PairsWithReference
-from dpo_lab.training.setup import Job
 from dpo_lab.training.start_check import at_start
 from dpo_lab.training.step_gradient import StepGradient
 

@@ -17,10 +17,11 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.reward import RewardEnsemble, RewardModel, new_reward_model
 from dpo_lab.objective.bradley_terry import preference_nll
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.job import Progress
 from dpo_lab.training.outcome import MeanCI
 from dpo_lab.training.policy import ready_policy
 from dpo_lab.training.schedule import schedule_factor
-from dpo_lab.training.setup import Progress, load_data, tokenize
+from dpo_lab.training.setup import load_data, tokenize
 from dpo_lab.training.text_record import with_template
 
 

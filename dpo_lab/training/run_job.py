@@ -16,10 +16,11 @@ from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.training.callbacks import Callback, State
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
+from dpo_lab.training.job import Job
 from dpo_lab.training.loop import train
 from dpo_lab.training.outcome import Outcome, measure_outcome
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.setup import prepare
 from dpo_lab.training.start_or_resume import open_or_create
 
 

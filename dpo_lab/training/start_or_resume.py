@@ -10,9 +10,9 @@ from typing import Any
 
 from dpo_lab.kernels.threads import threads_worth
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.job import Job
 from dpo_lab.training.live_settings import LIVE
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 

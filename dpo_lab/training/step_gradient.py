@@ -12,7 +12,7 @@ from torch import nn
 
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.threads import is_small
-from dpo_lab.training.setup import Job
+from dpo_lab.training.job import Job
 
 T = TypeVar("T")
 

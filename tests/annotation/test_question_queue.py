@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dpo_lab.annotation import click_log, question_queue as module
+from dpo_lab.annotation import click_log, question_source as module
 from dpo_lab.annotation.question_queue import REST, QuestionQueue
 from dpo_lab.annotation.questions import Question
 from dpo_lab.annotation.session import Session

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from dpo_lab.annotation.rounds import rounds_of
+from dpo_lab.annotation.rounds import Round, rounds_of
 from dpo_lab.annotation.simulated import SimulatedAnnotator
 from dpo_lab.data.pairs import prompt_text
 from dpo_lab.data.reviews import reward
 from dpo_lab.models.loading import load_model
 from dpo_lab.models.weights import weights_fingerprint
+from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.annotator.annotator import Annotator
+from dpo_lab.ui.annotator.rounds_table import rounds_html
 
 PROMPTS = ["the acting felt", "the plot was", "the music was", "the pacing seemed"]
 
@@ -164,3 +166,13 @@ def test_a_reward_that_fails_costs_its_column_alone(open_session):
     annotator.answer_as(person, 6)
     assert [each.score for each in annotator.rounds] == [None, None]
     assert annotator.interview.error is None and "another" in annotator.question.model
+
+
+def test_the_table_of_rounds_has_a_cell_under_each_title():
+    """Also where a round has no score, since its reward could not be computed."""
+    some = MeanCI.of([0.5, 1.5])
+    rounds = [Round(1, "a", 4, 3, MeanCI.of([1.0, 0.0]), some), Round(2, "b", 1, 1, None, None)]
+    for scored, cells in ((True, 6), (False, 5)):
+        rows = rounds_html(rounds, scored).split("<tr>")
+        assert [row.count("<td") for row in rows[2:]] == [cells, cells]
+    assert "1 (" in rounds_html(rounds, True) and "1 of 2" in rounds_html(rounds, False)

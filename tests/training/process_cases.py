@@ -16,9 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.processes import join_processes, leave_processes
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.job import Job
 from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job, prepare
+from dpo_lab.training.setup import prepare
 from dpo_lab.training.start_or_resume import open_or_create
 
 LOSSES = ("sigmoid", "ipo", "aot", "robust", "sigmoid + 0.2 sft")

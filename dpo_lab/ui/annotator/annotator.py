@@ -25,9 +25,9 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.outcome import MeanCI
 from dpo_lab.ui.annotator.question import BLANK, QuestionSheet, prompt_words
+from dpo_lab.ui.annotator.rounds_table import rounds_html
 from dpo_lab.ui.annotator.train_panel import TrainPanel
 from dpo_lab.ui.html.output import bundle
-from dpo_lab.ui.html.tables import number as number_text, table
 from dpo_lab.ui.widgets.free_widgets import free
 
 PATIENCE = 600.0
@@ -285,25 +285,8 @@ class Annotator:
 
     def _rounds(self) -> str:
         """The rounds as a table, once there are two."""
-        if len({answer.question.model for answer in self.session.answers}) < 2:
-            return ""
-        rounds = self.rounds
-        titles = ["Round", "Questions of", "Answered", "Pairs", "Same answer twice"]
-        titles += ["Score of its answers"] * (self._reward_fn is not None)
-        rows = []
-        for each in rounds:
-            who = "the reference" if each.number == 1 else f"the policy of round {each.number - 1}"
-            same = each.agreement
-            cells = [each.number, who, each.answered, each.pairs]
-            cells.append(f"{same.mean * same.n:.0f} of {same.n}" if same else "–")
-            if each.score:
-                low, high = map(number_text, (each.score.low, each.score.high))
-                cells.append(f"{number_text(each.score.mean)} ({low} to {high})")
-            rows.append(cells)
-        note = "<p class='note'>Every run starts from the reference and trains on all pairs"
-        note += "; scores with their 95 % interval.</p>" if self._reward_fn else ".</p>"
-        shown = table(titles, rows, titles[2:], kind="samples")
-        return f"<h3>Rounds</h3>{note}{shown}"
+        models = {answer.question.model for answer in self.session.answers}
+        return rounds_html(self.rounds, self._reward_fn is not None) if len(models) > 1 else ""
 
     def _place(self) -> str:
         pairs = len(self.session.pairs)

@@ -16,8 +16,9 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import json_lines, write_text
+from dpo_lab.training.job import Job
 from dpo_lab.training.run_folders import give_back, new_folder
-from dpo_lab.training.setup import Job, load_data, tokenize
+from dpo_lab.training.setup import load_data, tokenize
 from dpo_lab.ui.html.run_status import numbers, share_done, status
 from dpo_lab.ui.html.tables import escaped, number, samples_table
 from dpo_lab.ui.widgets.live import Ticker

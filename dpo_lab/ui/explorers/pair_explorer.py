@@ -12,7 +12,7 @@ from dpo_lab.analysis.token_credit import Credit, token_credit
 from dpo_lab.data.pairs import Pair, prompt_text, response_text
 from dpo_lab.objective.registry import LOSSES
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.setup import Job
+from dpo_lab.training.job import Job
 from dpo_lab.ui.html.credit import credit_map
 from dpo_lab.ui.html.output import Fragment, bundle, style
 from dpo_lab.ui.html.tables import escaped, table

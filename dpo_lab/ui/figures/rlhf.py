@@ -17,7 +17,7 @@ from dpo_lab.analysis.optimality_gap import (
 from dpo_lab.training.history import History
 from dpo_lab.training.records import StepRecord
 from dpo_lab.ui.figures.style import CHOSEN, POLICY, REFERENCE, REJECTED, THEORY, blank, line
-from dpo_lab.ui.html.tables import escaped, number
+from dpo_lab.ui.html.tables import escaped
 
 _COLOURS = {NOISE: REJECTED, COVERAGE: CHOSEN, ESTIMATOR: THEORY, OPTIMISATION: REFERENCE}
 _BAR = 62
@@ -69,7 +69,8 @@ def gap_figure(gaps: Mapping[str, OptimalityGap]) -> go.Figure:
 
 def _wide(part: GapPart | None, span: float) -> str:
     """What is written in a part of a bar, if it is wide enough."""
-    return number(part.gain) if part and abs(part.gain) > 0.04 * span else ""
+    wide = part is not None and abs(part.gain) > 0.04 * span
+    return f"{part.gain:.2f}".replace("-", "−") if wide else ""
 
 
 def overoptimisation_figure(records: Sequence[StepRecord]) -> go.Figure:

@@ -11,7 +11,8 @@ import ipywidgets as widgets
 
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.training.config import TrainConfig
-from dpo_lab.training.setup import Job, load_data
+from dpo_lab.training.job import Job
+from dpo_lab.training.setup import load_data
 from dpo_lab.training.start_or_resume import data_facts
 from dpo_lab.ui.html.data_list import data_fold
 from dpo_lab.ui.html.tables import escaped

@@ -19,12 +19,12 @@ from dpo_lab.models.model_settings import Strategy
 from dpo_lab.training.background import BackgroundRun
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.followed import FollowedRun
+from dpo_lab.training.job import Job
 from dpo_lab.training.launched import LaunchedRun
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.ongoing import OngoingRun
 from dpo_lab.training.run_folders import new_folder, runs_folder
 from dpo_lab.training.runs import Run
-from dpo_lab.training.setup import Job
 from dpo_lab.ui.html.output import bundle
 from dpo_lab.ui.html.tables import escaped
 from dpo_lab.ui.widgets.free_widgets import free

@@ -32,7 +32,7 @@ def test_a_bar_for_each_run_with_its_parts_and_their_sum():
     sums = {note.y: note.text for note in figure.layout.annotations}
     assert sums == {"DPO": "in all 1.875", "RLOO": "in all 1.000"}
     texts = {bar.name: list(bar.text) for bar in figure.data}
-    assert texts[NOISE] == ["−0.25", ""] and texts[ESTIMATOR] == ["0.125", "0.75"]
+    assert texts[NOISE] == ["−0.25", ""] and texts[ESTIMATOR] == ["0.12", "0.75"]
     low, high = figure.layout.xaxis.range
     assert low < -0.25 and high > 2.125
     assert len({bar.marker.color for bar in figure.data}) == 4

@@ -1,0 +1,48 @@
+"""Checks that the settings of a run go with its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dpo_lab.objective.registry import Loss, all_options
+
+
+def check_loss(settings: Mapping[str, Any], loss: Loss) -> None:
+    """Raise unless the loss takes the settings that are given for it.
+
+    Args:
+        settings: Of a `TrainConfig`, by name.
+        loss: The loss.
+
+    Raises:
+        ValueError: Naming the setting and what to do.
+    """
+    name, ld_alpha = settings["loss"], settings["ld_alpha"]
+    for option in all_options():
+        unset = (None, 0) if option == "label_smoothing" else (None, "reverse_kl")
+        if settings[option] not in unset and option not in loss.options:
+            raise ValueError(
+                f"{option}={settings[option]}: the loss {name!r} takes none. "
+                "Use a loss that does ('dpo-lab losses' lists them), or leave it out."
+            )
+    if ld_alpha is not None and not 0 <= ld_alpha <= 1:
+        raise ValueError(f"ld_alpha={ld_alpha}: must be in [0, 1]; 1 means no weighting.")
+    if ld_alpha is not None and loss.uses_lengths:
+        raise ValueError(
+            f"ld_alpha={ld_alpha}: the loss {name!r} divides by the number of tokens, so "
+            "down-weighting some of them would make long answers look better. Use a loss that sums "
+            "over tokens, or leave it out."
+        )
+    coefficient, divergence = settings["f_alpha_divergence_coef"], settings["f_divergence_type"]
+    if coefficient is not None and divergence != "alpha_divergence":
+        raise ValueError(
+            f"f_alpha_divergence_coef={coefficient}: {divergence} has none. Use "
+            "--f-divergence-type alpha_divergence (f_divergence_type='alpha_divergence'), or leave "
+            "it out."
+        )
+    if settings["use_weighting"] and loss.couples_pairs:
+        raise ValueError(
+            f"use_weighting=True: the loss {name!r} sorts the batch, so a value belongs to no "
+            "single pair and cannot be weighted. Use another loss."
+        )
