@@ -163,7 +163,7 @@ def _loss(row: Mapping[str, Any]) -> str:
     """The loss, or the method if it is not DPO."""
     if row.get("method") not in (None, "dpo"):
         return row["method"]
-    return row.get("loss") if isinstance(row.get("loss"), str) else "runs"
+    return row.get("loss") if isinstance(row.get("loss"), str) else row.get("method", "runs")
 
 
 class SweepPage:

@@ -84,3 +84,17 @@ def test_a_sweep_stands_where_it_is_over_the_listed_answers_and_says_who_goes_on
     del rows[0]["listed/kl"]
     points = next(t for t in sweep_figure(rows, theory).data if t.name == "β 0.1")
     assert list(points.x) == [400.0, 400.0] and list(points.error_x.array) == [9.0, 9.0]
+
+
+@pytest.mark.parametrize("losses", [{}, {"loss": "ipo"}])
+def test_methods_of_a_sweep_have_a_symbol_each_and_are_named(losses):
+    """DPO by its loss where that was varied."""
+    rows = [
+        {"run": f"method={method}", "method": method, "kl/per_token": 0.1, "score": 0.2} | losses
+        for method in ("dpo", "rloo", "grpo")
+    ]
+    figure = sweep_figure(rows)
+    symbols = {trace.name: trace.marker.symbol for trace in figure.data if trace.marker.symbol}
+    named = {name: one for name, one in symbols.items() if str(one).endswith("-open")}
+    assert set(named) == {losses.get("loss", "dpo"), "rloo", "grpo"}
+    assert len(set(named.values())) == 3

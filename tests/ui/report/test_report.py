@@ -95,6 +95,22 @@ def test_the_page_shows_what_was_run(tmp_path: Path) -> None:
     ) in page.text
 
 
+@pytest.mark.parametrize(
+    "method, said",
+    [
+        (
+            "rloo",
+            "data reviews, method rloo, β 0.1 → 0.3 at step 2, 2 optimiser steps on 32 prompts",
+        ),
+        ("online-dpo", "data reviews, method online-dpo, loss sigmoid, β 0.1"),
+        ("sft", "method sft, β 0.1 → 0.3 at step 2, 2 optimiser steps on 32 pairs"),
+    ],
+)
+def test_another_method_is_named_with_what_it_trains_on(tmp_path: Path, method, said) -> None:
+    config = {**ARGUMENTS["config"], "method": method}
+    assert said in _Page(_write(tmp_path, config=config)).text
+
+
 def test_a_tile_goes_from_before_to_after(tmp_path: Path) -> None:
     summary = {
         "Score": {"before": -0.4, "after": 1.694, "text": "95 % interval 1.5 to 1.9"},
