@@ -90,7 +90,8 @@ def test_a_sweep_stands_where_it_is_over_the_listed_answers_and_says_who_goes_on
 def test_methods_of_a_sweep_have_a_symbol_each_and_are_named(losses):
     """DPO by its loss where that was varied."""
     rows = [
-        {"run": f"method={method}", "method": method, "kl/per_token": 0.1, "score": 0.2} | losses
+        {"run": f"method={method}", "method": method, "kl/per_token": 0.1, "score/policy": 0.2}
+        | losses
         for method in ("dpo", "rloo", "grpo")
     ]
     figure = sweep_figure(rows)
