@@ -20,6 +20,7 @@ from torch import Tensor
 from dpo_lab.analysis.token_credit import token_texts
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pairs import Pair, response_text
+from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.models.sampling import Completion
@@ -168,23 +169,25 @@ def token_displacement(
         top: Number of gaining and of losing tokens to list.
 
     Returns:
-        One step per token of the response.
+        One step per scored token of the response.
     """
     batch = policy.batch([(prompt, response)])
     states = policy.states(batch)
     with reference.active() as scorer:
         reference_states = scorer.states(batch)
     tokenizer = policy.language_model.tokenizer
-    texts, steps = token_texts(tokenizer, response), []
+    ids = plain_ids(response)
+    texts, steps = token_texts(tokenizer, ids), []
+    places = [place for place, token in enumerate(response) if token >= 0]
     # One step's logits at a time, so that long responses and large vocabularies fit in memory.
-    for position, row in enumerate(batch.token.tolist()):
+    for position, row in zip(places, batch.token.tolist(), strict=True):
         rows = slice(row, row + 1)
         # On the CPU, since not every device has float64.
         after = policy.logits(states[rows])[0].cpu().double().softmax(-1)
         with reference.active() as scorer:
             before = scorer.logits(reference_states[rows])[0].cpu().double().softmax(-1)
         gains = after - before
-        context = response[:position]
+        context = ids[:position]
 
         def share(token: int, before=before, after=after, context=context) -> Share:
             text = token_texts(tokenizer, (*context, token))[-1]

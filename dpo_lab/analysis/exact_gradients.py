@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pairs import prompt_text
+from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.models.response_space import ResponseSpace
 from dpo_lab.objective.bradley_terry import preference_probability
@@ -44,7 +45,7 @@ class KnownLabels(PairGradient):
 def first_wins(job: Job, pair: TokenizedPair) -> float:
     """The probability that Bradley-Terry with a job's true reward gives a pair's label."""
     prompt, *sides = (
-        job.policy.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        job.policy.tokenizer.decode(plain_ids(ids), skip_special_tokens=True).strip()
         for ids in (pair.prompt, pair.chosen, pair.rejected)
     )
     rewards = torch.tensor([job.reward_fn(prompt, side) for side in sides])

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.text_to_ids import PromptResponse
+from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import LogpScorer
 
@@ -92,7 +93,8 @@ def token_credit(
             scored = token[owner == position]
             ids = sequences[index][1]
             ends = ids[-1] in model.encoder.end_ids
-            texts = token_texts(model.tokenizer, ids)
+            texts = token_texts(model.tokenizer, plain_ids(ids))
+            texts = tuple(text for text, token in zip(texts, ids, strict=True) if token >= 0)
             credits[index] = Credit(texts, after[scored], before[scored], beta, ends)
     return credits
 

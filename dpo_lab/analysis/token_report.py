@@ -23,11 +23,13 @@ from dpo_lab.data.pairs import Pair, PromptFormat
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import BadRows
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
+from dpo_lab.data.token_ids import count_scored
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
+from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import LogpScorer
 
-Part = Literal["BOS", "prompt", "response", "end token"]
+Part = Literal["BOS", "prompt", "response", "end token", "context"]
 SIDES = ("chosen", "rejected")
 
 _SHOWN_AS = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -37,6 +39,7 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp")
 _READ = {
     "BOS": "read, not scored: the beginning of the text, which nothing predicts",
     "prompt": "read, not scored: the policy does not choose the prompt",
+    "context": "read, not scored: the policy does not write this, or both responses share it",
 }
 
 
@@ -55,6 +58,7 @@ class Token:
         cut: Whether it was cut off to fit the limits.
         logp: Log-probability under the policy, nats, if a policy was given.
         reference_logp: The same under the reference.
+        role: Of a conversation, whose message it belongs to.
     """
 
     text: str
@@ -67,6 +71,7 @@ class Token:
     cut: bool = False
     logp: float | None = None
     reference_logp: float | None = None
+    role: str | None = None
 
     @property
     def scored(self) -> bool:
@@ -91,8 +96,8 @@ class Side:
 
     @property
     def response(self) -> tuple[Token, ...]:
-        """The response's tokens with its end token."""
-        return tuple(token for token in self.tokens if token.part in ("response", "end token"))
+        """The response's tokens with its end token, and the context within it."""
+        return tuple(token for token in self.tokens if token.part not in ("BOS", "prompt"))
 
     @property
     def scored(self) -> tuple[Token, ...]:
@@ -149,6 +154,7 @@ def pair_tokens(
     max_length: int = 512,
     max_prompt_length: int | None = None,
     prompt_format: PromptFormat = "auto",
+    score_turns: ScoreTurns = "all",
     policy: LogpScorer | None = None,
     reference: LogpScorer | Reference | None = None,
 ) -> PairTokens:
@@ -160,6 +166,7 @@ def pair_tokens(
         max_length: As in `tokenize_pairs` and `TrainConfig`.
         max_prompt_length: The same.
         prompt_format: The same.
+        score_turns: The same.
         policy: Scorer that gives every scored token its log-probability.
         reference: The same for the reference.
 
@@ -171,8 +178,9 @@ def pair_tokens(
     """
     encoder = Encoder(tokenizer)
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
-    used, dropped = _as_trained(pair, tokenizer, prompt_format=prompt_format, **limits)
-    encoded, _ = encode_pairs(encoder, [pair], prompt_format)
+    options = {"prompt_format": prompt_format, "score_turns": score_turns}
+    used, dropped = _as_trained(pair, tokenizer, **options, **limits)
+    encoded, _ = encode_pairs(encoder, [pair], prompt_format, score_turns=score_turns)
     if not encoded:  # there is nothing to show; `dropped` says why
         return PairTokens(pair.row, Side(()), Side(()), dropped)
     (whole,) = encoded
@@ -182,7 +190,32 @@ def pair_tokens(
     sequences = [(used.prompt, getattr(used, side)) for side in SIDES]
     scores = _scores(sequences, encoder.pad_id, policy, reference)
     sides = (_side(whole, used, side, encoder, scores[at]) for at, side in enumerate(SIDES))
+    if _several_roles(pair):
+        given = encoder.as_prompt(pair.prompt, prompt_format)
+        sides = (
+            _with_roles(side, encoder.roles(given, getattr(pair, name)))
+            for name, side in zip(SIDES, sides, strict=True)
+        )
     return PairTokens(pair.row, *sides)
+
+
+def _several_roles(pair: Pair) -> bool:
+    """Whether who wrote a token is worth telling: more than a question and its answer."""
+    messages = [
+        side for side in (pair.prompt, pair.chosen, pair.rejected) if isinstance(side, list)
+    ]
+    return sum(map(len, messages)) > len(SIDES) + 1
+
+
+def _with_roles(side: Side, ends: list[tuple[int, str]]) -> Side:
+    """Each token with its message's role; a token that is scored is the assistant's."""
+    tokens, at = [], 0
+    for count, token in enumerate(side.tokens):
+        while at < len(ends) - 1 and count >= ends[at][0]:
+            at += 1
+        role = "assistant" if token.scored else ends[at][1]
+        tokens.append(replace(token, role=role))
+    return Side(tuple(tokens))
 
 
 def _as_trained(
@@ -225,7 +258,7 @@ def _token_logps(
 ) -> list[list[float] | list[None]]:
     """Log-probabilities of each sequence's scored tokens, in order; `None` without a scorer."""
     if scorer is None:
-        return [[None] * len(response) for _, response in sequences]
+        return [[None] * count_scored(response) for _, response in sequences]
     with nullcontext(scorer) if isinstance(scorer, LogpScorer) else scorer.active() as active:
         batch = active.batch(sequences)
         values = active.token_logps(batch)[batch.token]
@@ -242,7 +275,7 @@ def _side(
     tokens, position = [], 0
     for index, token in enumerate(_all(whole, side, encoder)):
         offset = index - len(whole.prompt)
-        if start <= index < start + lost or offset >= kept:
+        if start <= index < start + lost or (offset >= kept and token.part != "context"):
             why = "cut: the prompt was too long, and its beginning goes first"
             why = why if offset < 0 else "cut: the response was too long; it has no end any more"
             tokens.append(replace(token, cut=True, why=why))
@@ -265,9 +298,11 @@ def _all(whole: TokenizedPair, side: str, encoder: Encoder) -> Iterator[Token]:
     parts = [(token, "prompt") for token in whole.prompt]
     if whole.prompt[:1] == (tokenizer.bos_token_id,):
         parts[0] = (whole.prompt[0], "BOS")
-    parts += [(token, "response") for token in getattr(whole, side)]
-    if parts[-1][0] in encoder.end_ids:  # a response that hit its length limit has none
-        parts[-1] = (parts[-1][0], "end token")
+    for token in getattr(whole, side):  # one that hit its length limit has no end token
+        if token < 0:
+            parts.append((~token, "context"))
+        else:
+            parts.append((token, "end token" if token in encoder.end_ids else "response"))
     for token, part in parts:
         yield Token(*shown(tokenizer, token), token, part, why)
 

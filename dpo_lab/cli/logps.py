@@ -10,6 +10,8 @@ from dpo_lab.cli.output import new_console, print_rows, say
 from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
+from dpo_lab.data.thinking import Thinking
+from dpo_lab.data.turns import ScoreTurns
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Logps:
     """Most tokens of prompt and response together."""
     prompt_format: PromptFormat = "auto"
     """How prompts of text are given to the model, as for train: auto, chat or plain."""
+    score_turns: ScoreTurns = "all"
+    """Which of the assistant's messages after the prompt are scored: all, or the last."""
+    thinking: Thinking = "keep"
+    """What becomes of thinking in answers, as for train: keep, strip or empty."""
     chat_template: Annotated[str | None, SAID] = None
     """A file of Jinja to write conversations by, instead of the model's own chat template."""
     on_bad_rows: OnBadRows = ON_BAD_ROWS
@@ -49,6 +55,7 @@ class Logps:
         from dpo_lab.cli.terminal import TerminalDisplay
         from dpo_lab.data.preferences import load_preferences
         from dpo_lab.data.template_files import template_text
+        from dpo_lab.data.token_ids import count_scored
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.logps import logps
         from dpo_lab.training.job import naming
@@ -62,12 +69,14 @@ class Logps:
             max_gz_gb=self.max_gz_gb,
         )
         model = load_model(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
-        model.use_template(self.chat_template and template_text(self.chat_template))
+        text = self.chat_template and template_text(self.chat_template)
+        model.use_template(text, thinking=self.thinking)
         found = logps(
             model,
             pairs,
             max_length=self.max_length,
             prompt_format=self.prompt_format,
+            score_turns=self.score_turns,
             on_bad_rows=self.on_bad_rows,
             precision="float32",
             progress=naming(TerminalDisplay(new_console(stderr=True)).on_wait, "responses"),
@@ -80,8 +89,8 @@ class Logps:
                 "row": pair.row,
                 "chosen_logp": chosen,
                 "rejected_logp": rejected,
-                "chosen_tokens": len(pair.chosen),
-                "rejected_tokens": len(pair.rejected),
+                "chosen_tokens": count_scored(pair.chosen),
+                "rejected_tokens": count_scored(pair.rejected),
             }
             for index, (pair, chosen, rejected) in enumerate(values)
         ]

@@ -15,8 +15,8 @@ from dpo_lab.cli.settings import Boxes, given, options
 
 USED = {
     "model", "data", "split", "held_out", "max_length", "max_prompt_length",
-    "prompt_format", "chat_template", "template_date", "on_bad_rows", "columns", "limit",
-    "max_gz_gb", "seed", "device", "revision", "trust_remote_code",
+    "prompt_format", "chat_template", "score_turns", "thinking", "template_date", "on_bad_rows",
+    "columns", "limit", "max_gz_gb", "seed", "device", "revision", "trust_remote_code",
 }  # fmt: skip
 """The settings of a run that a reward model takes."""
 Some = Annotated[

@@ -77,7 +77,7 @@ class Sample:
                     f"{self.run}: the weights of {name!r} are not those of the run's reference. "
                     "Give them with --model, or a model to compare with."
                 )
-            model.use_template(template, config.template_date)
+            model.use_template(template, config.template_date, config.thinking)
             texts = model.encoder.as_prompts(
                 self.prompt, self.prompt_format or config.prompt_format
             )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dpo_lab.data.text_to_ids import PromptResponse
+from dpo_lab.data.token_ids import plain_ids
 
 
 @dataclass(frozen=True)
@@ -158,21 +159,22 @@ def collate(sequences: Sequence[PromptResponse], pad_id: int) -> Batch:
     """
     length = max(len(prompt) + len(response) for prompt, response in sequences)
     rows = [
-        [*prompt, *response, *([pad_id] * (length - len(prompt) - len(response)))]
+        [*prompt, *plain_ids(response), *([pad_id] * (length - len(prompt) - len(response)))]
         for prompt, response in sequences
     ]
-    source = [
-        torch.arange(len(response)) + (row * length + len(prompt) - 1)
+    scored = [
+        (row * length + len(prompt) + place - 1, token, row)
         for row, (prompt, response) in enumerate(sequences)
+        for place, token in enumerate(response)
+        if token >= 0
     ]
-    targets = [token for _, response in sequences for token in response]
-    lengths = torch.tensor([len(response) for _, response in sequences])
+    source, targets, owner = zip(*scored, strict=True)
     return Batch(
         input_ids=torch.tensor(rows),
-        source=torch.cat(source),
-        targets=torch.tensor(targets),
+        source=integers(source),
+        targets=integers(targets),
         token=torch.arange(len(targets)),
-        response=torch.repeat_interleave(torch.arange(len(sequences)), lengths),
+        response=integers(owner),
         responses=len(sequences),
         real_tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
         lengths=tuple(len(prompt) + len(response) for prompt, response in sequences),

@@ -14,6 +14,7 @@ from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.repeats import digest_of_unused
 from dpo_lab.data.rows import prompt_column
 from dpo_lab.data.sampled import sampled_column
+from dpo_lab.data.tools import TOOLS
 
 # The likeliest first: the mapping that an error proposes is of the first that is there.
 PROMPT_LIKE = (
@@ -56,6 +57,8 @@ class ColumnUse:
         prompt = prompt_column(row, self._columns)
         sides = [self._columns[side] for side in SIDES]
         used = {prompt, *sides, *map(sampled_column, sides)}
+        if isinstance(made, Pair) and not isinstance(made.prompt, str):
+            used.add(TOOLS)
         beside = {str(name): row[name] for name in row if name not in used | self._ignored}
         unread = [unread_fields(row.get(name)) for name in (prompt, *sides)]
         filled = {name: value for name, value in beside.items() if _has_value(value)}

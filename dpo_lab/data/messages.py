@@ -1,4 +1,8 @@
-"""Messages of a conversation in the shapes that data comes in, brought to role and content.
+"""Messages of a conversation in the shapes that data comes in, brought to one.
+
+A message has a role and its content as text. The assistant's may have `tool_calls` and
+`reasoning_content`, a tool's `name` and `tool_call_id`, as chat templates take them; and the first
+message of a prompt keeps the `tools` that its conversation may call.
 
 What cannot be read raises `UnusableRow`.
 """
@@ -12,8 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 from dpo_lab.data.problems import MALFORMED_JSON, UnusableRow
+from dpo_lab.data.tools import call_text, read_calls
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 # Which roles may follow a role.
 _NEXT_ROLES = {
@@ -27,7 +32,11 @@ ROLES = tuple(_NEXT_ROLES)[1:]
 
 # Names of the two fields of a message, OpenAI's and ShareGPT's; and the latter's names of roles.
 _SHAPES = (("role", "content"), ("from", "value"))
-_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+_SHAREGPT_ROLES = {
+    "human": "user", "gpt": "assistant", "observation": "tool", "function_call": "assistant",
+}  # fmt: skip
+# Fields beside role and content that chat templates take.
+_FIELDS = {"assistant": ("tool_calls", "reasoning_content"), "tool": ("name", "tool_call_id")}
 
 # How JSON of a list of messages begins, also where Python has written it, which is no JSON.
 _LIKE_MESSAGES = re.compile(
@@ -67,7 +76,7 @@ def role_of(message: Any) -> str | None:
 
 
 def read_messages(column: str, value: Sequence) -> list[Message]:
-    """A column's messages with role and content alone, the content as text.
+    """A column's messages, the content as text.
 
     They may be `{role, content}`, or `{from, value}` as ShareGPT has them; content may be a list of
     text parts, which are joined as chat templates join them. Another is an `UnusableRow`.
@@ -77,17 +86,31 @@ def read_messages(column: str, value: Sequence) -> list[Message]:
     return [_message(column, message) for message in value]
 
 
-def check_roles(column: str, prompt: list[Message]) -> None:
-    """Refuse a prompt whose roles do not take turns, or that does not end with the user."""
-    roles = [message["role"] for message in prompt]
-    steps = pairwise(["beginning", *roles])
-    if roles[-1] not in ("user", "tool") or any(b not in _NEXT_ROLES[a] for a, b in steps):
-        raise UnusableRow(
-            column,
-            "roles out of order",
-            f"{' '.join(roles)}; after any system message, user and assistant take turns, "
-            "and a prompt ends with the user",
-        )
+def check_roles(column: str, messages: list[Message], begun: Sequence[Message] = ()) -> None:
+    """Refuse messages whose roles do not take turns.
+
+    Args:
+        column: Where they come from.
+        messages: What is checked.
+        begun: The messages before them.
+    """
+    before = begun[-1]["role"] if begun else "beginning"
+    for first, second in pairwise([before, *(message["role"] for message in messages)]):
+        if second not in _NEXT_ROLES[first]:
+            roles = " ".join(message["role"] for message in messages)
+            after = f" after the {before}" if begun else ""
+            raise UnusableRow(
+                column,
+                "roles out of order",
+                f"{roles}{after}; after any system message, user and assistant take turns, and a "
+                "tool answers the assistant",
+            )
+
+
+def message_text(message: Message) -> str:
+    """A message for people: what it says, and the tools it calls."""
+    calls = [call_text(call) for call in message.get("tool_calls", ())]
+    return "\n".join(filter(None, [message["content"], *calls]))
 
 
 def check_not_cut(column: str, text: str) -> None:
@@ -108,7 +131,7 @@ def check_utf8(column: str, text: str) -> None:
 
 
 def unread_fields(value: Any) -> dict[str, list]:
-    """Fields of a column's messages that are not read, with their values: `tool_calls`, `name`."""
+    """Fields of a column's messages that are not read, with their values: `weight`, `id`."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
@@ -121,6 +144,8 @@ def unread_fields(value: Any) -> dict[str, list]:
             for name in part if isinstance(part, Mapping) else ():
                 if name not in ("type", "text"):
                     unread.setdefault(f"content.{name}", []).append(part[name])
+        role = role_of(message)
+        read += _FIELDS.get(role, ()) if isinstance(role, str) else ()
         for name, content in message.items():
             if name not in read:
                 unread.setdefault(name, []).append(content)
@@ -128,6 +153,8 @@ def unread_fields(value: Any) -> dict[str, list]:
 
 
 def _fields_of(message: Mapping) -> tuple[str, str] | None:
+    if "role" in message and message.get("tool_calls"):  # which need no content
+        return _SHAPES[0]
     return next((names for names in _SHAPES if set(names) <= set(message)), None)
 
 
@@ -138,20 +165,27 @@ def _message(column: str, message: Any) -> Message:
             "wrong type",
             "a message is no object with role and content, nor with from and value",
         )
-    role, content = role_of(message), message[_fields_of(message)[1]]
-    if message.get("tool_calls") or role == "function_call":
-        advice = "write the call into content, as text"
-        raise UnusableRow(column, "tool calls are not supported", advice)
+    role, content = role_of(message), message.get(_fields_of(message)[1])
     if role not in ROLES:
         raise UnusableRow(column, "unknown role", repr(role))
+    calls = message.get("tool_calls") if role == "assistant" else None
+    if message.get("from") == "function_call" and "role" not in message:
+        calls, content = content, None
+    fields = {"tool_calls": read_calls(column, calls)} if calls else {}
     content = _text_of_parts(column, role, content)
+    if content is None and fields:
+        content = ""
     if not isinstance(content, str):
         found = type(content).__name__
         raise UnusableRow(column, "wrong type", f"content of the {role} is {found}, not text")
     check_utf8(column, content)
-    if role in ("user", "assistant") and not content.strip():
+    if role in ("user", "assistant") and not content.strip() and not fields:
         raise UnusableRow(column, "empty", f"message of the {role}")
-    return {"role": role, "content": content}
+    for name in set(_FIELDS.get(role, ())) - {"tool_calls"}:
+        if isinstance(text := message.get(name), str) and text.strip():
+            check_utf8(column, text)
+            fields[name] = text
+    return {"role": role, "content": content, **fields}
 
 
 def _text_of_parts(column: str, role: str, content: Any) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dpo_lab.data.batching import Batch, Trees, integers
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.text_to_ids import PromptResponse
+from dpo_lab.data.token_ids import common_prefix, plain_ids
 
 SHARING_WORTH = 1024
 """Tokens of attention that one token less is worth: a shared token saves its linear layers, but
@@ -26,7 +27,8 @@ def pack(sequences: Sequence[PromptResponse]) -> Batch:
     """Lay out `(prompt, response)` sequences as prefix trees in one row.
 
     The last token of a response predicts nothing and is not in the row, unless another sequence
-    goes on from it. A token that several responses share is computed and scored once.
+    goes on from it. A token that several responses share is computed and scored once. Context
+    within a response is computed and not scored.
 
     Args:
         sequences: Ids; prompts and responses hold at least one token each.
@@ -37,13 +39,14 @@ def pack(sequences: Sequence[PromptResponse]) -> Batch:
     row = _Row()
     scored: dict[tuple[int, int], int] = {}
     token, owner = [], []
-    whole = [prompt + response for prompt, response in sequences]
+    whole = [prompt + plain_ids(response) for prompt, response in sequences]
     for index in sorted(range(len(sequences)), key=whole.__getitem__):
         prompt, response = sequences[index]
         path = row.add(whole[index])
         edges = zip(path[len(prompt) - 1 :], response, strict=True)
+        edges = [edge for edge in edges if edge[1] >= 0]
         token += [scored.setdefault(edge, len(scored)) for edge in edges]
-        owner += [index] * len(response)
+        owner += [index] * len(edges)
     row.close(0)
     source, targets = zip(*scored, strict=True)
     return Batch(
@@ -87,7 +90,9 @@ def packed_groups(items: Sequence[Sequence[PromptResponse]], budget: int) -> lis
 def _packed_length(items: Sequence[Sequence[tuple[Ids, Ids]]]) -> int:
     """Tokens of the row that `pack` makes of all their sequences."""
     row = _Row()
-    for whole in sorted(prompt + response for item in items for prompt, response in item):
+    for whole in sorted(
+        prompt + plain_ids(response) for item in items for prompt, response in item
+    ):
         row.add(whole)
     return len(row.ids)
 
@@ -184,13 +189,3 @@ class _Row:
         for place in self.path[depth:]:
             self.ends[place] = len(self.ids)
         del self.path[depth:]
-
-
-def common_prefix(first: Ids, second: Ids) -> int:
-    """Length of what two sequences begin with alike."""
-    count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

@@ -7,18 +7,32 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from dpo_lab.data.end_tokens import Ids
-from dpo_lab.data.pairs import SIDES, Pair, PromptFormat, answer_to, response_text
+from dpo_lab.data.pairs import (
+    SIDES,
+    Pair,
+    PromptFormat,
+    answer_to,
+    response_text,
+    shared_messages,
+)
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.sampled_reader import SampledReader
-from dpo_lab.data.templates import CannotEncode
-from dpo_lab.data.text_to_ids import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoder
+from dpo_lab.data.templates import CannotEncode, TemplateProblem
+from dpo_lab.data.text_to_ids import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoded, Encoder
+from dpo_lab.data.token_ids import as_context, common_prefix
+from dpo_lab.data.turns import ScoreTurns, scored_turns
+
+# What a pair of conversations is, in words that are counted and shown.
+PARTED = "whose conversations part at a message that the assistant did not write"
+TRAILING = "with messages after the last answer left out"
 
 
 @dataclass(frozen=True)
 class TokenizedPair:
     """Token ids of one pair.
 
-    The responses include their end token unless they were cut, to fit or when sampled.
+    The responses include their end token unless they were cut, to fit or when sampled. What in
+    them is context, read and not scored, stands as complements of its ids (`data.token_ids`).
 
     Attributes:
         prompt: Ids of the prompt, with BOS if the tokenizer adds one.
@@ -46,6 +60,7 @@ def encode_pairs(
     pairs: Sequence[Pair],
     prompt_format: PromptFormat = "auto",
     reader: SampledReader | None = None,
+    score_turns: ScoreTurns = "all",
 ) -> tuple[list[TokenizedPair], list[RowProblem]]:
     """Ids of pairs before any check or cut.
 
@@ -54,6 +69,7 @@ def encode_pairs(
         pairs: The pairs.
         prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
         reader: Counts what becomes of sampled ids.
+        score_turns: Which of the assistant's messages after the prompt are scored.
 
     Returns:
         The pairs that have ids, in order, and what is wrong with the others.
@@ -61,7 +77,8 @@ def encode_pairs(
     Raises:
         ValueError: If there is no chat template for a conversation.
     """
-    work = _PairEncoder(encoder, prompt_format, reader or SampledReader(encoder))
+    reader = reader or SampledReader(encoder)
+    work = _PairEncoder(encoder, prompt_format, reader, score_turns)
     for sampled, group in groupby(pairs, key=lambda pair: pair.sampled):
         if not sampled:
             work.add_of_text(list(group))
@@ -78,6 +95,7 @@ class _PairEncoder:
     encoder: Encoder
     prompt_format: PromptFormat
     reader: SampledReader
+    score_turns: ScoreTurns = "all"
     encoded: list[TokenizedPair] = field(default_factory=list)
     problems: list[RowProblem] = field(default_factory=list)
     prompts: dict[str, Ids] = field(default_factory=dict)
@@ -130,17 +148,24 @@ class _PairEncoder:
     def _of_text(self, pairs: Sequence[Pair]) -> list[TokenizedPair]:
         shaped = [self._shaped(pair) for pair in pairs]
         responses = [getattr(pair, side) for side in SIDES for pair, _ in shaped]
-        encoded = self.encoder.encode([pair.prompt for pair, _ in shaped] * 2, responses)
+        scored = [self._scored(pair, side) for side in SIDES for pair, _ in shaped]
+        encoded = self.encoder.encode([pair.prompt for pair, _ in shaped] * 2, responses, scored)
         found = []
         for at, (pair, notes) in enumerate(shaped):
             sides = encoded[at], encoded[at + len(pairs)]
-            # Both are scored from the same place: where the first of them leaves the prompt.
-            prompt = min((side.prompt for side in sides), key=len)
-            ids = [(side.prompt + side.response)[len(prompt) :] for side in sides]
+            prompt, *ids = _from_one_place(sides, conversation=_several_messages(pair))
             notes += tuple(dict.fromkeys(sides[0].notes + sides[1].notes))
             rendered = not isinstance(pair.prompt, str)
             found.append(TokenizedPair(prompt, *ids, pair.row, notes, rendered))
         return found
+
+    def _scored(self, pair: Pair, side: str) -> list[int]:
+        """Which messages of a response are scored; none where it is text."""
+        response = getattr(pair, side)
+        if isinstance(response, str):
+            return []
+        shared = shared_messages(pair.chosen, pair.rejected)
+        return scored_turns(response, shared, self.score_turns)
 
     def _shaped(self, pair: Pair) -> tuple[Pair, tuple[str, ...]]:
         """The pair as the model gets it, text or messages, and what was done for that."""
@@ -148,6 +173,42 @@ class _PairEncoder:
         is_text = isinstance(prompt, str)
         if is_text == isinstance(pair.prompt, str):
             with_turns = self.prompt_format == "auto" and self.encoder.chat and is_text
-            return pair, (AS_IT_IS,) * with_turns
+            return pair, (AS_IT_IS,) * with_turns + _what_parts(pair)
+        if _several_messages(pair):
+            name, roles = self.encoder.tokenizer.name_or_path, "a response of several messages"
+            raise TemplateProblem(name, "no plain form", roles)
         sides = {side: answer_to(prompt, response_text(getattr(pair, side))) for side in SIDES}
         return replace(pair, prompt=prompt, **sides), (AS_TEXT if is_text else AS_MESSAGES,)
+
+
+def _several_messages(pair: Pair) -> bool:
+    return any(not isinstance(side, str) and len(side) > 1 for side in (pair.chosen, pair.rejected))
+
+
+def _what_parts(pair: Pair) -> tuple[str, ...]:
+    """What is particular to a pair of conversations."""
+    if not _several_messages(pair):
+        return ()
+    shared = shared_messages(pair.chosen, pair.rejected)
+    sides = pair.chosen, pair.rejected
+    parted = any(side[shared]["role"] != "assistant" for side in sides)
+    trailing = any(side[-1]["role"] != "assistant" for side in sides)
+    return (PARTED,) * parted + (TRAILING,) * trailing
+
+
+def _from_one_place(sides: Sequence[Encoded], conversation: bool) -> tuple[Ids, Ids, Ids]:
+    """The prompt that both have, and each response from its end on.
+
+    The prompt's last tokens on one side, where a token of the other spans the boundary, are scored
+    like that one. Where the conversations part before the first turn that is scored, what lies
+    between is context.
+    """
+    prompts = [side.prompt for side in sides]
+    prompt = min(prompts, key=len)
+    if conversation:
+        prompt = prompt[: common_prefix(*prompts)]
+    between = [ids[len(prompt) :] for ids in prompts]
+    if conversation:
+        between = list(map(as_context, between))
+    chosen, rejected = (ids + side.response for ids, side in zip(between, sides, strict=True))
+    return prompt, chosen, rejected

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.text_to_ids import PromptResponse
+from dpo_lab.data.token_ids import count_scored, up_to_scored
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PairSequences:
         chosen: `(prompt, response)` of the chosen responses.
         rejected: The same of the rejected.
         cut: For LD-DPO: every response that is longer than the other of its pair, cut at the length
-            of that one.
+            of that one, both in scored tokens.
         longer: Where each of those stands among chosen and rejected, one after the other.
     """
 
@@ -43,13 +44,13 @@ class PairSequences:
         rejected = tuple((pair.prompt, pair.rejected) for pair in pairs)
         if not cut:
             return cls(chosen, rejected)
-        shared = [min(len(pair.chosen), len(pair.rejected)) for pair in pairs] * 2
+        shared = [min(map(count_scored, (pair.chosen, pair.rejected))) for pair in pairs] * 2
         parts = [
-            (place, (prompt, response[:length]))
+            (place, (prompt, up_to_scored(response, length)))
             for place, ((prompt, response), length) in enumerate(
                 zip((*chosen, *rejected), shared, strict=True)
             )
-            if len(response) > length
+            if count_scored(response) > length
         ]
         longer, sequences = zip(*parts, strict=True) if parts else ((), ())
         return cls(chosen, rejected, tuple(sequences), tuple(longer))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from dpo_lab.data.messages import Message
+from dpo_lab.data.messages import Message, message_text
 from dpo_lab.data.sampled import Sampled
 
 Text = str | list[Message]
@@ -21,8 +22,9 @@ class Pair:
     """One preference: to `prompt`, people preferred `chosen` over `rejected`.
 
     Attributes:
-        prompt: Text, or the messages before the response.
-        chosen: Text, or one assistant message in a list.
+        prompt: Text, or the messages before the response; the first keeps any `tools`.
+        chosen: Text, or messages of which the assistant wrote the first: one, as a rule, or what it
+            wrote with all that tools and the user said in between.
         rejected: The same.
         row: Row number in the source, from 1 (in `.jsonl` files, the line).
         chosen_sampled: How a model sampled chosen, where the row says so (column
@@ -58,26 +60,38 @@ class Pair:
         )
 
 
+def shared_messages(first: Sequence[Message], second: Sequence[Message]) -> int:
+    """How many messages two conversations begin with alike."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
+    )
+
+
 def same_prompt(prompt: Text) -> str:
     """A key that two prompts share if a person would call them the same.
 
     White space makes no difference, nor does the order of a message's fields; and one message of
-    the user is its text. Roles, and earlier messages, do.
+    the user is its text. Roles, calls of tools and earlier messages do.
     """
     if isinstance(prompt, str):
         return " ".join(prompt.split())
-    turns = [(message["role"], " ".join(message["content"].split())) for message in prompt]
+    turns = [(message["role"], " ".join(message_text(message).split())) for message in prompt]
     return turns[0][1] if [role for role, _ in turns] == ["user"] else json.dumps(turns)
 
 
 def prompt_text(prompt: Text) -> str:
     """A prompt as a person would read it: the text, or the last message's."""
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    return prompt if isinstance(prompt, str) else message_text(prompt[-1])
 
 
 def response_text(response: Text) -> str:
-    """A response as a person would read it."""
-    return prompt_text(response)
+    """A response as a person would read it; of several messages, each with its role."""
+    if isinstance(response, str):
+        return response
+    if len(response) == 1:
+        return message_text(response[0])
+    return "\n".join(f"[{message['role']}] {message_text(message)}" for message in response)
 
 
 def answer_to(prompt: Text, text: str) -> Text:

@@ -21,9 +21,10 @@ from dpo_lab.data.messages import (
     read_messages,
     role_of,
 )
-from dpo_lab.data.pairs import SIDES, Pair, Text
+from dpo_lab.data.pairs import SIDES, Pair, Text, shared_messages
 from dpo_lab.data.problems import UnusableRow
 from dpo_lab.data.sampled import sampled_of_row
+from dpo_lab.data.tools import TOOLS, read_tools
 
 COLUMNS = ("prompt", *SIDES)
 SHAREGPT_PROMPT = "conversations"
@@ -73,9 +74,16 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
         prompt, columns = _field(row, name), {**columns, "prompt": name}
     if chosen == rejected:
         raise UnusableRow(columns["rejected"], "equal to chosen")
-    shape = _text_pair if isinstance(chosen, str) else _conversation_pair
+    if isinstance(chosen, str):
+        texts = _text_pair(prompt, chosen, rejected, columns)
+    else:
+        texts = _conversation_pair(prompt, chosen, rejected, columns)
+        tools = read_tools(TOOLS, row.get(TOOLS))
+        if tools:
+            first, *rest = texts[0]
+            texts = ([{**first, TOOLS: tools}, *rest], *texts[1:])
     sampled = [sampled_of_row(row, columns[side]) for side in SIDES]
-    return Pair(*shape(prompt, chosen, rejected, columns), number, *sampled)
+    return Pair(*texts, number, *sampled)
 
 
 def prompt_column(row: Mapping, columns: Mapping[str, str]) -> str | None:
@@ -145,29 +153,47 @@ def _conversation_pair(
     rejected: list[Message],
     columns: Mapping[str, str],
 ) -> tuple[list[Message], list[Message], list[Message]]:
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
+    """The messages before the first answer that may differ, and what follows them on either side.
+
+    The responses begin with the assistant. Where the conversations part at a message that somebody
+    else wrote, they begin with the answer before it, which both share.
+    """
+    begun = _begun(prompt, chosen, rejected, columns)
+    repeats = chosen[: len(begun)] == rejected[: len(begun)] == begun
+    wholes = [side if repeats else begun + side for side in (chosen, rejected)]
+    check_roles(columns["prompt"], begun)
+    for side, whole in zip(SIDES, wholes, strict=True):
+        check_roles(columns[side], whole[len(begun) :], begun)
+    shared = shared_messages(*wholes)
+    first = next((at for at in range(shared, 0, -1) if _both_answer(wholes, at)), None)
+    if first is None:
+        roles = " and ".join(" ".join(message["role"] for message in whole) for whole in wholes)
+        raise UnusableRow(columns["prompt"], NO_SHARED_PROMPT, f"{roles} share {shared} messages")
+    for side, whole in zip(SIDES, wholes, strict=True):
+        if all(message["role"] != "assistant" for message in whole[shared:]):
+            detail = "after what both conversations share"
+            raise UnusableRow(columns[side], "no answer of its own", detail)
+    return wholes[0][:first], wholes[0][first:], wholes[1][first:]
+
+
+def _begun(
+    prompt: Text | None,
+    chosen: list[Message],
+    rejected: list[Message],
+    columns: Mapping[str, str],
+) -> list[Message]:
+    """The prompt as messages; none where the conversations hold it."""
     if isinstance(prompt, list):
-        # Whole conversations beside their prompt.
-        repeated = len(prompt) if chosen[: len(prompt)] == rejected[: len(prompt)] == prompt else 0
-        chosen, rejected = chosen[repeated:], rejected[repeated:]
-    elif shared:
-        if prompt is not None:
-            _check_repeats(columns["prompt"], prompt, chosen[:shared])
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    elif prompt is not None:
-        prompt = [{"role": "user", "content": prompt}]
-    else:
-        raise UnusableRow(columns["prompt"], NO_SHARED_PROMPT)
-    check_roles(columns["prompt"], prompt)
-    for side, response in zip(SIDES, (chosen, rejected), strict=True):
-        roles = [message["role"] for message in response]
-        if roles != ["assistant"]:
-            found = f"{' '.join(roles) or 'no message'} after the prompt"
-            detail = f"{found}, not one assistant message"
-            raise UnusableRow(columns[side], "roles out of order", detail)
-    return prompt, chosen, rejected
+        return prompt
+    shared = chosen[: shared_messages(chosen, rejected)]
+    asks = any(message["role"] == "user" for message in shared)
+    if prompt is not None and asks:
+        _check_repeats(columns["prompt"], prompt, shared)
+    return [] if asks or prompt is None else [{"role": "user", "content": prompt}]
+
+
+def _both_answer(wholes: Sequence[list[Message]], at: int) -> bool:
+    return all(whole[at : at + 1] and whole[at]["role"] == "assistant" for whole in wholes)
 
 
 def _check_repeats(column: str, prompt: str, shared: list[Message]) -> None:

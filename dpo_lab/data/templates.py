@@ -10,22 +10,39 @@ from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.messages import Message
+from dpo_lab.data.thinking import (
+    Thinking,
+    answer_with_thinking,
+    header_of,
+    switches,
+    without_thinking,
+)
+from dpo_lab.data.tools import TOOLS
 
-_DATE = "dpo_lab_template_date"
+# What was done to a row, in words that are counted and shown.
+GENERATED = "answered after the generation prompt, where the template's history drops thinking"
+UNOPENED = "with a turn whose generation prompt opens thinking that the conversation does not have"
+
+_DATE, _THINKING = "dpo_lab_template_date", "dpo_lab_thinking"
 
 
 def use_template(
-    tokenizer: PreTrainedTokenizerBase, template: str | None = None, day: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    template: str | None = None,
+    day: str | None = None,
+    thinking: Thinking = "keep",
 ) -> None:
-    """Give a tokenizer a template, and its templates a day that is not today.
+    """Give a tokenizer a template, its templates a day that is not today, and a rule of thinking.
 
     Args:
         tokenizer: It is changed.
         template: The template's text; by default it keeps its own.
         day: The date that `strftime_now` writes, as 2026-01-31; by default the day of the call.
+        thinking: What becomes of the assistant's thinking.
 
     Raises:
-        ValueError: If the template is no Jinja, or the day no date.
+        ValueError: If the template is no Jinja, the day no date, or the template cannot be told to
+            ask for no thinking.
     """
     if template is not None:
         question = [{"role": "user", "content": "a"}]
@@ -39,6 +56,8 @@ def use_template(
             pass
         tokenizer.chat_template = template
     setattr(tokenizer, _DATE, day and date.fromisoformat(day).isoformat())
+    switches(ChatTemplate(tokenizer).text or "", thinking)
+    setattr(tokenizer, _THINKING, thinking)
 
 
 def _clock(day: str) -> str:
@@ -122,15 +141,34 @@ class ChatTemplate:
                 "Use plain-text rows, or a model with a chat template."
             )
         day = getattr(self.tokenizer, _DATE, None)
-        dated = {"chat_template": _clock(day) + self.text} if day and self.writes_date else {}
+        options = {"chat_template": _clock(day) + self.text} if day and self.writes_date else {}
+        options |= switches(self.text, self.thinking)
+        tools = messages[0].get(TOOLS)
+        messages = [self.given(message) for message in messages]
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not answered, **dated
+                messages,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=not answered,
+                **options,
             )
         except Exception as error:  # a template is a program, and may fail in any way
             raise TemplateProblem(name, "refused by the chat template", str(error)) from None
 
-    def turn(self, prompt: list[Message], response: list[Message]) -> tuple[str, str, bool]:
+    @property
+    def thinking(self) -> Thinking:
+        """What becomes of the assistant's thinking."""
+        return getattr(self.tokenizer, _THINKING, "keep")
+
+    def given(self, message: Message) -> Message:
+        """A message as the template gets it: without thinking that is not kept."""
+        message = {name: value for name, value in message.items() if name != TOOLS}
+        return message if self.thinking == "keep" else without_thinking(message)
+
+    def turn(
+        self, prompt: list[Message], response: list[Message]
+    ) -> tuple[str, str, tuple[str, ...]]:
         """A prompt as it stands in generation, and the same with its answer.
 
         A thinking template asks for an answer by more than it keeps of one: its generation prompt
@@ -142,33 +180,59 @@ class ChatTemplate:
             response: The answer, one message.
 
         Returns:
-            The prompt's text; the whole text, which begins with it; whether the whole is the
-            generation prompt with the answer after it, rather than what the template writes of an
-            answered conversation.
+            The prompt's text; the whole text, which begins with it; what was done, in words that
+            can be counted: `GENERATED` if the whole is the generation prompt with the answer after
+            it, rather than what the template writes of an answered conversation.
 
         Raises:
             TemplateProblem: If the template refuses it, or rewrites the prompt once it is answered.
         """
         start, whole = self.render(prompt), self.render(prompt + response, answered=True)
         if whole.startswith(start):
-            return start, whole, False
-        kept = self._without_request(prompt, start)
-        if kept is None or not whole.startswith(kept):
-            at = len(os.path.commonprefix([start, whole]))
-            raise TemplateProblem(
-                self.tokenizer.name_or_path,
-                "rewritten by the chat template",
-                "an answered conversation does not begin with its prompt, so the response cannot "
-                f"be told apart: {whole[at : at + 20]!r} in place of {start[at : at + 20]!r}",
-            )
-        request, rest = start[len(kept) :], whole[len(kept) :]
-        begun = request[len(os.path.commonprefix([request, rest])) :]
-        answer = response[-1]["content"]
-        for already_there in (begun, begun.strip()):
+            return start, whole, ()
+        begun = self._turn_begins(prompt, start, whole)
+        if response[-1].get("tool_calls"):  # which only the template can write
+            return whole[:begun], whole, (UNOPENED,)
+        request = start[begun:]
+        answer = answer_with_thinking(self.given(response[-1]))
+        for already_there in (request, request.strip()):
             if answer.startswith(already_there):
                 answer = answer.removeprefix(already_there)
                 break
-        return start, start + answer + self.closing, True
+        return start, start + answer + self.closing, (GENERATED,)
+
+    def begins(self, messages: list[Message], whole: str) -> tuple[int, tuple[str, ...]]:
+        """Where, in a whole conversation's text, the model begins to write after some messages.
+
+        Args:
+            messages: What the conversation begins with.
+            whole: Its text.
+
+        Returns:
+            The place; `UNOPENED` if it is within the generation prompt, which opens thinking.
+
+        Raises:
+            TemplateProblem: If the template writes them in another way once more follows.
+        """
+        start = self.render(messages)
+        if whole.startswith(start):
+            return len(start), ()
+        return self._turn_begins(messages, start, whole), (UNOPENED,)
+
+    def _turn_begins(self, messages: list[Message], start: str, whole: str) -> int:
+        """The same where the request for an answer opens thinking that the whole does not have."""
+        kept = self._without_request(messages, start)
+        if kept is not None:
+            header = kept + header_of(start[len(kept) :])
+            if whole.startswith(header):
+                return len(header)
+        at = len(os.path.commonprefix([start, whole]))
+        raise TemplateProblem(
+            self.tokenizer.name_or_path,
+            "rewritten by the chat template",
+            "an answered conversation does not begin with its prompt, so the response cannot "
+            f"be told apart: {whole[at : at + 20]!r} in place of {start[at : at + 20]!r}",
+        )
 
     def _without_request(self, prompt: list[Message], start: str) -> str | None:
         """The part of a prompt's text that is no request for an answer; none if it is rewritten."""

@@ -13,9 +13,11 @@ from typing import get_args
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.end_tokens import EndTokens, Ids
+from dpo_lab.data.messages import Message
 from dpo_lab.data.pairs import PromptFormat, Text
 from dpo_lab.data.rows import TURN
-from dpo_lab.data.templates import CannotEncode, ChatTemplate, TemplateProblem
+from dpo_lab.data.templates import GENERATED, CannotEncode, ChatTemplate, TemplateProblem
+from dpo_lab.data.turns import Written, roles_of, scored_ids, scored_turns, write_turns
 
 PromptResponse = tuple[Ids, Ids]
 """Ids of a prompt and of a response to it."""
@@ -23,7 +25,6 @@ PromptResponse = tuple[Ids, Ids]
 # What was done to a row, in words that are counted and shown.
 MOVED = "whose response begins with a token that is part prompt"
 TRIMMED = "with white space after the end token cut"
-GENERATED = "answered after the generation prompt, where the template's history drops thinking"
 CHANGED = "with an answer that the chat template changes"
 AS_MESSAGES = "of plain text put through the chat template (prompt_format plain: as it is)"
 AS_IT_IS = "of plain text with turns in it used as it is (prompt_format chat: as one message)"
@@ -36,7 +37,8 @@ class Encoded:
 
     Attributes:
         prompt: Ids of the prompt, or of as much of it as stands before the response's first token.
-        response: What is scored: the tokens after it, with exactly one end token.
+        response: The tokens after it: what is scored, with exactly one end token to a turn, and
+            between turns what others wrote (`data.token_ids`).
         notes: What was done to them, in words that can be counted.
     """
 
@@ -184,43 +186,91 @@ class Encoder:
         texts = [p if isinstance(p, str) else self.template.render(p) for p in prompts]
         return self._begun(texts, plain)
 
-    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Encoded]:
+    def encode(
+        self,
+        prompts: Sequence[Text],
+        responses: Sequence[Text],
+        scored: Sequence[Sequence[int]] | None = None,
+    ) -> list[Encoded]:
         """Ids of prompts, each with the response to it.
 
         Args:
             prompts: Texts, or lists of messages.
-            responses: Texts, or lists of one assistant message, in the same order.
+            responses: Texts, or lists of messages that begin with the assistant, in the same order.
+            scored: Which messages of each response are scored; by default all that the assistant
+                wrote.
 
         Raises:
             TemplateProblem: If the chat template refuses a conversation, or rewrites its prompt
                 once it is answered.
-            CannotEncode: If prompt and response join into one token, or the model has no
-                embedding for one of theirs.
+            CannotEncode: If prompt and response join into one token, a turn before the last has no
+                end, or the model has no embedding for a token.
             ValueError: If there is no chat template for it.
         """
         written = [
-            (prompt, prompt + response, False)
-            if isinstance(response, str)
-            else self.template.turn(prompt, response)
-            for prompt, response in zip(prompts, responses, strict=True)
+            self._write(prompt, response, scored and scored[at])
+            for at, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
         ]
         plain = [isinstance(response, str) for response in responses]
-        begun = self._begun([start for start, _, _ in written], plain)
+        starts = [text.text[:start] for text in written for start in text.starts]
+        of_row = [alone for text, alone in zip(written, plain, strict=True) for _ in text.starts]
+        begun = iter(self._begun(starts, of_row))
         if self._whole_words:
-            rests = self._ids([whole[len(start) :] for start, whole, _ in written])
-            wholes = [one + rest for one, rest in zip(begun, rests, strict=True)]
+            pieces = iter(self._ids([piece for text in written for piece in text.pieces]))
+            each = [sum((next(pieces) for _ in text.pieces), ()) for text in written]
+            wholes = [
+                self.bos + ids if alone and ids[: len(self.bos)] != self.bos else ids
+                for ids, alone in zip(each, plain, strict=True)
+            ]
         else:
-            wholes = self._begun([whole for _, whole, _ in written], plain)
-        encoded = []
-        for response, text, *ids in zip(responses, written, begun, wholes, strict=True):
-            prompt, rest, notes = self._split(*ids)
-            if isinstance(response, str):
-                rest, trimmed = self._ends.cut(rest)
-            else:
-                rest, trimmed = self._ends.cut_turn(rest)
-                notes += _what_became(response[-1]["content"], *text)
-            encoded.append(Encoded(prompt, rest, notes + (TRIMMED,) * trimmed))
-        return encoded
+            wholes = self._begun([text.text for text in written], plain)
+        return [
+            self._encoded(text, response, [next(begun) for _ in text.starts], whole)
+            for text, response, whole in zip(written, responses, wholes, strict=True)
+        ]
+
+    def roles(self, prompt: Text, response: Text) -> list[tuple[int, str]]:
+        """Who wrote which tokens of a conversation, for people to see.
+
+        Returns:
+            How many tokens stand before the end of each message, and its role; nothing for text.
+        """
+        if isinstance(prompt, str) or isinstance(response, str):
+            return []
+        messages = prompt + response
+        text = self.template.render(messages, answered=True)
+        ends = roles_of(self.template, messages, text)
+        ids = self._begun([text[:end] for end, _ in ends], [False] * len(ends))
+        return [(len(one), role) for one, (_, role) in zip(ids, ends, strict=True)]
+
+    def _write(self, prompt: Text, response: Text, scored: Sequence[int] | None) -> Written:
+        """A prompt and its response as one text."""
+        if isinstance(response, str):
+            return Written(prompt + response, (len(prompt),))
+        if scored is None:
+            scored = scored_turns(response, 0, "all")
+        for at in scored[:-1]:
+            for end in self.tokenizer.convert_ids_to_tokens(self.end_ids):
+                if end in response[at]["content"]:
+                    raise CannotEncode(
+                        self.tokenizer.name_or_path, "an end token inside the response", repr(end)
+                    )
+        return write_turns(self.template, prompt, response, scored)
+
+    def _encoded(self, text: Written, response: Text, begun: list[Ids], whole: Ids) -> Encoded:
+        """The ids of one text, parted where the model begins to write."""
+        parted = [self._split(ids, whole) for ids in begun]
+        prompt, last = parted[0][0], parted[-1][1]
+        notes = tuple(dict.fromkeys(note for *_, some in parted for note in some)) + text.notes
+        if isinstance(response, str):
+            last, trimmed = self._ends.cut(last)
+        else:
+            last, trimmed = self._ends.cut_turn(last)
+            notes += self._what_became(response, text)
+        places = [len(before) for before, *_ in parted]
+        name = self.tokenizer.name_or_path
+        ids = scored_ids(whole, places, self.end_ids, last, name)
+        return Encoded(prompt, ids, notes + (TRIMMED,) * trimmed)
 
     def responses(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Ids]:
         """Ids of responses alone, to be read after the ids of their `prompts`.
@@ -238,6 +288,13 @@ class Encoder:
                     f"{prompt!r:.60}; Encoder.encode gives the ids of both",
                 )
         return [one.response for one in encoded]
+
+    def _what_became(self, response: list[Message], text: Written) -> tuple[str, ...]:
+        """Whether the template has changed the last answer."""
+        answers = [message for message in response if message["role"] == "assistant"]
+        answer = self.template.given(answers[-1])["content"].strip()
+        same = GENERATED in text.notes or answer in text.text[text.starts[-1] :]
+        return () if same else (CHANGED,)
 
     def _split(self, prompt: Ids, whole: Ids) -> tuple[Ids, Ids, tuple[str, ...]]:
         """The whole's ids, parted where the prompt's end or, failing that, no longer agree."""
@@ -283,9 +340,3 @@ class Encoder:
                     "resize them",
                 )
         return [ids[text] for text in texts]
-
-
-def _what_became(answer: str, start: str, whole: str, generated: bool) -> tuple[str, ...]:
-    if generated:
-        return (GENERATED,)
-    return () if answer.strip() in whole[len(start) :] else (CHANGED,)

@@ -15,6 +15,8 @@ from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows, RowProblem, UnusableRow
 from dpo_lab.data.sampled_reader import SampledReader
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
+from dpo_lab.data.token_ids import turns_of, without_end_context
+from dpo_lab.data.turns import ScoreTurns
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def tokenize_pairs(
     max_length: int = 512,
     max_prompt_length: int | None = None,
     prompt_format: PromptFormat = "auto",
+    score_turns: ScoreTurns = "all",
     vocabulary: int | None = None,
     on_bad_rows: OnBadRows | None = None,
     max_problems: int = NAMED,
@@ -89,6 +92,7 @@ def tokenize_pairs(
         max_prompt_length: Most tokens of a prompt; by default, what the longer response leaves, at
             least half of `max_length`.
         prompt_format: Whether text is put through the chat template, as `Encoder.as_prompt`.
+        score_turns: Which of the assistant's messages after the prompt are scored.
         vocabulary: How many ids the model has an embedding for; all, if not given.
         on_bad_rows: As in `load_preferences`, for pairs that cannot be used: refused by the chat
             template, a token without an embedding, a response that the cut left empty or equal to
@@ -103,7 +107,7 @@ def tokenize_pairs(
     _check_lengths(max_length, max_prompt_length)
     encoder = Encoder(tokenizer, vocabulary)
     reader = SampledReader(encoder)
-    encoded, problems = encode_pairs(encoder, preferences, prompt_format, reader)
+    encoded, problems = encode_pairs(encoder, preferences, prompt_format, reader, score_turns)
     kept, cut = [], Counter()
     for pair in encoded:
         try:
@@ -146,9 +150,10 @@ def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
         raise UnusableRow("prompt", "no token in the prompt")
     for side in SIDES:
         ids = getattr(pair, side)
-        if not ids or ids[0] in encoder.end_ids:
+        turns = turns_of(ids)
+        if not turns or any(turn[0] in encoder.end_ids for turn in turns):
             raise UnusableRow(side, "no token in the response")
-        if any(token in encoder.end_ids for token in ids[:-1]):
+        if any(token in encoder.end_ids for turn in turns for token in turn[:-1]):
             raise UnusableRow(side, "an end token inside the response")
     if pair.chosen == pair.rejected:
         raise UnusableRow("rejected", "same tokens as chosen")
@@ -168,7 +173,11 @@ def _fit(
     room = max(0, max_length - len(prompt))
     if not room:
         raise UnusableRow("chosen", "response empty after truncation")
-    short = replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room])
+    sides = {side: without_end_context(getattr(pair, side)[:room]) for side in SIDES}
+    for side, ids in sides.items():
+        if not ids:
+            raise UnusableRow(side, "response empty after truncation")
+    short = replace(pair, prompt=prompt, **sides)
     if short.chosen == short.rejected:
         raise UnusableRow("rejected", "responses equal after truncation")
     return short

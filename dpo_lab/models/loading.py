@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
 from dpo_lab.data.text_to_ids import Encoder
+from dpo_lab.data.thinking import Thinking
 from dpo_lab.models.adapters import load_merged, new_adapter
 from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model
 from dpo_lab.models.checksums import NAME as CHECKSUMS, check_files
@@ -60,17 +61,24 @@ class LanguageModel:
     def __post_init__(self) -> None:
         self.encoder = Encoder(self.tokenizer, known_ids(self.base))
 
-    def use_template(self, template: str | None = None, day: str | None = None) -> None:
+    def use_template(
+        self,
+        template: str | None = None,
+        day: str | None = None,
+        thinking: Thinking = "keep",
+    ) -> None:
         """Write conversations by a template, and on a day, other than its own and today.
 
         Args:
             template: The template's text; by default it keeps its own.
             day: The date that a template writes which asks for it, as 2026-01-31.
+            thinking: What becomes of the assistant's thinking.
 
         Raises:
-            ValueError: If the template is no Jinja, or the day no date.
+            ValueError: If the template is no Jinja, the day no date, or the template cannot be
+                told to ask for no thinking.
         """
-        use_template(self.tokenizer, template, day)
+        use_template(self.tokenizer, template, day, thinking)
         self.encoder = Encoder(self.tokenizer, known_ids(self.base))
 
     @property

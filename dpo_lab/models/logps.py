@@ -13,6 +13,7 @@ from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.preferences import Preferences, as_preferences
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
+from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.model_settings import Precision
@@ -43,6 +44,7 @@ def logps(
     *,
     max_length: int = 512,
     prompt_format: PromptFormat = "auto",
+    score_turns: ScoreTurns = "all",
     on_bad_rows: OnBadRows | None = None,
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -54,6 +56,7 @@ def logps(
         pairs: A name, a file, a folder or hub id; rows; a `datasets.Dataset`; or `Preferences`.
         max_length: Most tokens of prompt and response together.
         prompt_format: How text prompts are given to the model: `auto`, `chat` or `plain`.
+        score_turns: Which of the assistant's messages after the prompt are scored.
         on_bad_rows: As in `load_preferences`.
         precision: Of matrix products in the model; sums and log-softmax are always float32.
         progress: Called with `(done, total)` responses.
@@ -70,6 +73,7 @@ def logps(
         language_model.tokenizer,
         max_length=max_length,
         prompt_format=prompt_format,
+        score_turns=score_turns,
         vocabulary=language_model.encoder.vocabulary,
         on_bad_rows=on_bad_rows,
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.text_to_ids import PromptResponse
+from dpo_lab.data.token_ids import count_scored
 from dpo_lab.models.processes import ALONE, Processes
 from dpo_lab.models.reference_cache import ReferenceCache
 from dpo_lab.models.scoring import LogpScorer, score_sequences
@@ -192,7 +193,7 @@ def _probe(scorer, sequences, keys, cached, token_budget) -> int:
         return 0
     live = score_sequences(scorer, [sequences[index] for index in picked], token_budget)
     for index, value in zip(picked, live.tolist(), strict=True):
-        allowed = PROBE_TOLERANCE[scorer.precision] * len(sequences[index][1])
+        allowed = PROBE_TOLERANCE[scorer.precision] * count_scored(sequences[index][1])
         if not abs(value - cached[keys[index]]) <= allowed:
             raise ValueError(
                 f"reference cache: holds {cached[keys[index]]:.4f} nats where the model gives "

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from dpo_lab.data.batching import token_budget_batches
 from dpo_lab.data.pairs import Text, answer_to
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
+from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.models.adapters import seeded
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.dropout import disable_dropout
@@ -79,7 +80,7 @@ class RewardModel(_RewardFunction):
 
     def rewards(self, sequences: Sequence[PromptResponse]) -> Tensor:
         """`r(x, y)` of `(prompt, response)` ids, `(sequences,)`, in one padded forward pass."""
-        whole = [torch.tensor(prompt + response) for prompt, response in sequences]
+        whole = [torch.tensor(prompt + plain_ids(response)) for prompt, response in sequences]
         lengths = torch.tensor([len(row) for row in whole])
         ids = nn.utils.rnn.pad_sequence(whole, True, self.encoder.pad_id)
         mask = torch.arange(ids.shape[1]) < lengths[:, None]

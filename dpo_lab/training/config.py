@@ -11,6 +11,8 @@ from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
+from dpo_lab.data.thinking import Thinking
+from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.model_settings import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
 from dpo_lab.objective.policy_gradient import (
@@ -157,6 +159,12 @@ class TrainConfig:
     template, unless the prompt contains written-out turns; chat: as a message; plain: as it is."""
     chat_template: str | None = None
     """A Jinja file to use instead of the model's own chat template."""
+    score_turns: ScoreTurns = "all"
+    """Which of the assistant's messages after the prompt are scored: all, or the last alone. What
+    tools and later turns of the user say is read and never scored."""
+    thinking: Thinking = "keep"
+    """What becomes of thinking in answers. keep: as the data and the chat template have it; strip:
+    taken out; empty: taken out, and the template asks for answers with thinking turned off."""
     template_date: str | None = None
     """The date, such as 2026-01-31, for a chat template that writes one; by default the day on
     which the run starts."""
@@ -368,6 +376,8 @@ _CHOICES = {
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
     "prompt_format": get_args(PromptFormat),
+    "score_turns": get_args(ScoreTurns),
+    "thinking": get_args(Thinking),
     "on_bad_rows": get_args(OnBadRows),
     "precision": get_args(Precision),
 }

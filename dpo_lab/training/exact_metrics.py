@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from dpo_lab.data.end_tokens import Ids
+from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.models.enumeration import enumerable
 from dpo_lab.models.pair_mass import ListedPairs
 from dpo_lab.models.response_space import MAX_WORDS, ResponseSpace
@@ -93,7 +94,7 @@ def _listed_pairs(job: Job, world: ResponseSpace) -> ListedPairs:
 
     @cache
     def column(ids: Ids) -> int | None:
-        words = job.policy.tokenizer.decode(ids, skip_special_tokens=True).split()
+        words = job.policy.tokenizer.decode(plain_ids(ids), skip_special_tokens=True).split()
         return column_of.get(" ".join(words[:MAX_WORDS]))
 
     shown = torch.zeros(len(world.responses), dtype=torch.bool)

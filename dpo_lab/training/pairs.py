@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpo_lab.data.batching import integers
 from dpo_lab.data.pair_ids import TokenizedPair
+from dpo_lab.data.token_ids import count_scored
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.objective.pair_logps import PairLogps
 
@@ -68,7 +69,10 @@ class PairsWithReference:
     @cached_property
     def lengths(self) -> Tensor:
         """Scored tokens of the chosen and of the rejected responses, `(2, pairs)`."""
-        sides = [[len(side) for side in (pair.chosen, pair.rejected)] for pair in self.tokens.pairs]
+        sides = [
+            [count_scored(side) for side in (pair.chosen, pair.rejected)]
+            for pair in self.tokens.pairs
+        ]
         return torch.tensor(sides, dtype=torch.float32).view(-1, 2).T
 
     def __len__(self) -> int:

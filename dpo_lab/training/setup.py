@@ -183,6 +183,7 @@ def tokenize(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         prompt_format=config.prompt_format,
+        score_turns=config.score_turns,
         vocabulary=vocabulary,
         on_bad_rows=config.on_bad_rows,
     )

@@ -263,7 +263,7 @@ def _score_references(configs: Iterable[TrainConfig], cache: ReferenceCache | No
                 for name in (
                     "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "seed",
                     "max_length", "max_prompt_length", "prompt_format", "chat_template",
-                    "template_date", "on_bad_rows", "columns",
+                    "score_turns", "thinking", "template_date", "on_bad_rows", "columns",
                     "limit", "max_gz_gb", "eval_pairs", "ld_alpha", "device", "precision",
                     "revision",
                     "trust_remote_code",

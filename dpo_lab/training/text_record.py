@@ -102,11 +102,11 @@ def with_template(policy: LanguageModel, config: TrainConfig) -> TrainConfig:
     which the run started is kept.
     """
     config = config.resolved()
-    policy.use_template(config.chat_template, None)
+    policy.use_template(config.chat_template, None, config.thinking)
     if not policy.encoder.template.writes_date:
         return replace(config, template_date=None)
     config = replace(config, template_date=config.template_date or date.today().isoformat())
-    policy.use_template(config.chat_template, config.template_date)
+    policy.use_template(config.chat_template, config.template_date, config.thinking)
     return config
 
 

@@ -193,7 +193,7 @@ CASES = {
     ),
     "a call of a tool in ShareGPT's words": (
         talk(chosen=[{"from": "function_call", "value": "f()"}]),
-        "row 2, 'chosen': tool calls are not supported (write the call into content, as text)",
+        "row 2, 'chosen': truncated or malformed JSON (",
     ),
     "no message": (talk(chosen=[]), "row 2, 'chosen': empty (a list of no messages)"),
     "message without content": (
@@ -209,7 +209,8 @@ CASES = {
     ),
     "empty message": (talk(chosen=answer(" ")), "row 2, 'chosen': empty (message of the assistant"),
     "prompt ends with the assistant": (
-        talk(prompt=[*USER, *answer("hello")]), "row 2, 'prompt': roles out of order (user assist"
+        talk(prompt=[*USER, *answer("hello")]),
+        "row 2, 'chosen': roles out of order (assistant after the assistant; ",
     ),
     "system in the middle": (
         talk(prompt=[*USER, {"role": "system", "content": "s"}, *USER]),
@@ -217,12 +218,21 @@ CASES = {
     ),
     "two turns of the user": (talk(prompt=USER * 2), "row 2, 'prompt': roles out of order (user u"),
     "answer by the user": (talk(chosen=USER), "row 2, 'chosen': roles out of order (user after"),
-    "answer of two messages": (
-        talk(chosen=[*answer("a"), *USER]), "row 2, 'chosen': roles out of order (assistant user"
+    "two messages of the assistant": (
+        talk(chosen=[*answer("a"), *answer("b")]),
+        "row 2, 'chosen': roles out of order (assistant assistant after the user",
+    ),
+    "a conversation that is the other's beginning": (
+        talk(chosen=answer("a"), rejected=[*answer("a"), *USER]),
+        "row 2, 'chosen': no answer of its own (after what both conversations share)",
+    ),
+    "tools that are no list of objects": (
+        talk(tools=[1]),
+        "row 2, 'tools': wrong type (not a list of tools, each an object)",
     ),
     "tool call": (
         talk(chosen=[{"role": "assistant", "content": "", "tool_calls": [1]}]),
-        "row 2, 'chosen': tool calls are not supported",
+        "row 2, 'chosen': a tool call that cannot be read (it must be {",
     ),
     # a file
     "row that is a list": (load("a.jsonl", lines(GOOD, [1])), "row 2: wrong type (list, not an"),

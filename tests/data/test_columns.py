@@ -60,7 +60,7 @@ def test_ids_of_sampled_responses_are_used():
 
 
 def test_fields_of_messages_that_nothing_uses_are_named():
-    thought = {**assistant("a"), "reasoning_content": "hm", "name": "", "tool_calls": None}
+    thought = {**assistant("a"), "refusal": "hm", "name": "", "tool_calls": None}
     parts = [{"type": "text", "text": "q", "cache_control": {"type": "x"}}]
     told = report(
         {**TALK, "chosen": [thought]},
@@ -68,19 +68,19 @@ def test_fields_of_messages_that_nothing_uses_are_named():
         {**TALK, "prompt": [{"role": "user", "content": parts}]},
         {**TALK, "prompt": {"from": "human", "value": "q3", "weight": 0}},
     )
-    expected = {"reasoning_content": 1, "name": 1, "id": 1, "content.cache_control": 1, "weight": 1}
+    expected = {"refusal": 1, "name": 1, "id": 1, "content.cache_control": 1, "weight": 1}
     assert told.unused_fields == expected
-    assert "; unused in messages: reasoning_content (1 row), name (1 row)" in str(told)
+    assert "; unused in messages: refusal (1 row), name (1 row)" in str(told)
     assert str(told).endswith("; to use one, write it into content")
 
 
 def test_fields_of_a_parquet_file_that_are_null_everywhere_are_not_named(tmp_path):
     """A table gives every message every field."""
     datasets = pytest.importorskip("datasets")
-    tool = {"role": "tool", "content": "18 C", "name": "weather"}
+    tool = {"role": "tool", "content": "18 C", "name": "weather", "weight": 1}
     rows = [{**TALK, "prompt": [user("q"), assistant("?"), tool]}, TALK]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
-    assert load_preferences(tmp_path / "a.parquet").report.unused_fields == {"name": 1}
+    assert load_preferences(tmp_path / "a.parquet").report.unused_fields == {"weight": 1}
 
 
 def test_repeated_rows_are_counted_and_named():
@@ -103,7 +103,7 @@ def test_repeated_rows_are_counted_and_named():
         "; 12 rows repeat an earlier one whole (rows 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more)"
         in str(many)
     )
-    thoughts = [{**assistant("a"), "reasoning_content": text} for text in ("x", "y", "x")]
+    thoughts = [{**assistant("a"), "refusal": text} for text in ("x", "y", "x")]
     told = report(*({**TALK, "chosen": [one]} for one in thoughts))
     assert (told.duplicates, told.alike) == (Repeats(1, (3,)), Repeats(1, (2,)))
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from dpo_lab.data.packing import common_prefix, pack, packed_groups
+from dpo_lab.data.packing import pack, packed_groups
+from dpo_lab.data.token_ids import common_prefix
 
 P, A, B = (1, 2), (3, 4), (5, 6, 7)
 
