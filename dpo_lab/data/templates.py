@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,7 @@ from dpo_lab.data.thinking import (
     switches,
     without_thinking,
 )
-from dpo_lab.data.tools import TOOLS
+from dpo_lab.data.tools import TOOLS, with_text_arguments
 
 # What was done to a row, in words that are counted and shown.
 GENERATED = "answered after the generation prompt, where the template's history drops thinking"
@@ -145,15 +146,19 @@ class ChatTemplate:
         options |= switches(self.text, self.thinking)
         tools = messages[0].get(TOOLS)
         messages = [self.given(message) for message in messages]
+        write = partial(
+            self.tokenizer.apply_chat_template,
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=not answered,
+            **options,
+        )
         try:
-            return self.tokenizer.apply_chat_template(
-                messages,
-                tools=tools,
-                tokenize=False,
-                add_generation_prompt=not answered,
-                **options,
-            )
+            return write(messages)
         except Exception as error:  # a template is a program, and may fail in any way
+            for other in with_text_arguments(messages):
+                with suppress(Exception):
+                    return write(other)
             raise TemplateProblem(name, "refused by the chat template", str(error)) from None
 
     @property
@@ -226,13 +231,22 @@ class ChatTemplate:
             header = kept + header_of(start[len(kept) :])
             if whole.startswith(header):
                 return len(header)
-        at = len(os.path.commonprefix([start, whole]))
+        alone, within = (
+            self.tokenizer(text, add_special_tokens=False).input_ids for text in (start, whole)
+        )
+        at = len(os.path.commonprefix([alone, within]))
         raise TemplateProblem(
             self.tokenizer.name_or_path,
             "rewritten by the chat template",
-            "an answered conversation does not begin with its prompt, so the response cannot "
-            f"be told apart: {whole[at : at + 20]!r} in place of {start[at : at + 20]!r}",
+            "an answered conversation does not begin with its prompt, so the response cannot be "
+            f"told apart: the first token that differs is {self._named(within[at : at + 1])}, in "
+            f"place of {self._named(alone[at : at + 1])}",
         )
+
+    def _named(self, ids: list[int]) -> str:
+        if not ids:
+            return "the end of the text"
+        return f"{self.tokenizer.decode(ids)!r}, id {ids[0]}"
 
     def _without_request(self, prompt: list[Message], start: str) -> str | None:
         """The part of a prompt's text that is no request for an answer; none if it is rewritten."""
@@ -260,11 +274,32 @@ class ChatTemplate:
 
     @cached_property
     def end(self) -> int | None:
-        """The first special token that it writes after an answer, if any."""
+        """The special token by which it ends an answer's turn, if any.
+
+        That is one that it writes after an answer whether or not a question follows: the
+        `eos_token` if it is among these, or else the first.
+        """
         if not self.exists:
             return None
-        after = self.tokenizer(self.closing, add_special_tokens=False).input_ids
-        return next((token for token in after if token in self.special_ids), None)
+        closing, followed = (
+            self.tokenizer(text, add_special_tokens=False).input_ids
+            for text in (self.closing, self._followed)
+        )
+        written = os.path.commonprefix([closing, followed]) if followed else closing
+        ends = [token for token in written if token in self.special_ids]
+        eos = self.tokenizer.eos_token_id
+        return eos if eos in ends else next(iter(ends), None)
+
+    @property
+    def _followed(self) -> str:
+        """What it writes between an answer and the next question; nothing where it refuses one."""
+        answer, question = "Answer 3141.", "Question 2718."
+        talk = [("user", "a"), ("assistant", answer), ("user", question)]
+        try:
+            text = self.render([{"role": role, "content": said} for role, said in talk])
+        except TemplateProblem:
+            return ""
+        return text.partition(answer)[2].partition(question)[0]
 
     def writes(self, text: str) -> bool:
         """Whether a text holds the template's own markup: it has been rendered already."""

@@ -6,7 +6,7 @@ What cannot be read raises `UnusableRow`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dpo_lab.data.problems import MALFORMED_JSON, UnusableRow
@@ -48,6 +48,26 @@ def call_text(call: Mapping[str, Any]) -> str:
     if isinstance(arguments, Mapping):
         arguments = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     return f"{function['name']}({arguments})"
+
+
+def with_text_arguments(messages: Sequence[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The messages with the arguments of their calls as JSON, which some templates want.
+
+    Yields:
+        The messages once; nothing where no call has arguments that are an object.
+    """
+    found, changed = [], False
+    for message in messages:
+        calls = []
+        for call in message.get("tool_calls", ()):
+            function = call["function"]
+            if not isinstance(function["arguments"], str):
+                text = json.dumps(function["arguments"], ensure_ascii=False)
+                function, changed = {**function, "arguments": text}, True
+            calls.append({**call, "function": function})
+        found.append({**message, **({"tool_calls": calls} if calls else {})})
+    if changed:
+        yield found
 
 
 def without_nulls(value: Any) -> Any:

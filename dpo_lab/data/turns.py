@@ -8,7 +8,7 @@ from typing import Literal
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.messages import Message
-from dpo_lab.data.templates import CannotEncode, ChatTemplate
+from dpo_lab.data.templates import CannotEncode, ChatTemplate, TemplateProblem
 from dpo_lab.data.token_ids import as_context
 
 ScoreTurns = Literal["all", "last"]
@@ -84,7 +84,11 @@ def write_turns(
     start, text, notes = template.turn(prompt + response[:last], response[last : last + 1])
     found = []
     for turn in earlier:
-        begins, repaired = template.begins(prompt + response[:turn], text)
+        try:
+            begins, repaired = template.begins(prompt + response[:turn], text)
+        except TemplateProblem as error:
+            detail = f"{error.detail}; score_turns='last' scores the last turn alone"
+            raise TemplateProblem(error.model, error.reason, detail) from None
         found.append(begins)
         notes += repaired
     return Written(text, (*found, len(start)), tuple(dict.fromkeys(notes)))

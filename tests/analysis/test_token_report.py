@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import groupby, takewhile
 
 import pytest
 import torch
@@ -206,6 +206,32 @@ def test_a_conversation_ends_with_its_end_of_turn() -> None:
         ("</turn>", "end token"),
     ]
     assert [token.scored for token in seen.chosen.response] == [True, True]
+
+
+def test_a_conversation_s_tokens_have_the_roles_of_their_messages() -> None:
+    tokenizer = merging()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "b")]
+    chosen = [{"role": role, "content": text} for role, text in talk]
+    rejected = [*chosen[:2], {"role": "assistant", "content": "no"}]
+    (pair,) = preferences_from_rows([{"chosen": chosen, "rejected": rejected}])
+    tokens = pair_tokens(pair, tokenizer).chosen.tokens
+    runs = [
+        (role, scored, "".join(token.text for token in run))
+        for (role, scored), run in groupby(tokens, key=lambda token: (token.role, token.scored))
+    ]
+    assert runs == [
+        ("system", False, "<system>s<eos>"),
+        ("user", False, "<user>q<eos>"),
+        ("assistant", False, "<assistant>"),
+        ("assistant", True, "a<eos>"),
+        ("user", False, "<user>q2<eos>"),
+        ("assistant", False, "<assistant>"),
+        ("assistant", True, "b<eos>"),
+    ]
 
 
 def test_a_conversation_that_the_template_refuses_has_no_tokens_and_a_reason() -> None:

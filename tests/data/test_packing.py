@@ -47,6 +47,15 @@ def test_the_split_into_prompt_and_response_says_what_is_scored():
     assert batch.sums(torch.tensor([1.0, 10.0])).tolist() == [11, 10]
 
 
+def test_context_within_a_response_is_read_and_not_scored():
+    """`~4` stands for token 4, read alone: another response scores it at the same place."""
+    batch = pack([((1,), (3, ~4, 5)), ((1,), (3, 4, 6))])
+    assert batch.input_ids.tolist() == [[1, 3, 4]]
+    assert batch.targets.tolist() == [3, 5, 4, 6]
+    assert batch.sums(torch.tensor([1.0, 10.0, 100.0, 1000.0])).tolist() == [11, 1101]
+    assert batch.real_tokens == 8
+
+
 def test_trees_are_joined_where_that_pays():
     long = tuple(range(10, 60))
     assert pack([((1, *long), A), ((1, *long[::-1]), A)]).trees.bounds == (0, 52, 104)

@@ -125,7 +125,9 @@ def test_a_template_that_drops_thinking_from_an_answer_says_so():
 def test_a_template_that_rewrites_its_prompt_is_refused_with_the_first_difference():
     template = "{{ messages | length }}" + TEMPLATES["ChatML"][0]
     tokenizer = tokenizer_of("byte-level", template)
-    with pytest.raises(ValueError, match=r"rewritten by the chat template .* '2<\|im_start\|>user"):
+    with pytest.raises(
+        ValueError, match="the first token that differs is '2', id [0-9]+, in place of '1'"
+    ):
         pair_of(QUESTION, "The Elbe.", "No lake.", tokenizer)
 
 

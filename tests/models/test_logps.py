@@ -55,6 +55,49 @@ def test_the_values_are_those_of_plain_transformers(given, pairs):
     assert [pair.row for pair in found.tokens] == [1, 2]
 
 
+def conversation(model, tokenizer, messages, first: int) -> float:
+    """The whole conversation's log-probabilities, summed where the assistant wrote, in float64."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    spans, at = [], 0
+    while (at := text.find("<assistant>", at)) >= 0:
+        at += len("<assistant>")
+        spans.append((at, text.index("<eos>", at) + len("<eos>")))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([encoded.input_ids])).logits[0].double()
+    every = logits[:-1].log_softmax(-1)
+    return sum(
+        every[place - 1, token].item()
+        for place, (token, (a, b)) in enumerate(
+            zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        )
+        if any(start <= a and b <= end for start, end in spans[first:])
+    )
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_turns_of_a_conversation_are_scored_as_plain_transformers_has_them(family):
+    """Packed (Llama) and padded: two turns each, and a question between them that is not scored."""
+    language_model = make_language_model(family)
+    model, tokenizer = language_model.model, language_model.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+
+    def said(*texts):
+        roles = ("user", "assistant") * 3
+        return [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+
+    begun = said("where is it", "there", "is it")
+    chosen = begun + said("", "yes it is", "the answer", "yes")[1:]
+    rejected = begun + said("", "no", "is it the answer", "no it is not", "so", "no")[1:]
+    found = logps((model, tokenizer), [{"chosen": chosen, "rejected": rejected}])
+    for values, messages in ((found.chosen, chosen), (found.rejected, rejected)):
+        expected = conversation(model, tokenizer, messages, first=1)
+        assert values.item() == pytest.approx(expected, abs=5e-5)
+
+
 def test_a_model_of_peft_is_scored_with_its_adapter(given):
     model, tokenizer = given
     adapted = get_peft_model(

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal
 
 from dpo_lab.analysis.token_report import SIDES, PairTokens, Token
-from dpo_lab.ui.figures.style import AXIS, CHOSEN, GRID, REFERENCE, REJECTED, tint
+from dpo_lab.ui.figures.style import AXIS, CHOSEN, GRID, POLICY, REFERENCE, REJECTED, tint
 from dpo_lab.ui.html.tables import AS_IT_IS, render, table as html_table
 
 Table = Literal["folded", "open", "none"]
@@ -40,7 +40,7 @@ def tokens_html(pair: PairTokens, *, legend: bool = True, table: Table = "folded
         notices=notices(pair),
         prompt=_prompt(pair),
         sides=[(name, getattr(pair, name), _COLOURS[name]) for name in SIDES],
-        legend=_LEGEND if legend else (),
+        legend=_legend(pair) if legend else (),
         table="" if table == "none" else html_table(_TITLES, rows),
         rows=len(rows),
         is_open=table == "open",
@@ -101,7 +101,8 @@ def _look(token: Token, colour: str) -> str:
     if token.part == "BOS":
         return f"border:1px dotted {AXIS}"
     if not token.scored:
-        return f"border:1px solid transparent;background-color:{GRID}"
+        back = tint(_ROLES[token.role], 0.28) if token.role else GRID
+        return f"border:1px solid transparent;background-color:{back}"
     edge = f"2px solid {colour}" if token.part == "end token" else "1px solid transparent"
     tinted = f"background-color:{tint(colour, 0.25)}"
     return f"border:{edge};border-bottom:2px solid {colour};{tinted}"
@@ -110,12 +111,33 @@ def _look(token: Token, colour: str) -> str:
 def _tip(token: Token) -> str:
     parts = [f"{token.name!r}, id {token.id}"]
     parts += [f"position {token.position}"] * (token.position is not None)
+    parts += [f"message of the {token.role}"] * (token.role is not None)
     parts += [f"{token.part}, {token.why}"]
     values = (("log-probability", token.logp), ("by the reference", token.reference_logp))
     parts += [f"{name} {_nats(value)} nats" for name, value in values if value is not None]
     return "\n".join(parts)
 
 
+def _legend(pair: PairTokens) -> list[tuple[Token, str, str]]:
+    """What the looks mean, of those that occur in most pairs, and of the roles in this one."""
+    roles = {
+        token.role for side in SIDES for token in getattr(pair, side).tokens if not token.scored
+    }
+    said = [
+        (Token(role, "", 0, "context", "", role=role), f"{words}, not scored", REFERENCE)
+        for role, words in _WRITTEN_BY.items()
+        if role in roles
+    ]
+    return [*_LEGEND[:1], *(said or _LEGEND[1:2]), *_LEGEND[2:]]
+
+
+_ROLES = {"system": "#F0E442", "user": "#56B4E9", "tool": "#E69F00", "assistant": POLICY}
+_WRITTEN_BY = {
+    "system": "the system's message",
+    "user": "the user's",
+    "tool": "a tool's",
+    "assistant": "the assistant's before",
+}
 _COLOURS = dict(zip(SIDES, (CHOSEN, REJECTED), strict=True))
 _LEGEND = (
     (Token("<bos>", "", 0, "BOS", ""), "beginning", REFERENCE),
@@ -130,15 +152,19 @@ _TITLES = ("position", "token", "id", "part", "predicted by", "log π", "log π_
 
 def _rows(pair: PairTokens) -> list[list[object]]:
     """Every token in words: what the colours and the tips say, for all who do not see them."""
-    tokens = [(token, token.part) for token in pair.chosen.prompt]
+    tokens = [(token, _whose(token)) for token in pair.chosen.prompt]
     for name in SIDES:
-        tokens += [(token, f"{name}, {token.part}") for token in getattr(pair, name).response]
+        tokens += [(token, f"{name}, {_whose(token)}") for token in getattr(pair, name).response]
     rows = []
     for token, part in tokens:
         values = [token.position, token.text, token.id, part, token.predicted_by]
         values += [None if v is None else _nats(v) for v in (token.logp, token.reference_logp)]
         rows.append([*("–" if value is None else value for value in values), token.why])
     return rows
+
+
+def _whose(token: Token) -> str:
+    return token.part if token.role is None else f"{token.part} ({token.role})"
 
 
 def _count(tokens: int) -> str:
