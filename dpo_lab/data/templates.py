@@ -18,7 +18,7 @@ from dpo_lab.data.thinking import (
     switches,
     without_thinking,
 )
-from dpo_lab.data.tools import TOOLS, with_text_arguments
+from dpo_lab.data.tools import TOOLS, with_text_arguments, without_tools
 
 # What was done to a row, in words that are counted and shown.
 GENERATED = "answered after the generation prompt, where the template's history drops thinking"
@@ -168,7 +168,7 @@ class ChatTemplate:
 
     def given(self, message: Message) -> Message:
         """A message as the template gets it: without thinking that is not kept."""
-        message = {name: value for name, value in message.items() if name != TOOLS}
+        message = without_tools(message)
         return message if self.thinking == "keep" else without_thinking(message)
 
     def turn(

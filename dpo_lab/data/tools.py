@@ -28,6 +28,11 @@ def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
     return [without_nulls(tool) for tool in value]
 
 
+def without_tools(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt's first message less the tools that it keeps."""
+    return {name: value for name, value in message.items() if name != TOOLS}
+
+
 def read_calls(column: str, value: Any) -> list[dict[str, Any]]:
     """Calls of tools: OpenAI's `{"function": {"name", "arguments"}}`, or the function alone.
 

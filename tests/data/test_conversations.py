@@ -10,8 +10,10 @@ from chat_families import FAMILIES, family_tokenizer
 from datasets import Dataset
 
 from dpo_lab.data.pair_ids import PARTED, TRAILING
+from dpo_lab.data.pairs import pair_row
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.templates import use_template
+from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 
@@ -256,6 +258,19 @@ def test_calls_are_read_in_every_shape():
         tokenize_pairs(preferences_from_rows([{**row, "tools": json.dumps(TOOLS)}]), tokenizer)[0]
         == expected
     )
+
+
+def test_a_prompt_asks_with_its_tools_and_is_written_as_a_row_again():
+    tokenizer = tokenizer_of("Llama 3.1")
+    (pair,) = preferences_from_rows([row_of("a call of a tool")])
+    asked = [user("Weather in Jena?")]
+    expected = tokenizer.apply_chat_template(
+        asked, tools=TOOLS, tokenize=True, add_generation_prompt=True
+    )
+    assert Encoder(tokenizer).prompts([pair.prompt]) == [tuple(expected.input_ids)]
+    assert pair_row(pair.prompt, "18 C", "?") == {
+        "prompt": asked, "chosen": [assistant("18 C")], "rejected": [assistant("?")], "tools": TOOLS
+    }  # fmt: skip
 
 
 def test_conversations_that_part_elsewhere_are_counted():

@@ -12,6 +12,7 @@ from dpo_lab.analysis.token_report import PairTokens, pair_tokens
 from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
+from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.ui.html.output import bundle
@@ -32,6 +33,7 @@ class TokenInspector:
         max_length: As in `tokenize_pairs` and `TrainConfig`.
         max_prompt_length: The same.
         prompt_format: The same.
+        score_turns: The same.
         policy: Scorer that gives each scored token its log-probability.
         reference: The same for the reference.
 
@@ -55,12 +57,14 @@ class TokenInspector:
         max_length: int = 512,
         max_prompt_length: int | None = None,
         prompt_format: PromptFormat = "auto",
+        score_turns: ScoreTurns = "all",
         policy: LogpScorer | None = None,
         reference: LogpScorer | Reference | None = None,
     ):
         self._preferences, self._tokenizer = preferences, tokenizer
         self._scorers = {"policy": policy, "reference": reference}
-        self._max_prompt_length, self._prompt_format = max_prompt_length, prompt_format
+        self._max_prompt_length = max_prompt_length
+        self._options = {"prompt_format": prompt_format, "score_turns": score_turns}
         self._pairs = {pair.row: pair for pair in preferences}
         self._rows = sorted(self._pairs)
         self.pair: PairTokens | None = None
@@ -173,7 +177,7 @@ class TokenInspector:
         self._draw()
 
     def _tokenized(self, **limits: int | None) -> TokenizedPairs:
-        options = {"prompt_format": self._prompt_format, "on_bad_rows": "skip"}
+        options = {**self._options, "on_bad_rows": "skip"}
         return tokenize_pairs(self._preferences, self._tokenizer, **options, **limits)
 
     def _find_changed(self) -> list[int]:
@@ -190,7 +194,7 @@ class TokenInspector:
             self.pair = pair_tokens(
                 self._pairs[self.row],
                 self._tokenizer,
-                prompt_format=self._prompt_format,
+                **self._options,
                 **self._limits(),
                 **self._scorers,
             )

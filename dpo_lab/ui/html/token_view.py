@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal
 
 from dpo_lab.analysis.token_report import SIDES, PairTokens, Token
-from dpo_lab.ui.figures.style import AXIS, CHOSEN, GRID, POLICY, REFERENCE, REJECTED, tint
+from dpo_lab.ui.figures.style import AXIS, CHOSEN, GRID, POLICY, REFERENCE, REJECTED, THEORY, tint
 from dpo_lab.ui.html.tables import AS_IT_IS, render, table as html_table
 
 Table = Literal["folded", "open", "none"]
@@ -131,7 +131,7 @@ def _legend(pair: PairTokens) -> list[tuple[Token, str, str]]:
     return [*_LEGEND[:1], *(said or _LEGEND[1:2]), *_LEGEND[2:]]
 
 
-_ROLES = {"system": "#F0E442", "user": "#56B4E9", "tool": "#E69F00", "assistant": POLICY}
+_ROLES = {"system": "#F0E442", "user": THEORY, "tool": "#E69F00", "assistant": POLICY}
 _WRITTEN_BY = {
     "system": "the system's message",
     "user": "the user's",
