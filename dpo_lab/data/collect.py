@@ -21,6 +21,7 @@ def collect_pairs(
     *,
     limit: int | None = None,
     ignored: Sequence[str] = (),
+    keep_ties: bool = False,
 ) -> tuple[tuple[Pair, ...], LoadReport]:
     """Pairs of all rows that can be used.
 
@@ -31,6 +32,7 @@ def collect_pairs(
         rule: What is done with rows that cannot be used.
         limit: Stop after so many pairs.
         ignored: Columns that are for people, and are not reported as unused.
+        keep_ties: Whether pairs whose two scores are equal are kept.
 
     Raises:
         BadRows: If any row cannot be used and the rule is `raise`.
@@ -40,13 +42,15 @@ def collect_pairs(
     implicit: list[Pair] = []
     problems: list[RowProblem] = []
     use = ColumnUse(columns, ignored)
-    count = 0
+    count = ties = 0
     for row in rows:
         count += 1
         value = with_messages(row.value, columns)
         made = row.problem or _pair_or_problem(row.number, value, columns, use)
         if isinstance(made, RowProblem):
             problems.append(made)
+        elif made.score_margin == 0 and not keep_ties:
+            ties += 1
         else:
             (implicit if prompt_column(value, columns) is None else explicit).append(made)
         # Those without a prompt count only while no row has one: beside it they are left out.
@@ -59,7 +63,7 @@ def collect_pairs(
     skipped, named = rule.skip(source, count, problems)
     pairs = tuple(explicit or implicit)
     if not pairs:
-        raise _no_pair(source, count, named)
+        raise _no_pair(source, count, named, ties)
     duplicates, alike = find_repeats(pairs, use.digests)
     report = LoadReport(
         source,
@@ -71,6 +75,7 @@ def collect_pairs(
         unused_fields=dict(use.unread),
         duplicates=duplicates,
         alike=alike,
+        ties=ties,
     )
     return pairs, report
 
@@ -91,8 +96,9 @@ def _pair_or_problem(
     return made
 
 
-def _no_pair(source: str, count: int, problems: Sequence[RowProblem]) -> ValueError:
-    found = f"none of its {count} rows can be used ({problems[0]})" if count else "it is empty"
+def _no_pair(source: str, count: int, problems: Sequence[RowProblem], ties: int) -> ValueError:
+    why = problems[0] if problems else f"{ties} ties, two equal scores each"
+    found = f"none of its {count} rows can be used ({why})" if count else "it is empty"
     return ValueError(
         f"{source}: {found}. A data set needs at least one pair; fix its rows or add some."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pairs import SIDES, Pair, PromptFormat, answer_to, response_text
@@ -27,6 +28,8 @@ class TokenizedPair:
         row: Row number in the source.
         notes: What was done to the pair, in words that can be counted.
         rendered: Whether the chat template has written it.
+        score_margin: Score of chosen minus that of rejected, if known.
+        part: Number of the pair among those of its row.
     """
 
     prompt: Ids
@@ -35,6 +38,13 @@ class TokenizedPair:
     row: int
     notes: tuple[str, ...] = field(default=(), compare=False)
     rendered: bool = field(default=False, compare=False)
+    score_margin: float | None = None
+    part: int = field(default=0, compare=False)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """As `Pair.place`."""
+        return self.row, self.part
 
     def __len__(self) -> int:
         """Length of the longer of the two sequences, in tokens."""
@@ -106,8 +116,8 @@ class _PairEncoder:
             prompt = self._prompt(shaped, pair.prompt_key)
             if all(own.values()):  # the text is not read, and what is wrong with it does not matter
                 rendered = not isinstance(shaped.prompt, str)
-                found = TokenizedPair(prompt, **own, row=pair.row, notes=notes, rendered=rendered)
-                self.encoded.append(found)
+                facts = dict(notes=notes, rendered=rendered, **_facts(pair))
+                self.encoded.append(TokenizedPair(prompt, **own, **facts))
                 return
             (one,) = self._of_text([pair])
         except CannotEncode as error:
@@ -139,7 +149,8 @@ class _PairEncoder:
             ids = [(side.prompt + side.response)[len(prompt) :] for side in sides]
             notes += tuple(dict.fromkeys(sides[0].notes + sides[1].notes))
             rendered = not isinstance(pair.prompt, str)
-            found.append(TokenizedPair(prompt, *ids, pair.row, notes, rendered))
+            facts = dict(notes=notes, rendered=rendered, **_facts(pair))
+            found.append(TokenizedPair(prompt, *ids, **facts))
         return found
 
     def _shaped(self, pair: Pair) -> tuple[Pair, tuple[str, ...]]:
@@ -151,3 +162,8 @@ class _PairEncoder:
             return pair, (AS_IT_IS,) * with_turns
         sides = {side: answer_to(prompt, response_text(getattr(pair, side))) for side in SIDES}
         return replace(pair, prompt=prompt, **sides), (AS_TEXT if is_text else AS_MESSAGES,)
+
+
+def _facts(pair: Pair) -> dict[str, Any]:
+    """What the ids of a pair keep of it."""
+    return {"row": pair.row, "part": pair.part, "score_margin": pair.score_margin}

@@ -24,6 +24,7 @@ from dpo_lab.data.messages import (
 from dpo_lab.data.pairs import SIDES, Pair, Text
 from dpo_lab.data.problems import UnusableRow
 from dpo_lab.data.sampled import sampled_of_row
+from dpo_lab.data.scores import score_margin
 
 COLUMNS = ("prompt", *SIDES)
 SHAREGPT_PROMPT = "conversations"
@@ -75,7 +76,8 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
         raise UnusableRow(columns["rejected"], "equal to chosen")
     shape = _text_pair if isinstance(chosen, str) else _conversation_pair
     sampled = [sampled_of_row(row, columns[side]) for side in SIDES]
-    return Pair(*shape(prompt, chosen, rejected, columns), number, *sampled)
+    parts = shape(prompt, chosen, rejected, columns)
+    return Pair(*parts, number, *sampled, score_margin(row, columns))
 
 
 def prompt_column(row: Mapping, columns: Mapping[str, str]) -> str | None:

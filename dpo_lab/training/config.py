@@ -165,6 +165,8 @@ class TrainConfig:
     columns: dict[str, str] = field(default_factory=dict)
     """Column names in the data for prompt, chosen, rejected, if they differ: prompt question
     chosen good ..."""
+    tie_weight: float = 0.0
+    """Weight, 0 to 1, of pairs whose two scores are equal; by default such ties are left out."""
     limit: int | None = None
     """Train on only this many pairs: the first that are not held out."""
     max_gz_gb: float = MAX_GZ_GB
@@ -208,6 +210,8 @@ class TrainConfig:
             raise ValueError(f"seed={self.seed}: must be at most {MOST_SEED}.")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")
+        if not 0 <= self.tie_weight <= 1:
+            raise ValueError(f"tie_weight={self.tie_weight}: must be in [0, 1]. 0 leaves ties out.")
         if self.template_date is not None:
             check_date("template_date", self.template_date)
         for name, allowed in _CHOICES.items():

@@ -31,6 +31,7 @@ from dpo_lab.models.scoring import LogpScorer, pair_logps
 from dpo_lab.models.sharding import Shards
 from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.data_checks import with_scores
 from dpo_lab.training.job import Job, Progress, naming
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.methods import IN_PYTHON, TRUTH
@@ -83,6 +84,7 @@ def prepare(
     """
     processes = join_processes()
     train, held_out = load_data(config, data)
+    train, held_out = (with_scores(pairs, config.loss_function) for pairs in (train, held_out))
     reward_fn = reward_fn or train.reward_fn
     if config.on_policy and training_reward not in (None, reward_fn) and config.reward == TRUTH:
         config = replace(config, reward=IN_PYTHON)
@@ -164,9 +166,15 @@ def load_data(
             on_bad_rows=config.on_bad_rows,
             limit=config.limit,
             max_gz_gb=config.max_gz_gb,
+            keep_ties=config.tie_weight > 0,
         )
     if not isinstance(data, Preferences):
-        data = preferences_from_rows(data, columns=config.columns, on_bad_rows=config.on_bad_rows)
+        data = preferences_from_rows(
+            data,
+            columns=config.columns,
+            on_bad_rows=config.on_bad_rows,
+            keep_ties=config.tie_weight > 0,
+        )
     return split_by_prompt(data, config.held_out, config.seed, config.limit)
 
 
@@ -270,7 +278,8 @@ def _score_reference(
     sizes = [len(part.all) for part in parts]
     for (pairs, indices), part, logps in zip(used, parts, values.split(sizes), strict=True):
         reference = pair_logps(part, logps, config.ld_alpha)
-        scored.append(PairsWithReference.of(pairs, indices, reference))
+        ranked = config.loss_function.ranked
+        scored.append(PairsWithReference.of(pairs, indices, reference, ranked))
     return scored, use
 
 
