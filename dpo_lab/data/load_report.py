@@ -28,6 +28,7 @@ class LoadReport:
         alike: Rows that make a pair and repeat an earlier one in all that is used, and differ in
             the rest.
         ties: Pairs left out because their two scores are equal.
+        layout: The public layout that the columns were recognised as, if any.
     """
 
     source: str
@@ -40,6 +41,7 @@ class LoadReport:
     duplicates: Repeats = Repeats()
     alike: Repeats = Repeats()
     ties: int = 0
+    layout: str = ""
 
     def __str__(self) -> str:
         """One line, with the numbers of the first rows."""
@@ -48,6 +50,8 @@ class LoadReport:
             reasons = ", ".join(f"{n} {why}" for why, n in self.skipped.items())
             rows = [problem.row for problem in self.problems]
             parts[0] += f", skipped: {reasons} ({_listed(rows, sum(self.skipped.values()))})"
+        if self.layout:
+            parts.append(f"read as {self.layout}")
         if self.ties:
             verb = "ties" if self.ties > 1 else "tie"
             parts.append(

@@ -21,6 +21,7 @@ from dpo_lab.data.collect import collect_pairs
 from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pairs import Pair, Text
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows
+from dpo_lab.data.ranked import RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.scores import SCORES
@@ -77,6 +78,7 @@ def load_preferences(
     limit: int | None = None,
     max_gz_gb: float = MAX_GZ_GB,
     keep_ties: bool = False,
+    ranked_pairs: RankedPairs = "all",
 ) -> Preferences:
     """Read preference pairs.
 
@@ -94,6 +96,8 @@ def load_preferences(
         limit: Keep the first so many pairs.
         max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
         keep_ties: Whether to keep pairs whose two scores are equal, which are left out otherwise.
+        ranked_pairs: Of several scored or ranked responses to a prompt, `all` compares every two,
+            `best` the best with each other one.
 
     Returns:
         The pairs, with a report of what was read and skipped.
@@ -111,7 +115,14 @@ def load_preferences(
     rows = read_rows(str(source), split, max_gz_gb)
     ignored = builtin.facts if builtin else ()
     pairs, report = collect_pairs(
-        name, rows, columns, rule, limit=limit, ignored=ignored, keep_ties=keep_ties
+        name,
+        rows,
+        columns,
+        rule,
+        limit=limit,
+        ignored=ignored,
+        keep_ties=keep_ties,
+        ranked_pairs=ranked_pairs,
     )
     rule.warn(report.skipped, report)
     return Preferences(pairs, report, builtin and builtin.reward_fn)
@@ -126,6 +137,7 @@ def preferences_from_rows(
     reward_fn: RewardFn | None = None,
     name: str = "rows",
     keep_ties: bool = False,
+    ranked_pairs: RankedPairs = "all",
 ) -> Preferences:
     """The same from rows in memory: dictionaries, or a `datasets.Dataset`.
 
@@ -137,13 +149,16 @@ def preferences_from_rows(
         reward_fn: Ground-truth reward of `(prompt, response)`, if there is one.
         name: What to call the source in messages.
         keep_ties: As in `load_preferences`.
+        ranked_pairs: As in `load_preferences`.
 
     Raises:
         BadRows: As `load_preferences`.
         ValueError: As `load_preferences`.
     """
     columns, rule = _check_columns(columns), BadRowsRule(on_bad_rows, max_problems)
-    pairs, report = collect_pairs(name, numbered(rows), columns, rule, keep_ties=keep_ties)
+    pairs, report = collect_pairs(
+        name, numbered(rows), columns, rule, keep_ties=keep_ties, ranked_pairs=ranked_pairs
+    )
     rule.warn(report.skipped, report)
     return Preferences(pairs, report, reward_fn)
 

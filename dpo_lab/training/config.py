@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
+from dpo_lab.data.ranked import RANKED_PAIRS, RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
 from dpo_lab.models.model_settings import Precision, new_tokens
@@ -126,6 +127,9 @@ class TrainConfig:
     batch_pairs: int = 16
     """Pairs per optimiser step, or prompts where the policy samples; the last step may have fewer
     with epochs."""
+    group_by_prompt: bool = False
+    """Put a prompt's pairs into one batch, as far as they fit: what they share is computed once.
+    Choose batch_pairs as a multiple of a prompt's pairs."""
     micro_batch_tokens: int | None = None
     """Most tokens in one forward and backward pass: fewer take less memory and more time. By
     default 640 on the CPU, 8192 elsewhere."""
@@ -165,6 +169,9 @@ class TrainConfig:
     columns: dict[str, str] = field(default_factory=dict)
     """Column names in the data for prompt, chosen, rejected, if they differ: prompt question
     chosen good ..."""
+    ranked_pairs: RankedPairs = "all"
+    """Pairs of several scored or ranked responses to a prompt: all of them, or the best with each
+    other one."""
     tie_weight: float = 0.0
     """Weight, 0 to 1, of pairs whose two scores are equal; by default such ties are left out."""
     limit: int | None = None
@@ -373,5 +380,6 @@ _CHOICES = {
     "schedule": get_args(Schedule),
     "prompt_format": get_args(PromptFormat),
     "on_bad_rows": get_args(OnBadRows),
+    "ranked_pairs": RANKED_PAIRS,
     "precision": get_args(Precision),
 }

@@ -62,3 +62,44 @@ def test_odpo_trains_on_scores_and_names_what_lacks_them():
     unscored = [*ROWS, {"prompt": "p", "chosen": "good", "rejected": "bad"}]
     with pytest.raises(ValueError, match=r"rows: 1 of 3 pairs have no scores \(row 5\), which"):
         prepare(replace(QUICK, loss="odpo", batch_pairs=2), data=unscored)
+
+
+RANKED = [
+    {"prompt": prompt, "responses": ["really good", "fine", "flat", "very bad"],
+     "scores": [4, 3, 2, 1]}
+    for prompt in ("the plot was", "the finale felt", "the ending felt", "the acting was")
+]  # fmt: skip
+
+
+def test_a_batch_by_prompt_computes_what_its_pairs_share_once():
+    """Six pairs a prompt: with twelve in a batch, two prompts and their eight responses."""
+    config = replace(QUICK, batch_pairs=12, group_by_prompt=True, micro_batch_tokens=400)
+    job = prepare(config, data=RANKED)
+    learner = Learner(job)
+    for step in range(2):
+        indices = learner.order.batch(step)
+        prompts = [job.train.tokens[index].prompt for index in indices]
+        assert [prompts.count(prompt) for prompt in prompts] == [6] * 12
+        (batch,) = learner.gradient.micro_batches(job.train, indices)
+        pairs = batch.pairs
+        laid_out = job.scorer.batch(
+            [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
+        )
+        whole = {pair.prompt for pair in pairs}, {(p.prompt, p.chosen[:-1]) for p in pairs}
+        whole[1].update((p.prompt, p.rejected[:-1]) for p in pairs)
+        assert (len(whole[0]), len(whole[1])) == (2, 8)
+        longest = sum(map(len, whole[0])) + sum(len(ids) for _, ids in whole[1])
+        assert laid_out.input_ids.numel() <= longest < laid_out.real_tokens / 3
+    first, last = train(job)
+    assert last["loss"] < first["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_a_ranking_trains_by_its_whole_order():
+    """At the reference every order is as likely: ln 4! a ranking, over its six pairs."""
+    config = replace(QUICK, loss="plackett_luce", batch_pairs=12, steps=4)
+    job = prepare(config, data=RANKED)
+    assert job.train.rankings.tolist() == [3 * k + i for k in range(4) for i in (0, 0, 0, 1, 1, 2)]
+    records = list(train(job))
+    assert records[0]["loss"] == pytest.approx(torch.tensor(24.0).log().item() / 6, abs=1e-5)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert len(prepare(replace(config, ranked_pairs="best"), data=RANKED).train) == 12
