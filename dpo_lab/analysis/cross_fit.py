@@ -60,9 +60,9 @@ def _fold_scores(config: TrainConfig, preferences: Preferences, fold: list[int])
 
 def _joined(preferences: Preferences, parts: Sequence[PairMargins]) -> PairMargins:
     """Join the folds' scores, in the original order of the pairs."""
-    position = {pair.row: index for index, pair in enumerate(preferences)}
+    position = {pair.place: index for index, pair in enumerate(preferences)}
     pairs = [pair for part in parts for pair in part.preferences]
-    order = torch.tensor([position[pair.row] for pair in pairs]).argsort()
+    order = torch.tensor([position[pair.place] for pair in pairs]).argsort()
     columns = {
         name: torch.cat([getattr(part.logps, name) for part in parts])[order] for name in LOGPS
     }

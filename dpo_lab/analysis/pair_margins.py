@@ -137,9 +137,9 @@ def score_pairs(job: Job, preferences: Preferences, beta: float | None = None) -
     if not beta > 0:
         raise ValueError(f"beta={beta!r}: must be > 0. Take the beta that the run ended with.")
     tokens = tokenize(job.config, preferences, job.policy.tokenizer, job.policy.encoder.vocabulary)
-    by_row = {pair.row: pair for pair in preferences}
+    by_place = {pair.place: pair for pair in preferences}
     return PairMargins(
-        replace(preferences, pairs=tuple(by_row[pair.row] for pair in tokens)),
+        replace(preferences, pairs=tuple(by_place[pair.place] for pair in tokens)),
         tokens,
         pair_logps(job, tokens),
         beta,

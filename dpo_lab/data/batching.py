@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dpo_lab.data.grouped_order import grouped_order
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.data.token_ids import plain_ids
 
@@ -217,12 +218,15 @@ class PairSampler:
         batch_pairs: How many make a batch.
         seed: Seed of the shuffle.
         total: How many are shown in all, each time a pair is shown counted; none for no end.
+        groups: The group of each pair, to be kept in one batch as far as it fits; by default each
+            stands alone.
     """
 
     pairs: int
     batch_pairs: int
     seed: int
     total: int | None = None
+    groups: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_pairs <= self.pairs:
@@ -237,9 +241,15 @@ class PairSampler:
         picked = []
         for epoch in range(start // self.pairs, (end - 1) // self.pairs + 1):
             offset = epoch * self.pairs
-            order = _permutation(self.pairs, self.seed, epoch)
+            order = self._order(epoch)
             picked += order[max(0, start - offset) : end - offset]
         return picked
+
+    def _order(self, epoch: int) -> list[int]:
+        if not self.groups:
+            return _permutation(self.pairs, self.seed, epoch)
+        room = -(epoch * self.pairs) % self.batch_pairs
+        return _grouped(self.groups, self.batch_pairs, room, self.seed, epoch)
 
     def shown(self, steps: int) -> int:
         """Pairs that so many steps have shown."""
@@ -251,3 +261,8 @@ class PairSampler:
 def _permutation(size: int, seed: int, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(size, generator=generator).tolist()
+
+
+@lru_cache(maxsize=2)
+def _grouped(groups: tuple[int, ...], size: int, room: int, seed: int, epoch: int) -> list[int]:
+    return grouped_order(groups, _permutation(len(set(groups)), seed, epoch), size, room)

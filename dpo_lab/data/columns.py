@@ -14,6 +14,7 @@ from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.repeats import digest_of_unused
 from dpo_lab.data.rows import prompt_column
 from dpo_lab.data.sampled import sampled_column
+from dpo_lab.data.scores import SCORES
 from dpo_lab.data.tools import TOOLS
 
 # The likeliest first: the mapping that an error proposes is of the first that is there.
@@ -56,7 +57,7 @@ class ColumnUse:
             return
         prompt = prompt_column(row, self._columns)
         sides = [self._columns[side] for side in SIDES]
-        used = {prompt, *sides, *map(sampled_column, sides)}
+        used = {prompt, *sides, *map(sampled_column, sides), *self._scores(row)}
         if isinstance(made, Pair) and not isinstance(made.prompt, str):
             used.add(TOOLS)
         beside = {str(name): row[name] for name in row if name not in used | self._ignored}
@@ -70,6 +71,11 @@ class ColumnUse:
         self.unread.update(list(dict.fromkeys(fields)))
         if prompt is None:
             self._look_for_prompt(number, filled, made)
+
+    def _scores(self, row: Mapping) -> list[str]:
+        """The columns of scores, if both are there."""
+        names = [self._columns.get(name, name) for name in SCORES]
+        return names if all(name in row for name in names) else []
 
     def _look_for_prompt(
         self, number: int, beside: Mapping[str, Any], made: Pair | RowProblem

@@ -12,7 +12,9 @@ from dpo_lab.data.repeats import Repeats
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the rows of a source, `kept + skipped == rows`, and of their columns.
+    """What became of the rows of a source and of their columns.
+
+    Of rows that make one pair each, `kept + skipped + ties == rows`.
 
     Attributes:
         source: Name of the source and split.
@@ -25,6 +27,8 @@ class LoadReport:
         duplicates: Rows that make a pair and repeat an earlier one whole.
         alike: Rows that make a pair and repeat an earlier one in all that is used, and differ in
             the rest.
+        ties: Pairs left out because their two scores are equal.
+        layout: The public layout that the columns were recognised as, if any.
     """
 
     source: str
@@ -36,6 +40,8 @@ class LoadReport:
     unused_fields: Mapping[str, int] = field(default_factory=dict)
     duplicates: Repeats = Repeats()
     alike: Repeats = Repeats()
+    ties: int = 0
+    layout: str = ""
 
     def __str__(self) -> str:
         """One line, with the numbers of the first rows."""
@@ -44,6 +50,13 @@ class LoadReport:
             reasons = ", ".join(f"{n} {why}" for why, n in self.skipped.items())
             rows = [problem.row for problem in self.problems]
             parts[0] += f", skipped: {reasons} ({_listed(rows, sum(self.skipped.values()))})"
+        if self.layout:
+            parts.append(f"read as {self.layout}")
+        if self.ties:
+            verb = "ties" if self.ties > 1 else "tie"
+            parts.append(
+                f"{self.ties} {verb} left out, whose two scores are equal (tie_weight keeps them)"
+            )
         if self.duplicates.count:
             parts.append(_repeat(self.duplicates, "an earlier one whole"))
         if self.alike.count:

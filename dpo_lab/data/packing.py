@@ -120,7 +120,8 @@ def _groups_by_estimate(items, budget: int) -> list[list[int]]:
 def _units(items, budget: int) -> list[tuple[int, list[int]]]:
     """Items of one prompt, as many as fit the budget, with their size; largest first.
 
-    The size counts the prompt again where a new tree repeats it.
+    The size counts the prompt again where a new tree repeats it, and a response that several items
+    have once.
     """
     by_prompt: dict[Ids, list[int]] = {}
     for index, item in enumerate(items):
@@ -128,14 +129,17 @@ def _units(items, budget: int) -> list[tuple[int, list[int]]]:
     units = []
     for prompt, members in by_prompt.items():
         size, tree, unit = 0, 0, []
+        seen: set[Ids] = set()
         for index in members:
-            lengths = [len(response) - 1 for _, response in items[index]]
+            responses = dict.fromkeys(response for _, response in items[index])
+            lengths = [len(some) - 1 for some in responses if some not in seen]
             new, after = _grown(len(prompt), lengths, tree)
             if unit and size + new > budget:
                 units.append((size, unit))
-                size, unit = 0, []
-                new, after = _grown(len(prompt), lengths, 0)
+                size, unit, seen = 0, [], set()
+                new, after = _grown(len(prompt), [len(some) - 1 for some in responses], 0)
             size, tree = size + new, after
+            seen |= responses.keys()
             unit.append(index)
         units.append((size, unit))
     return sorted(units, key=lambda unit: (-unit[0], unit[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pairs import (
@@ -41,6 +42,8 @@ class TokenizedPair:
         row: Row number in the source.
         notes: What was done to the pair, in words that can be counted.
         rendered: Whether the chat template has written it.
+        score_margin: Score of chosen minus that of rejected, if known.
+        part: Number of the pair among those of its row.
     """
 
     prompt: Ids
@@ -49,6 +52,13 @@ class TokenizedPair:
     row: int
     notes: tuple[str, ...] = field(default=(), compare=False)
     rendered: bool = field(default=False, compare=False)
+    score_margin: float | None = None
+    part: int = field(default=0, compare=False)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """As `Pair.place`."""
+        return self.row, self.part
 
     def __len__(self) -> int:
         """Length of the longer of the two sequences, in tokens."""
@@ -124,8 +134,8 @@ class _PairEncoder:
             prompt = self._prompt(shaped, pair.prompt_key)
             if all(own.values()):  # the text is not read, and what is wrong with it does not matter
                 rendered = not isinstance(shaped.prompt, str)
-                found = TokenizedPair(prompt, **own, row=pair.row, notes=notes, rendered=rendered)
-                self.encoded.append(found)
+                facts = dict(notes=notes, rendered=rendered, **_facts(pair))
+                self.encoded.append(TokenizedPair(prompt, **own, **facts))
                 return
             (one,) = self._of_text([pair])
         except CannotEncode as error:
@@ -156,7 +166,8 @@ class _PairEncoder:
             prompt, *ids = _from_one_place(sides, conversation=_several_messages(pair))
             notes += tuple(dict.fromkeys(sides[0].notes + sides[1].notes))
             rendered = not isinstance(pair.prompt, str)
-            found.append(TokenizedPair(prompt, *ids, pair.row, notes, rendered))
+            facts = dict(notes=notes, rendered=rendered, **_facts(pair))
+            found.append(TokenizedPair(prompt, *ids, **facts))
         return found
 
     def _scored(self, pair: Pair, side: str) -> list[int]:
@@ -212,3 +223,8 @@ def _from_one_place(sides: Sequence[Encoded], conversation: bool) -> tuple[Ids, 
         between = list(map(as_context, between))
     chosen, rejected = (ids + side.response for ids, side in zip(between, sides, strict=True))
     return prompt, chosen, rejected
+
+
+def _facts(pair: Pair) -> dict[str, Any]:
+    """What the ids of a pair keep of it."""
+    return {"row": pair.row, "part": pair.part, "score_margin": pair.score_margin}

@@ -31,6 +31,8 @@ class Pair:
         chosen_sampled: How a model sampled chosen, where the row says so (column
             `chosen_sampled`, or so with the name that chosen has): its ids are scored.
         rejected_sampled: The same of rejected.
+        score_margin: Score of chosen minus that of rejected, where the row has both; 0 is a tie.
+        part: Number of the pair among those of its row, from 0.
     """
 
     prompt: Text
@@ -39,6 +41,13 @@ class Pair:
     row: int
     chosen_sampled: Sampled | None = None
     rejected_sampled: Sampled | None = None
+    score_margin: float | None = None
+    part: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Row and part: the same for no other pair of its source."""
+        return self.row, self.part
 
     @property
     def sampled(self) -> bool:
@@ -58,6 +67,7 @@ class Pair:
             rejected=self.chosen,
             chosen_sampled=self.rejected_sampled,
             rejected_sampled=self.chosen_sampled,
+            score_margin=None if self.score_margin is None else -self.score_margin,
         )
 
 

@@ -21,8 +21,10 @@ from dpo_lab.data.collect import collect_pairs
 from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pairs import Pair, Text
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows
+from dpo_lab.data.ranked import RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
+from dpo_lab.data.scores import SCORES
 from dpo_lab.data.sources import read_rows
 
 
@@ -57,6 +59,8 @@ class Preferences(Sequence[Pair]):
         digest = hashlib.blake2b(digest_size=16)
         for pair in self.pairs:
             parts = [pair.prompt, pair.chosen, pair.rejected]
+            if pair.score_margin is not None:
+                parts.append(pair.score_margin)
             if pair.sampled:
                 sides = (pair.chosen_sampled, pair.rejected_sampled)
                 parts += [side and side.as_dict() for side in sides]
@@ -73,6 +77,8 @@ def load_preferences(
     max_problems: int = NAMED,
     limit: int | None = None,
     max_gz_gb: float = MAX_GZ_GB,
+    keep_ties: bool = False,
+    ranked_pairs: RankedPairs = "all",
 ) -> Preferences:
     """Read preference pairs.
 
@@ -82,12 +88,16 @@ def load_preferences(
         split: Which split; of a folder, the file of that name, all its shards
             (`train-00000-of-00003`) or the file whose name begins so. A single file is its own
             only split and any name is accepted.
-        columns: Names in the source of `prompt`, `chosen`, `rejected`, where they differ.
+        columns: Names in the source of `prompt`, `chosen`, `rejected`, and of the numbers
+            `score_chosen` and `score_rejected`, where they differ.
         on_bad_rows: `skip` leaves bad rows out and counts them in the report; `raise` stops with
             every one listed. By default they are skipped with a warning (`SkippedRows`).
         max_problems: How many bad rows are named; all are counted.
         limit: Keep the first so many pairs.
         max_gz_gb: Most GB (1e9 bytes) that a `.gz` file may unpack to.
+        keep_ties: Whether to keep pairs whose two scores are equal, which are left out otherwise.
+        ranked_pairs: Of several scored or ranked responses to a prompt, `all` compares every two,
+            `best` the best with each other one.
 
     Returns:
         The pairs, with a report of what was read and skipped.
@@ -104,7 +114,16 @@ def load_preferences(
     builtin, name = BUILTIN.get(str(source)), f"{source} ({split})"
     rows = read_rows(str(source), split, max_gz_gb)
     ignored = builtin.facts if builtin else ()
-    pairs, report = collect_pairs(name, rows, columns, rule, limit=limit, ignored=ignored)
+    pairs, report = collect_pairs(
+        name,
+        rows,
+        columns,
+        rule,
+        limit=limit,
+        ignored=ignored,
+        keep_ties=keep_ties,
+        ranked_pairs=ranked_pairs,
+    )
     rule.warn(report.skipped, report)
     return Preferences(pairs, report, builtin and builtin.reward_fn)
 
@@ -117,6 +136,8 @@ def preferences_from_rows(
     max_problems: int = NAMED,
     reward_fn: RewardFn | None = None,
     name: str = "rows",
+    keep_ties: bool = False,
+    ranked_pairs: RankedPairs = "all",
 ) -> Preferences:
     """The same from rows in memory: dictionaries, or a `datasets.Dataset`.
 
@@ -127,13 +148,17 @@ def preferences_from_rows(
         max_problems: As in `load_preferences`.
         reward_fn: Ground-truth reward of `(prompt, response)`, if there is one.
         name: What to call the source in messages.
+        keep_ties: As in `load_preferences`.
+        ranked_pairs: As in `load_preferences`.
 
     Raises:
         BadRows: As `load_preferences`.
         ValueError: As `load_preferences`.
     """
     columns, rule = _check_columns(columns), BadRowsRule(on_bad_rows, max_problems)
-    pairs, report = collect_pairs(name, numbered(rows), columns, rule)
+    pairs, report = collect_pairs(
+        name, numbered(rows), columns, rule, keep_ties=keep_ties, ranked_pairs=ranked_pairs
+    )
     rule.warn(report.skipped, report)
     return Preferences(pairs, report, reward_fn)
 
@@ -166,10 +191,11 @@ def check_limit(limit: int | None) -> None:
 
 
 def _check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    unknown = sorted(set(columns or {}) - set(COLUMNS))
+    names = (*COLUMNS, *SCORES)
+    unknown = sorted(set(columns or {}) - set(names))
     if unknown:
         raise ValueError(
             f"columns: {unknown[0]!r} is no column of a preference pair. "
-            f"Map from {', '.join(COLUMNS)} to the names in your data."
+            f"Map from {', '.join(names)} to the names in your data."
         )
-    return {name: (columns or {}).get(name, name) for name in COLUMNS}
+    return {name: (columns or {}).get(name, name) for name in names}

@@ -26,7 +26,8 @@ class Repeats:
 
     @classmethod
     def of(cls, rows: Sequence[int]) -> Repeats:
-        """All of these rows."""
+        """All of these rows, each once."""
+        rows = list(dict.fromkeys(rows))
         return cls(len(rows), tuple(rows[:NAMED]))
 
 
@@ -45,7 +46,7 @@ def find_repeats(pairs: Iterable[Pair], unused: Mapping[int, bytes]) -> tuple[Re
     whole_rows: set[tuple[bytes, bytes]] = set()
     used_parts: set[bytes] = set()
     for pair in pairs:
-        used = _digest(repr(replace(pair, row=0)))
+        used = _digest(repr(replace(pair, row=0, part=0)))
         whole = used, unused[pair.row]
         if whole in whole_rows:
             duplicates.append(pair.row)

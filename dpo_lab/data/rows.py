@@ -24,6 +24,7 @@ from dpo_lab.data.messages import (
 from dpo_lab.data.pairs import SIDES, Pair, Text, shared_messages
 from dpo_lab.data.problems import UnusableRow
 from dpo_lab.data.sampled import sampled_of_row
+from dpo_lab.data.scores import score_margin
 from dpo_lab.data.tools import TOOLS, read_tools
 
 COLUMNS = ("prompt", *SIDES)
@@ -83,7 +84,7 @@ def row_to_pair(number: int, row: Any, columns: Mapping[str, str]) -> Pair:
             first, *rest = texts[0]
             texts = ([{**first, TOOLS: tools}, *rest], *texts[1:])
     sampled = [sampled_of_row(row, columns[side]) for side in SIDES]
-    return Pair(*texts, number, *sampled)
+    return Pair(*texts, number, *sampled, score_margin(row, columns))
 
 
 def prompt_column(row: Mapping, columns: Mapping[str, str]) -> str | None:

@@ -37,5 +37,6 @@ def shares(pairs: Sequence[TokenizedPair], count: int) -> list[list[int]]:
 
 
 def _tokens(pairs: Sequence[TokenizedPair]) -> int:
-    """Tokens of pairs with one prompt, which counts once."""
-    return len(pairs[0].prompt) + sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    """Tokens of pairs with one prompt, which counts once, as does a response of several pairs."""
+    responses = {side for pair in pairs for side in (pair.chosen, pair.rejected)}
+    return len(pairs[0].prompt) + sum(map(len, responses))

@@ -34,6 +34,10 @@ class PairLogps:
         rejected_lengths: The same for the rejected responses.
         mean_chosen_length: Mean of `chosen_lengths` over the optimiser's batch, if these pairs are
             only a part of it; by default over these pairs.
+        score_margins: Score of the chosen response minus that of the rejected, as the data has
+            them; for losses that use scores.
+        rankings: A number for each pair: the same where prompt and chosen response are; for losses
+            of rankings.
 
     Raises:
         ValueError: If the shapes differ.
@@ -46,6 +50,8 @@ class PairLogps:
     chosen_lengths: Tensor | None = None
     rejected_lengths: Tensor | None = None
     mean_chosen_length: float | None = None
+    score_margins: Tensor | None = None
+    rankings: Tensor | None = None
 
     def __post_init__(self) -> None:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -57,9 +63,9 @@ class PairLogps:
 
     @classmethod
     def at_reference(cls) -> PairLogps:
-        """One pair, one token each, on which policy and reference agree."""
+        """One pair, one token each, on which policy and reference agree; its scores differ by 1."""
         zero, one = torch.zeros(1), torch.ones(1)
-        return cls(zero - 1, zero - 1, zero - 1, zero - 1, one, one)
+        return cls(zero - 1, zero - 1, zero - 1, zero - 1, one, one, score_margins=one)
 
     @classmethod
     def joined(cls, parts: Sequence[PairLogps]) -> PairLogps:
@@ -78,9 +84,11 @@ class PairLogps:
 
     @property
     def turned(self) -> PairLogps:
-        """The same with each pair's label turned around."""
+        """The same with each pair's label turned around; rankings are not known then."""
         return replace(
             self,
+            score_margins=None if self.score_margins is None else -self.score_margins,
+            rankings=None,
             policy_chosen=self.policy_rejected,
             policy_rejected=self.policy_chosen,
             reference_chosen=self.reference_rejected,

@@ -56,6 +56,8 @@ class Loss:
             through the batch's mean length.
         reference_free: Whether it ignores the reference.
         uses_lengths: Whether it divides by numbers of tokens.
+        uses_scores: Whether it needs the scores of both responses.
+        ranked: Whether it needs to know which pairs have prompt and chosen response in common.
         bradley_terry: Whether its reward is a Bradley-Terry reward: given enough pairs with labels
             drawn from Bradley-Terry, its optimum is pi* at beta.
         trl: Name in TRL 1.16, or empty.
@@ -74,6 +76,8 @@ class Loss:
     couples_pairs: bool = False
     reference_free: bool = False
     uses_lengths: bool = False
+    uses_scores: bool = False
+    ranked: bool = False
     bradley_terry: bool = False
     trl: str = ""
     status: str = TESTED
@@ -82,7 +86,8 @@ class Loss:
     @property
     def has_initial_value(self) -> bool:
         """Whether its value is a constant where the policy equals the reference."""
-        return not any(loss.reference_free for loss in self.members or (self,))
+        members = self.members or (self,)
+        return not any(loss.reference_free or loss.uses_scores for loss in members)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -204,6 +209,8 @@ def _weighted_sum(weighted: list[tuple[float, Loss]]) -> Loss:
         couples_pairs=any(loss.couples_pairs for loss in members),
         reference_free=all(loss.reference_free for loss in members),
         uses_lengths=any(loss.uses_lengths for loss in members),
+        uses_scores=any(loss.uses_scores for loss in members),
+        ranked=any(loss.ranked for loss in members),
         trl="" if not all(loss.trl for loss in members) else joined("trl", " + "),
         status=joined("status", "; "),
         members=tuple(members),

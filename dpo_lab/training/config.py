@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from dpo_lab.data.pairs import PromptFormat
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
+from dpo_lab.data.ranked import RANKED_PAIRS, RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
 from dpo_lab.data.thinking import Thinking
@@ -128,6 +129,9 @@ class TrainConfig:
     batch_pairs: int = 16
     """Pairs per optimiser step, or prompts where the policy samples; the last step may have fewer
     with epochs."""
+    group_by_prompt: bool = False
+    """Put a prompt's pairs into one batch, as far as they fit: what they share is computed once.
+    Choose batch_pairs as a multiple of a prompt's pairs."""
     micro_batch_tokens: int | None = None
     """Most tokens in one forward and backward pass: fewer take less memory and more time. By
     default 640 on the CPU, 8192 elsewhere."""
@@ -173,6 +177,11 @@ class TrainConfig:
     columns: dict[str, str] = field(default_factory=dict)
     """Column names in the data for prompt, chosen, rejected, if they differ: prompt question
     chosen good ..."""
+    ranked_pairs: RankedPairs = "all"
+    """Pairs of several scored or ranked responses to a prompt: all of them, or the best with each
+    other one."""
+    tie_weight: float = 0.0
+    """Weight, 0 to 1, of pairs whose two scores are equal; by default such ties are left out."""
     limit: int | None = None
     """Train on only this many pairs: the first that are not held out."""
     max_gz_gb: float = MAX_GZ_GB
@@ -216,6 +225,8 @@ class TrainConfig:
             raise ValueError(f"seed={self.seed}: must be at most {MOST_SEED}.")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: must be in [0, 1). 0 holds nothing out.")
+        if not 0 <= self.tie_weight <= 1:
+            raise ValueError(f"tie_weight={self.tie_weight}: must be in [0, 1]. 0 leaves ties out.")
         if self.template_date is not None:
             check_date("template_date", self.template_date)
         for name, allowed in _CHOICES.items():
@@ -379,5 +390,6 @@ _CHOICES = {
     "score_turns": get_args(ScoreTurns),
     "thinking": get_args(Thinking),
     "on_bad_rows": get_args(OnBadRows),
+    "ranked_pairs": RANKED_PAIRS,
     "precision": get_args(Precision),
 }

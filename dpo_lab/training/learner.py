@@ -17,9 +17,9 @@ from dpo_lab.training.job import Job
 from dpo_lab.training.on_policy import GroupGradient
 from dpo_lab.training.online_pairs import OnlinePairs
 from dpo_lab.training.pair_gradient import PairGradient
+from dpo_lab.training.pair_order import pair_order
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
-from dpo_lab.training.setup import pair_order
 from dpo_lab.training.step_gradient import Outcome, StepGradient
 
 GRADIENTS: dict[str, type[StepGradient]] = {
@@ -51,7 +51,7 @@ class Learner:
         self.step = 0
         self.new_peak: float | None = None
         self.total_steps = job.config.total_steps(len(job.train))
-        self.order = pair_order(job.config, len(job.train))
+        self.order = pair_order(job.config, job.train.tokens)
         self.processes = job.processes
         named = job.policy.model.named_parameters()
         self.weights = {name: weight for name, weight in named if weight.requires_grad}

@@ -41,6 +41,16 @@ def check_loss(settings: Mapping[str, Any], loss: Loss) -> None:
             "--f-divergence-type alpha_divergence (f_divergence_type='alpha_divergence'), or leave "
             "it out."
         )
+    if loss.uses_scores and settings["method"] == "online-dpo":
+        raise ValueError(
+            f"loss={name!r}: needs scores of the data's responses, and online DPO compares answers "
+            "of the policy. Use --method dpo, or another loss."
+        )
+    if settings["tie_weight"] and loss.couples_pairs:
+        raise ValueError(
+            f"tie_weight={settings['tie_weight']:g}: a value of the loss {name!r} belongs to no "
+            "single pair, so a tie cannot be weighted. Leave ties out (tie_weight=0)."
+        )
     if settings["use_weighting"] and loss.couples_pairs:
         raise ValueError(
             f"use_weighting=True: the loss {name!r} sorts the batch, so a value belongs to no "

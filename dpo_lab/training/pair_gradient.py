@@ -168,6 +168,9 @@ class PairGradient(StepGradient):
                 logps = scorer.logps(laid_out)
             if self.routers:
                 balance = self.routers.loss(router_logits, laid_out)
+        margins = batch.logps.score_margins
+        if margins is not None and config.tie_weight:  # at 0, ties were left out of the data
+            weights = weights * torch.where(margins == 0, config.tie_weight, 1.0)
         policy = pair_logps(sequences, logps, config.ld_alpha)
         return policy, weights, laid_out.real_tokens, balance
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpo_lab.data.batching import integers
+from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.token_ids import count_scored
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
@@ -43,15 +45,17 @@ class PairsWithReference:
         reference: `(2, pairs)`, `log pi_ref(y_w|x)` and `log pi_ref(y_l|x)` as the run's loss uses
             them (with `ld_alpha`), nats; 0 where `scored` is false.
         scored: `(pairs,)`, whether the reference has scored the pair, that is, any step uses it.
+        ranked: Whether the loss needs to know which pairs share prompt and chosen response.
     """
 
     tokens: TokenizedPairs
     reference: Tensor
     scored: Tensor
+    ranked: bool = False
 
     @classmethod
     def of(
-        cls, tokens: TokenizedPairs, indices: Sequence[int], values: Tensor
+        cls, tokens: TokenizedPairs, indices: Sequence[int], values: Tensor, ranked: bool = False
     ) -> PairsWithReference:
         """Pairs with reference values for some of them.
 
@@ -59,12 +63,13 @@ class PairsWithReference:
             tokens: The pairs.
             indices: Indices of the scored pairs.
             values: `(2, indices)`, their reference log-probabilities.
+            ranked: As the attribute.
         """
         reference = values.new_zeros(2, len(tokens))
         reference[:, list(indices)] = values
         scored = torch.zeros(len(tokens), dtype=torch.bool)
         scored[list(indices)] = True
-        return cls(tokens, reference, scored)
+        return cls(tokens, reference, scored, ranked)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -74,6 +79,21 @@ class PairsWithReference:
             for pair in self.tokens.pairs
         ]
         return torch.tensor(sides, dtype=torch.float32).view(-1, 2).T
+
+    @cached_property
+    def score_margins(self) -> Tensor | None:
+        """Score of chosen minus that of rejected, `(pairs,)`, NaN where unknown; or None at all."""
+        margins = [pair.score_margin for pair in self.tokens.pairs]
+        if all(margin is None for margin in margins):
+            return None
+        return torch.tensor([math.nan if margin is None else margin for margin in margins])
+
+    @cached_property
+    def rankings(self) -> Tensor:
+        """A number for each pair, `(pairs,)`: the same where prompt and chosen response are."""
+        numbers: dict[tuple[Ids, Ids], int] = {}
+        keys = [(pair.prompt, pair.chosen) for pair in self.tokens.pairs]
+        return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -96,5 +116,13 @@ class PairsWithReference:
                 "settings that use it."
             )
         reference = self.reference[:, columns]
-        logps = PairLogps(*reference, *reference, *self.lengths[:, columns], mean_chosen_length)
+        margins = self.score_margins
+        logps = PairLogps(
+            *reference,
+            *reference,
+            *self.lengths[:, columns],
+            mean_chosen_length,
+            None if margins is None else margins[columns],
+            self.rankings[columns] if self.ranked else None,
+        )
         return PairBatch([self.tokens[index] for index in indices], logps)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.batching import PairSampler
 from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
 from dpo_lab.data.pair_sequences import PairSequences
@@ -31,9 +30,11 @@ from dpo_lab.models.scoring import LogpScorer, pair_logps
 from dpo_lab.models.sharding import Shards
 from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
+from dpo_lab.training.data_checks import with_scores
 from dpo_lab.training.job import Job, Progress, naming
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.methods import IN_PYTHON, TRUTH
+from dpo_lab.training.pair_order import pair_order, trained_on
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import adapted_policy, ready_policy
 from dpo_lab.training.text_record import TextRecord, with_template
@@ -83,11 +84,12 @@ def prepare(
     """
     processes = join_processes()
     train, held_out = load_data(config, data)
+    train, held_out = (with_scores(pairs, config.loss_function) for pairs in (train, held_out))
     reward_fn = reward_fn or train.reward_fn
     if config.on_policy and training_reward not in (None, reward_fn) and config.reward == TRUTH:
         config = replace(config, reward=IN_PYTHON)
     training_reward = training_reward or _training_reward(config, reward_fn)
-    pair_order(config, len(train))  # raises if a batch is too large
+    pair_order(config, train.pairs)  # raises if a batch is too large
     divides = strategy == "fsdp"
     by_name = model is None or isinstance(model, str | Path)
     policy = ready_policy(config, model, "cpu" if divides and by_name else None)
@@ -164,9 +166,17 @@ def load_data(
             on_bad_rows=config.on_bad_rows,
             limit=config.limit,
             max_gz_gb=config.max_gz_gb,
+            keep_ties=config.tie_weight > 0,
+            ranked_pairs=config.ranked_pairs,
         )
     if not isinstance(data, Preferences):
-        data = preferences_from_rows(data, columns=config.columns, on_bad_rows=config.on_bad_rows)
+        data = preferences_from_rows(
+            data,
+            columns=config.columns,
+            on_bad_rows=config.on_bad_rows,
+            keep_ties=config.tie_weight > 0,
+            ranked_pairs=config.ranked_pairs,
+        )
     return split_by_prompt(data, config.held_out, config.seed, config.limit)
 
 
@@ -187,11 +197,6 @@ def tokenize(
         vocabulary=vocabulary,
         on_bad_rows=config.on_bad_rows,
     )
-
-
-def pair_order(config: TrainConfig, pairs: int) -> PairSampler:
-    """The order in which `pairs` training pairs are used in the steps of a run."""
-    return PairSampler(pairs, config.batch_pairs, config.seed, config.total_pairs(pairs))
 
 
 def _prompts(
@@ -251,8 +256,8 @@ def _score_reference(
     progress: Progress | None,
 ) -> tuple[list[PairsWithReference], CacheStats]:
     """Reference values of the pairs that the run will use."""
-    trained_on = [] if config.on_policy else _trained_on(config, len(tokens[0]))
-    used = [(tokens[0], trained_on)]
+    ours = [] if config.on_policy else trained_on(config, tokens[0])
+    used = [(tokens[0], ours)]
     if len(tokens) > 1 and config.eval_pairs:
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
         used.append((held_out, list(range(len(held_out)))))
@@ -271,14 +276,6 @@ def _score_reference(
     sizes = [len(part.all) for part in parts]
     for (pairs, indices), part, logps in zip(used, parts, values.split(sizes), strict=True):
         reference = pair_logps(part, logps, config.ld_alpha)
-        scored.append(PairsWithReference.of(pairs, indices, reference))
+        ranked = config.loss_function.ranked
+        scored.append(PairsWithReference.of(pairs, indices, reference, ranked))
     return scored, use
-
-
-def _trained_on(config: TrainConfig, pairs: int) -> list[int]:
-    """Indices of the training pairs that at least one step of the run uses."""
-    if config.total_pairs(pairs) >= pairs:
-        return list(range(pairs))
-    order = pair_order(config, pairs)
-    steps = range(config.total_steps(pairs))
-    return sorted(index for step in steps for index in order.batch(step))

@@ -196,6 +196,8 @@ def test_the_report_is_plain_values():
         "unused_fields": {},
         "duplicates": {"count": 0, "rows": []},
         "alike": {"count": 1, "rows": [2]},
+        "ties": 0,
+        "layout": "",
     }
 
 

@@ -37,11 +37,14 @@ def one_pair(dtype=torch.float64) -> PairLogps:
     Chosen: 3 tokens, log-ratio 3 L, so its reward is L: sigmoid(L) = 3/4; policy -3 ln 2, so that
     a token has a mean of 1/2. Rejected: 6 tokens, log-ratio -3 L, reward -L: sigmoid(-L) = 1/4;
     policy -6 ln 4, a mean of 1/4. The margin is 6 L, the reward margin ln 9: sigmoid = 9/10.
+    The scores differ by 3.
     """
     policy = -3 * math.log(2), -6 * math.log(4)
     values = (*policy, policy[0] - 3 * L, policy[1] + 3 * L, 3.0, 6.0)
     tensors = [torch.tensor([value], dtype=dtype) for value in values]
-    return PairLogps(tensors[0].requires_grad_(), tensors[1].requires_grad_(), *tensors[2:])
+    policy = tensors[0].requires_grad_(), tensors[1].requires_grad_()
+    scores = torch.tensor([3.0], dtype=dtype)
+    return PairLogps(*policy, *tensors[2:], score_margins=scores)
 
 
 L = math.log(3)
@@ -90,6 +93,12 @@ BY_HAND = [
     ("cpo", {"cpo_alpha": 0.5}, math.log(9 / 8) + 0.5 * math.log(2), -1 / 27 - 1 / 6, 1 / 27),
     # Odds 1 and 1/3: their ratio's sigmoid is 3/4. d log odds / d mean logp = 1 / (1 - p).
     ("orpo", {}, math.log(2) + math.log(4 / 3) / 3, -1 / 3 - 1 / 18, 1 / 54),
+    # The offset is ln 3, of ln 9: sigmoid(ln 3) = 3/4.
+    ("odpo", {"odpo_transform": "log"}, math.log(4 / 3), -1 / 12, 1 / 12),
+    # Or 3 x (ln 9) / 3: sigmoid(0).
+    ("odpo", {"odpo_alpha": math.log(9) / 3}, math.log(2), -1 / 6, 1 / 6),
+    # Of two responses, it is DPO.
+    ("plackett_luce", {}, math.log(10 / 9), -1 / 30, 1 / 30),
 ]  # fmt: skip
 
 
@@ -110,7 +119,13 @@ def some_pairs() -> PairLogps:
         rejected + torch.tensor([-0.2, 1.5, -1.1, 0.8]),
     )
     tokens = torch.tensor([3.0, 2.0, 4.0, 2.0]), torch.tensor([4.0, 3.0, 1.0, 2.0])
-    return PairLogps(chosen.requires_grad_(), rejected.requires_grad_(), *reference, *tokens)
+    facts = {
+        "score_margins": torch.tensor([0.5, 2.0, 0.1, 0.0], dtype=torch.float64),
+        "rankings": torch.tensor([3, 8, 3, 3]),
+    }
+    return PairLogps(
+        chosen.requires_grad_(), rejected.requires_grad_(), *reference, *tokens, **facts
+    )
 
 
 @pytest.mark.parametrize("divergence", F_DIVERGENCES)
@@ -147,7 +162,7 @@ def test_a_reference_free_loss_does_not_look_at_the_reference_and_the_others_do(
     other = replace(pairs, reference_chosen=pairs.reference_chosen + torch.tensor([1.0, -2, 3, -4]))
     same = bool(torch.equal(loss(pairs, 0.3), loss(other, 0.3)))
     assert same == loss.reference_free
-    assert loss.has_initial_value == (not same and "sft" not in name)
+    assert loss.has_initial_value == (not same and "sft" not in name and name != "odpo")
 
 
 @pytest.mark.parametrize("name", [*LOSSES, *SUMS])

@@ -33,6 +33,8 @@ CASES = [
     {"loss": "sigmoid_norm", "beta": 3.0},
     {"loss": "orpo"},
     {"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.2},
+    {"loss": "odpo", "odpo_alpha": 0.5},
+    {"loss": "plackett_luce"},
     {"loss": "sigmoid", "f_divergence_type": "js_divergence"},
     {"loss": "sigmoid", "ld_alpha": 0.3},
     {"loss": "hinge", "ld_alpha": 0.0},
@@ -53,6 +55,11 @@ def scored(model, pair, ld_alpha) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return both
 
 
+def pair_texts(job, pair, response) -> list[str]:
+    decode = job.policy.tokenizer.decode
+    return [decode(ids, skip_special_tokens=True) for ids in (pair.prompt, response)]
+
+
 def plain_trajectory(job) -> list[float]:
     config, reference = job.config, load_model("micro").model
     policy = load_model("micro").model
@@ -69,7 +76,15 @@ def plain_trajectory(job) -> list[float]:
             torch.tensor([float(len(side)) for side in some])
             for some in zip(*((pair.chosen, pair.rejected) for pair in batch), strict=True)
         ]
-        losses = find_loss(config.loss)(PairLogps(*sides), config.beta, **config.loss_options)
+        # Reviews have no scores: their ground truth has. Few prompts, so that chosen ones recur.
+        margins = [job.reward_fn(*pair_texts(job, p, p.chosen)) for p in batch]
+        lower = [job.reward_fn(*pair_texts(job, p, p.rejected)) for p in batch]
+        facts = {
+            "score_margins": torch.tensor(margins) - torch.tensor(lower),
+            "rankings": torch.tensor([hash((p.prompt, p.chosen)) for p in batch]),
+        }
+        pairs = PairLogps(*sides, **facts)
+        losses = find_loss(config.loss)(pairs, config.beta, **config.loss_options)
         if config.use_weighting:
             losses = losses * torch.stack([(pair[0][1] + pair[1][1]).exp() for pair in ours])
         optimizer.zero_grad()
@@ -99,8 +114,13 @@ def test_every_loss_falls_and_is_measured_as_it_is_defined(name):
     # DPO-Positive begins at the kink of its penalty, of which no gradient tells.
     assert last["loss"] < first["loss"] or name == "dpop"
     chosen, rejected = job.held_out.lengths
+    of_pairs = job.held_out.batch(range(len(job.held_out))).logps
     held_out = replace(
-        pair_logps(job, job.held_out.tokens), chosen_lengths=chosen, rejected_lengths=rejected
+        pair_logps(job, job.held_out.tokens),
+        chosen_lengths=chosen,
+        rejected_lengths=rejected,
+        score_margins=of_pairs.score_margins,
+        rankings=of_pairs.rankings,
     )
     losses = find_loss(name)(held_out, config.beta, **config.loss_options)
     assert last["eval/loss"] == pytest.approx(losses.mean().item(), abs=1e-5)
@@ -136,6 +156,10 @@ REFUSED = [
     ({"loss": "sigmoid + 0.2 sft", "ld_alpha": 0.5}, "ld_alpha=0.5: the loss 'sigmoid + 0.2 sft'"),
     ({"f_alpha_divergence_coef": 0.7}, "f_alpha_divergence_coef=0.7: reverse_kl has none"),
     ({"dpop_lambda": 0.0}, "dpop_lambda=0.0: the loss 'sigmoid' takes none"),
+    ({"loss": "aot", "tie_weight": 0.5}, "tie_weight=0.5: a value of the loss 'aot' belongs to no"),
+    ({"tie_weight": 2.0}, "tie_weight=2.0: must be in [0, 1]"),
+    ({"loss": "odpo", "method": "online-dpo"}, "loss='odpo': needs scores of the data's"),
+    ({"loss": "odpo", "odpo_transform": "root"}, "odpo_transform='root': unknown"),
     ({"loss": "aot", "use_weighting": True}, "use_weighting=True: the loss 'aot' sorts the batch"),
     ({"f_divergence_type": "kl"}, "f_divergence_type='kl': unknown. Use one of reverse_kl"),
 ]

@@ -93,9 +93,11 @@ class LossExplorer:
         loss = find_loss(self.loss.value)
         self.smoothing.disabled = "label_smoothing" not in loss.options
         self.divergence.disabled = "f_divergence_type" not in loss.options
+        drawn = "Drawn where scores differ by 1. " if loss.uses_scores else ""
         self.note.value = (
             f"<b>{escaped(loss.title)}</b>: <code>{escaped(loss.formula)}</code>. "
-            f"{escaped(loss.citation)}. Logged rewards are {escaped(loss.rewards)}."
+            f"{escaped(loss.citation)}. {drawn}"
+            f"Logged rewards are {escaped(loss.rewards)}."
         )
 
     def _repr_mimebundle_(self, **options):

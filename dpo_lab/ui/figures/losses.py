@@ -39,9 +39,13 @@ _CONTENDERS = {
 
 
 def pairs_at(chosen: torch.Tensor, rejected: torch.Tensor) -> PairLogps:
-    """Pairs with these log-ratios; each answer has five tokens, and -40 nats by the reference."""
+    """Pairs with these log-ratios; each answer has five tokens, and -40 nats by the reference.
+
+    Their scores differ by 1.
+    """
     reference, tokens = torch.full_like(chosen, -40.0), torch.full_like(chosen, _TOKENS)
-    return PairLogps(chosen - 40, rejected - 40, reference, reference, tokens, tokens)
+    logps = chosen - 40, rejected - 40, reference, reference
+    return PairLogps(*logps, tokens, tokens, score_margins=torch.ones_like(chosen))
 
 
 def curve_traces(name: str, loss: Loss, beta: float, look: dict, **options: Any) -> list[dict]:

@@ -90,7 +90,7 @@ def test_every_offered_loss_can_be_explored_with_the_options_it_takes() -> None:
 
 def test_what_is_not_a_curve_over_the_margin_is_not_offered() -> None:
     assert set(WITH_REFERENCE) == {*LOSSES, SUMS[0]} - {
-        "aot", "aot_unpaired", "sft", "unlikelihood", "simpo", "cpo", "orpo",
+        "aot", "aot_unpaired", "sft", "unlikelihood", "simpo", "cpo", "orpo", "plackett_luce",
     }  # fmt: skip
 
 
