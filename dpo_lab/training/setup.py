@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lab.data.batching import PairSampler
 from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
 from dpo_lab.data.pair_sequences import PairSequences
@@ -36,6 +35,7 @@ from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.methods import IN_PYTHON, TRUTH
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import adapted_policy, ready_policy
+from dpo_lab.training.step_plan import StepPlan
 from dpo_lab.training.text_record import TextRecord, with_template
 
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
@@ -46,12 +46,14 @@ def prepare(
     *,
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
+    held_out: Preferences | None = None,
     reward_fn: RewardFn | None = None,
     training_reward: RewardFn | None = None,
     keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
     strategy: Strategy = "ddp",
+    plan: Callable[[TrainConfig, int], StepPlan] = StepPlan,
 ) -> Job:
     """Load model and data, tokenise the pairs, and score them with the reference.
 
@@ -62,6 +64,7 @@ def prepare(
             `requires_grad` are not trained. Its dropout is off until the run ends; it is left in
             evaluation mode.
         data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
+        held_out: Held-out pairs, instead of a share of the prompts of `data`.
         reward_fn: Ground-truth reward of `(prompt, response)`, instead of the data set's own.
         training_reward: What rates the policy's own answers in training, instead of what
             `config.reward` names.
@@ -72,6 +75,7 @@ def prepare(
         progress: Called with the current work, how much is done, and the total.
         strategy: What several processes divide: with `ddp` the pairs of each step, with `fsdp` the
             weights as well, for a model that one device does not hold; it is loaded on the CPU.
+        plan: Makes the plan of the steps, from the configuration and the number of pairs.
 
     Returns:
         The job; `dpo_lab.training.loop.train` runs it.
@@ -82,12 +86,12 @@ def prepare(
             reward and there is none.
     """
     processes = join_processes()
-    train, held_out = load_data(config, data)
+    train, held_out = load_data(config, data, held_out)
     reward_fn = reward_fn or train.reward_fn
     if config.on_policy and training_reward not in (None, reward_fn) and config.reward == TRUTH:
         config = replace(config, reward=IN_PYTHON)
     training_reward = training_reward or _training_reward(config, reward_fn)
-    pair_order(config, len(train))  # raises if a batch is too large
+    plan(config, len(train)).batch(0)  # raises if a batch is too large
     divides = strategy == "fsdp"
     by_name = model is None or isinstance(model, str | Path)
     policy = ready_policy(config, model, "cpu" if divides and by_name else None)
@@ -114,7 +118,7 @@ def prepare(
     # With the run's number of threads, which determines the last bits of the values.
     with threads_for(policy.model), reference.at_start() as frozen:
         scored, use = _score_reference(
-            config, frozen, fingerprint, tokens, processes, cache, progress
+            config, frozen, fingerprint, tokens, processes, cache, progress, plan
         )
     needed = bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference
     if needed or config.on_policy:
@@ -137,6 +141,7 @@ def prepare(
         held_out_fingerprint=held_out.fingerprint(),
         text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
+        plan=plan,
         restore_dropout=restore_dropout,
         processes=processes,
     )
@@ -148,7 +153,9 @@ def micro_batch_tokens(config: TrainConfig, device: torch.device) -> int:
 
 
 def load_data(
-    config: TrainConfig, data: Preferences | Iterable[Mapping] | None = None
+    config: TrainConfig,
+    data: Preferences | Iterable[Mapping] | None = None,
+    held_out: Preferences | None = None,
 ) -> tuple[Preferences, Preferences]:
     """Training and held-out pairs, from the configuration or from memory.
 
@@ -167,6 +174,8 @@ def load_data(
         )
     if not isinstance(data, Preferences):
         data = preferences_from_rows(data, columns=config.columns, on_bad_rows=config.on_bad_rows)
+    if held_out is not None:
+        return replace(data, pairs=data.pairs[: config.limit]), held_out
     return split_by_prompt(data, config.held_out, config.seed, config.limit)
 
 
@@ -186,11 +195,6 @@ def tokenize(
         vocabulary=vocabulary,
         on_bad_rows=config.on_bad_rows,
     )
-
-
-def pair_order(config: TrainConfig, pairs: int) -> PairSampler:
-    """The order in which `pairs` training pairs are used in the steps of a run."""
-    return PairSampler(pairs, config.batch_pairs, config.seed, config.total_pairs(pairs))
 
 
 def _prompts(
@@ -248,9 +252,10 @@ def _score_reference(
     processes: Processes,
     cache: ReferenceCache | None,
     progress: Progress | None,
+    plan: Callable[[TrainConfig, int], StepPlan],
 ) -> tuple[list[PairsWithReference], CacheStats]:
     """Reference values of the pairs that the run will use."""
-    trained_on = [] if config.on_policy else _trained_on(config, len(tokens[0]))
+    trained_on = [] if config.on_policy else _trained_on(plan(config, len(tokens[0])))
     used = [(tokens[0], trained_on)]
     if len(tokens) > 1 and config.eval_pairs:
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
@@ -274,10 +279,8 @@ def _score_reference(
     return scored, use
 
 
-def _trained_on(config: TrainConfig, pairs: int) -> list[int]:
+def _trained_on(plan: StepPlan) -> list[int]:
     """Indices of the training pairs that at least one step of the run uses."""
-    if config.total_pairs(pairs) >= pairs:
-        return list(range(pairs))
-    order = pair_order(config, pairs)
-    steps = range(config.total_steps(pairs))
-    return sorted(index for step in steps for index in order.batch(step))
+    if plan.shown(plan.total_steps) >= plan.pairs:
+        return list(range(plan.pairs))
+    return sorted(index for step in range(plan.total_steps) for index in plan.batch(step))

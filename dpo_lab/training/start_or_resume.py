@@ -130,6 +130,6 @@ def describe_environment(job: Job) -> dict[str, Any]:
         "text": job.text.as_dict(),
         **data_facts(job),
         "reference": asdict(job.cache_use),
-        "total_steps": job.config.total_steps(len(job.train)),
+        "total_steps": job.plan(job.config, len(job.train)).total_steps,
         "threads": threads_worth(job.policy.model),
     }
