@@ -70,6 +70,11 @@ class Learner:
         """The learning rate of the next step."""
         return self.job.live.learning_rate * self.order.share_of_peak(self.step)
 
+    @property
+    def moved(self) -> bool:
+        """Whether a step has changed the policy: a schedule may begin at a learning rate of 0."""
+        return any(self.order.share_of_peak(step) for step in range(self.step))
+
     def change(self, changes: Mapping[str, float]) -> None:
         """Set new values of live settings, by name."""
         self.job.live = replace(self.job.live, **changes)
@@ -91,7 +96,7 @@ class Learner:
         indices = self.order.batch(self.step)
         outcome = self.accumulate(indices)
         grad_norm = whole(clip_grad_norm_(self.parameters, self.config.max_grad_norm))
-        values = {"pairs": len(indices), **outcome.metrics(beta, first=not self.step)}
+        values = {"pairs": len(indices), **outcome.metrics(beta, first=not self.moved)}
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
         if self.new_peak is not None:
