@@ -113,6 +113,8 @@ from dpo_lab.training.run_job import run_job as run_job
 from dpo_lab.training.runs import Run as Run
 from dpo_lab.training.setup import prepare as prepare
 from dpo_lab.training.sft import supervised_finetune as supervised_finetune
+from dpo_lab.training.trl_trainer.dpo_config import DPOConfig as DPOConfig
+from dpo_lab.training.trl_trainer.trainer import DPOTrainer as DPOTrainer
 from dpo_lab.ui.annotator.annotator import Annotator as Annotator
 from dpo_lab.ui.explorers.losses import LossExplorer as LossExplorer, NoiseExplorer as NoiseExplorer
 from dpo_lab.ui.explorers.optimum import (

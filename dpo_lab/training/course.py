@@ -19,6 +19,7 @@ from dpo_lab.training.learner import Learner
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.requests import Inbox
+from dpo_lab.training.rhythm import Rhythm
 from dpo_lab.training.runs import Run
 from dpo_lab.training.saved_state import load_state, save_state
 from dpo_lab.training.threads import KEY, RunThreads
@@ -40,18 +41,25 @@ class Course:
         run: Its folder, if it has one; only the first process writes to it.
         control: Whether and how training goes on.
         callbacks: Called on every event.
+        rhythm: When to evaluate and save; by default as the settings say.
 
     Attributes:
         resumed: Whether the run already has records.
     """
 
     def __init__(
-        self, job: Job, run: Run | None, control: RunControl, callbacks: Sequence[Callback]
+        self,
+        job: Job,
+        run: Run | None,
+        control: RunControl,
+        callbacks: Sequence[Callback],
+        rhythm: Rhythm | None = None,
     ):
         self.job, self.run, self.control, self.callbacks = job, run, control, callbacks
         self.processes = job.processes
         self.writes = run if job.processes.first else None
         self.learner = Learner(job)
+        self.rhythm = rhythm or Rhythm(job)
         self.resumed = False
         self.inbox: Inbox | None = None
         self.heart: Heart | None = None
@@ -182,8 +190,7 @@ class Course:
     @property
     def evaluates(self) -> bool:
         """Whether to evaluate after the step just done."""
-        every, step = self.job.config.eval_every, self.learner.step
-        return every > 0 and (step % every == 0 or step == self.learner.total_steps)
+        return self.rhythm.evaluates(self.learner.step, self.learner.total_steps)
 
     @property
     def checkpoint_due(self) -> bool:
@@ -193,7 +200,8 @@ class Course:
             return False
         seconds = max(CHECKPOINT_SECONDS, self._took / CHECKPOINT_SHARE)
         late = every > 0 and time.monotonic() - self._since >= seconds
-        due = late or _due(step, every) or step == self.learner.total_steps
+        due = late or step == self.learner.total_steps
+        due = self.rhythm.saves(step, self.learner.total_steps) or due
         return self.processes.from_first(lambda: due)
 
     def save(self) -> None:

@@ -26,8 +26,8 @@ from dpo_lab.models.model_settings import Strategy
 from dpo_lab.models.sharding import layers_of
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.pair_gradient import NO_BALANCE
-from dpo_lab.training.pair_order import pair_order
 from dpo_lab.training.setup import load_data, micro_batch_tokens, tokenize
+from dpo_lab.training.step_plan import StepPlan, plan_of
 from dpo_lab.training.text_record import with_template
 
 FLOAT = 4
@@ -180,8 +180,8 @@ def _on_meta(path: str, config: TrainConfig) -> nn.Module:
 def _first_batches(
     config: TrainConfig, tokens: TokenizedPairs, budget: int, devices: int
 ) -> _Batches:
-    steps = min(PROBED_STEPS, config.total_steps(len(tokens)))
-    order = pair_order(config, tokens)
+    order = plan_of(StepPlan, config, tokens)
+    steps = min(PROBED_STEPS, order.total_steps)
     sums, largest = torch.zeros(3, steps, devices, dtype=torch.float64), [0, 0]
     for step in range(steps):
         pairs = [tokens[index] for index in order.batch(step)]

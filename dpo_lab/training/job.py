@@ -20,6 +20,7 @@ from dpo_lab.models.weights import weights_fingerprint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.pairs import PairsWithReference
+from dpo_lab.training.step_plan import StepPlan
 from dpo_lab.training.text_record import TextRecord
 
 Progress = Callable[[str, int, int], None]
@@ -53,6 +54,7 @@ class Job:
         data_fingerprint: Hash of the training pairs' text.
         held_out_fingerprint: Hash of the held-out pairs' text.
         text: The tokenizer and chat template that turned the text into ids.
+        plan: Makes the plan of the steps, from the configuration and the number of pairs.
         step_gradient: Where a step's gradient comes from, instead of the method's `StepGradient`.
         prompt_kind: Name for one of the prompts, shown to people; set it if you replace `prompts`.
         cache_use: Number of reference values computed and read.
@@ -78,6 +80,7 @@ class Job:
     text: TextRecord
     training_reward: RewardFn | None = None
     train_prompts: Sequence[Text] = ()
+    plan: Callable[[TrainConfig, int], StepPlan] = StepPlan
     step_gradient: Callable[..., Any] | None = None
     prompt_kind: str = "held-out prompt"
     cache_use: CacheStats = field(default_factory=lambda: CacheStats(0, 0, 0))

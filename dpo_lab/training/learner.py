@@ -7,20 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch.nn.utils import clip_grad_norm_
 
 from dpo_lab.kernels.memory import keep_freed_memory, peak_memory
 from dpo_lab.models.sharding import own_part, whole
-from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.job import Job
 from dpo_lab.training.on_policy import GroupGradient
 from dpo_lab.training.online_pairs import OnlinePairs
 from dpo_lab.training.pair_gradient import PairGradient
-from dpo_lab.training.pair_order import pair_order
 from dpo_lab.training.records import StepRecord
-from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.step_gradient import Outcome, StepGradient
+from dpo_lab.training.step_plan import plan_of
 
 GRADIENTS: dict[str, type[StepGradient]] = {
     "dpo": PairGradient,
@@ -40,6 +37,7 @@ class Learner:
     """Policy, optimiser and schedule: all that a step needs and a checkpoint must hold.
 
     Attributes:
+        order: Which pairs make each step, and at which learning rate.
         gradient: Where a step's gradient comes from.
         weights: The weights that are trained, by name.
         new_peak: A peak learning rate that the next record will note, if it was changed.
@@ -50,8 +48,8 @@ class Learner:
         self.config = job.config
         self.step = 0
         self.new_peak: float | None = None
-        self.total_steps = job.config.total_steps(len(job.train))
-        self.order = pair_order(job.config, job.train.tokens)
+        self.order = plan_of(job.plan, job.config, job.train.tokens)
+        self.total_steps = self.order.total_steps
         self.processes = job.processes
         named = job.policy.model.named_parameters()
         self.weights = {name: weight for name, weight in named if weight.requires_grad}
@@ -59,7 +57,7 @@ class Learner:
         self.shards = job.policy.shards
         if job.policy.device.type == "cpu" and not self.shards:
             keep_freed_memory()
-        self.optimizer = _optimizer(self.config, self.parameters)
+        self.optimizer = self.order.optimizer(job.policy.model)
         method = job.step_gradient or GRADIENTS[self.config.method]
         self.gradient: StepGradient = method(job, self.parameters)
 
@@ -71,10 +69,12 @@ class Learner:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        warmup = self.config.warmup(self.total_steps)
-        kind, total = self.config.schedule, self.total_steps
-        share = schedule_factor(kind, min(self.step, total - 1), warmup, total)
-        return self.job.live.learning_rate * share
+        return self.job.live.learning_rate * self.order.share_of_peak(self.step)
+
+    @property
+    def moved(self) -> bool:
+        """Whether a step has changed the policy: a schedule may begin at a learning rate of 0."""
+        return any(self.order.share_of_peak(step) for step in range(self.step))
 
     def change(self, changes: Mapping[str, float]) -> None:
         """Set new values of live settings, by name."""
@@ -97,12 +97,13 @@ class Learner:
         indices = self.order.batch(self.step)
         outcome = self.accumulate(indices)
         grad_norm = whole(clip_grad_norm_(self.parameters, self.config.max_grad_norm))
-        values = {"pairs": len(indices), **outcome.metrics(beta, first=not self.step)}
+        values = {"pairs": len(indices), **outcome.metrics(beta, first=not self.moved)}
         values["grad_norm"] = grad_norm.item()
         self._check_finite(values)
         if self.new_peak is not None:
             values["change/learning_rate"], self.new_peak = self.new_peak, None
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -115,7 +116,7 @@ class Learner:
             "tokens_per_second": outcome.tokens / seconds,
             "peak_memory_gb": peak_memory(self.job.policy.device),
         }
-        epoch = seen / len(self.job.train)
+        epoch = self.order.epoch(self.step)
         return StepRecord(self.step, epoch, seen, beta, learning_rate, values, timing)
 
     def accumulate(self, indices: Sequence[int]) -> Outcome:
@@ -154,14 +155,3 @@ class Learner:
                 f"{self.job.live.learning_rate:g}. The last checkpoint is from before; go on from "
                 "it with a lower learning rate (--resume --lr)."
             )
-
-
-def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=config.learning_rate)
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=parameters[0].device.type in ("cpu", "cuda"),
-    )

@@ -9,6 +9,7 @@ from dpo_lab.training.control import RunControl
 from dpo_lab.training.course import Course
 from dpo_lab.training.job import Job
 from dpo_lab.training.records import StepRecord
+from dpo_lab.training.rhythm import Rhythm
 from dpo_lab.training.runs import Run
 
 
@@ -18,6 +19,7 @@ def train(
     run: Run | None = None,
     control: RunControl | None = None,
     callbacks: Sequence[Callback] = (),
+    rhythm: Rhythm | None = None,
 ) -> Iterator[StepRecord]:
     """Train a job's policy, one step at a time.
 
@@ -32,6 +34,7 @@ def train(
         control: To pause, stop, and change beta or the learning rate; if several processes work on
             the run, all but stopping in the first one.
         callbacks: Called in this thread.
+        rhythm: When to evaluate and save, if not as the job's settings say.
 
     Yields:
         A record for step 0 if there is an evaluation, then one after every optimiser step.
@@ -41,18 +44,21 @@ def train(
         NonFiniteLoss: If training diverges; the last checkpoint is kept.
         ValueError: If the run cannot be resumed; its folder is not changed.
     """
-    course = Course(job, run, control or RunControl(), callbacks)
+    course = Course(job, run, control or RunControl(), callbacks, rhythm)
     learner = course.learner
     with course, job.processes.naming_the_lost():
         course.begin()
         # A run that was stopped before its first step already has that record.
-        if learner.step == 0 and job.config.eval_every and not course.resumed:
+        if learner.step == 0 and course.evaluates and not course.resumed:
             yield course.evaluated(learner.start_record())
         while learner.step < learner.total_steps and course.takes_turn():
+            course.rhythm.before_step(learner)
             record = course.threads.watched(learner.take_step())
-            if course.evaluates or learner.step == learner.total_steps:
+            course.rhythm.after_step(learner, record)
+            evaluates = course.evaluates
+            if evaluates or learner.step == learner.total_steps:
                 learner.check_weights()
-            if course.evaluates:
+            if evaluates:
                 record = course.evaluated(record)
             else:
                 course.note(record)

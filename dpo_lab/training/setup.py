@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +34,9 @@ from dpo_lab.training.data_checks import with_scores
 from dpo_lab.training.job import Job, Progress, naming
 from dpo_lab.training.live_settings import LiveSettings
 from dpo_lab.training.methods import IN_PYTHON, TRUTH
-from dpo_lab.training.pair_order import pair_order, trained_on
 from dpo_lab.training.pairs import PairsWithReference
 from dpo_lab.training.policy import adapted_policy, ready_policy
+from dpo_lab.training.step_plan import StepPlan, plan_of
 from dpo_lab.training.text_record import TextRecord, with_template
 
 DEFAULT_MICRO_BATCH_TOKENS = {"cpu": 640}
@@ -47,12 +47,14 @@ def prepare(
     *,
     model: AnyModel | None = None,
     data: Preferences | Iterable[Mapping] | None = None,
+    held_out: Preferences | None = None,
     reward_fn: RewardFn | None = None,
     training_reward: RewardFn | None = None,
     keep_reference: bool | None = None,
     cache: ReferenceCache | None = None,
     progress: Progress | None = None,
     strategy: Strategy = "ddp",
+    plan: Callable[[TrainConfig, int], StepPlan] = StepPlan,
 ) -> Job:
     """Load model and data, tokenise the pairs, and score them with the reference.
 
@@ -63,6 +65,7 @@ def prepare(
             `requires_grad` are not trained. Its dropout is off until the run ends; it is left in
             evaluation mode.
         data: Pairs, rows or a `datasets.Dataset`, instead of `config.data`.
+        held_out: Held-out pairs, instead of a share of the prompts of `data`.
         reward_fn: Ground-truth reward of `(prompt, response)`, instead of the data set's own.
         training_reward: What rates the policy's own answers in training, instead of what
             `config.reward` names.
@@ -73,6 +76,7 @@ def prepare(
         progress: Called with the current work, how much is done, and the total.
         strategy: What several processes divide: with `ddp` the pairs of each step, with `fsdp` the
             weights as well, for a model that one device does not hold; it is loaded on the CPU.
+        plan: Makes the plan of the steps, from the configuration and the number of pairs.
 
     Returns:
         The job; `dpo_lab.training.loop.train` runs it.
@@ -83,13 +87,13 @@ def prepare(
             reward and there is none.
     """
     processes = join_processes()
-    train, held_out = load_data(config, data)
+    train, held_out = load_data(config, data, held_out)
     train, held_out = (with_scores(pairs, config.loss_function) for pairs in (train, held_out))
     reward_fn = reward_fn or train.reward_fn
     if config.on_policy and training_reward not in (None, reward_fn) and config.reward == TRUTH:
         config = replace(config, reward=IN_PYTHON)
     training_reward = training_reward or _training_reward(config, reward_fn)
-    pair_order(config, train.pairs)  # raises if a batch is too large
+    plan_of(plan, config, train.pairs).batch(0)  # raises if a batch is too large
     divides = strategy == "fsdp"
     by_name = model is None or isinstance(model, str | Path)
     policy = ready_policy(config, model, "cpu" if divides and by_name else None)
@@ -116,7 +120,7 @@ def prepare(
     # With the run's number of threads, which determines the last bits of the values.
     with threads_for(policy.model), reference.at_start() as frozen:
         scored, use = _score_reference(
-            config, frozen, fingerprint, tokens, processes, cache, progress
+            config, frozen, fingerprint, tokens, processes, cache, progress, plan
         )
     needed = bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference
     if needed or config.on_policy:
@@ -139,6 +143,7 @@ def prepare(
         held_out_fingerprint=held_out.fingerprint(),
         text=TextRecord.of(policy, config, tokens[0]),
         cache_use=use,
+        plan=plan,
         restore_dropout=restore_dropout,
         processes=processes,
     )
@@ -150,7 +155,9 @@ def micro_batch_tokens(config: TrainConfig, device: torch.device) -> int:
 
 
 def load_data(
-    config: TrainConfig, data: Preferences | Iterable[Mapping] | None = None
+    config: TrainConfig,
+    data: Preferences | Iterable[Mapping] | None = None,
+    held_out: Preferences | None = None,
 ) -> tuple[Preferences, Preferences]:
     """Training and held-out pairs, from the configuration or from memory.
 
@@ -177,6 +184,8 @@ def load_data(
             keep_ties=config.tie_weight > 0,
             ranked_pairs=config.ranked_pairs,
         )
+    if held_out is not None:
+        return replace(data, pairs=data.pairs[: config.limit]), held_out
     return split_by_prompt(data, config.held_out, config.seed, config.limit)
 
 
@@ -254,9 +263,10 @@ def _score_reference(
     processes: Processes,
     cache: ReferenceCache | None,
     progress: Progress | None,
+    plan: Callable[[TrainConfig, int], StepPlan],
 ) -> tuple[list[PairsWithReference], CacheStats]:
     """Reference values of the pairs that the run will use."""
-    ours = [] if config.on_policy else trained_on(config, tokens[0])
+    ours = [] if config.on_policy else _trained_on(plan_of(plan, config, tokens[0]))
     used = [(tokens[0], ours)]
     if len(tokens) > 1 and config.eval_pairs:
         held_out = replace(tokens[1], pairs=tokens[1].pairs[: config.eval_pairs])
@@ -279,3 +289,10 @@ def _score_reference(
         ranked = config.loss_function.ranked
         scored.append(PairsWithReference.of(pairs, indices, reference, ranked))
     return scored, use
+
+
+def _trained_on(plan: StepPlan) -> list[int]:
+    """Indices of the training pairs that at least one step of the run uses."""
+    if plan.shown(plan.total_steps) >= plan.pairs:
+        return list(range(plan.pairs))
+    return sorted(index for step in range(plan.total_steps) for index in plan.batch(step))

@@ -13,6 +13,7 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.job import Job
 from dpo_lab.training.live_settings import LIVE
 from dpo_lab.training.runs import Run
+from dpo_lab.training.step_plan import plan_of
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 
@@ -130,6 +131,6 @@ def describe_environment(job: Job) -> dict[str, Any]:
         "text": job.text.as_dict(),
         **data_facts(job),
         "reference": asdict(job.cache_use),
-        "total_steps": job.config.total_steps(len(job.train)),
+        "total_steps": plan_of(job.plan, job.config, job.train.tokens).total_steps,
         "threads": threads_worth(job.policy.model),
     }
