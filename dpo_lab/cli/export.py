@@ -27,6 +27,7 @@ class ExportRun:
       dpo-lab export --run runs/mine --merge --dtype bfloat16
       dpo-lab export --run runs/mine
       dpo-lab export --run runs/mine --merge --out mine --prompts questions.txt
+      dpo-lab export --run runs/mine --merge --dtype bfloat16 --push owner/name
     """
 
     run: Path
@@ -47,6 +48,11 @@ class ExportRun:
     """License that the card names, such as apache-2.0; by default that of micro and smollm2."""
     overwrite: Flag = False
     """Replace a model that lies in the folder; other files are never replaced."""
+    push: Annotated[str | None, SAID] = None
+    """Upload it to this repository of the hub, owner/name; the token is that of 'hf auth login' or
+    HF_TOKEN."""
+    public: Flag = False
+    """Let all read a new repository; otherwise it is private."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     trust_remote_code: Flag = False
@@ -72,6 +78,8 @@ class ExportRun:
                 seed=self.seed,
                 license=self.license,
                 overwrite=self.overwrite,
+                push=self.push,
+                public=self.public,
                 device=self.device,
                 trust_remote_code=self.trust_remote_code,
                 progress=display.on_wait,
@@ -87,6 +95,8 @@ class ExportRun:
         console.print(
             f"Exported  {done.folder}  ({done.bytes / 1e6:.1f} MB)", markup=False, soft_wrap=True
         )
+        if done.address:
+            console.print(f"Uploaded  {done.address}", markup=False, soft_wrap=True)
         if done.base:
             console.print(f"The adapter needs its base, {done.base}", markup=False, soft_wrap=True)
 

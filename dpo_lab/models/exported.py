@@ -89,16 +89,19 @@ def write_whole(language_model: LanguageModel, folder: Path, dtype: DType) -> No
     language_model.tokenizer.save_pretrained(folder)
 
 
-def write_adapter(checkpoint: Path, folder: Path, dtype: DType) -> str:
+def base_of(checkpoint: Path) -> str:
+    """The name of the base that a checkpoint's adapter needs, as others find it."""
+    settings = json.loads((checkpoint / SETTINGS).read_text(encoding="utf-8"))
+    return public_base(settings["base_model_name_or_path"])
+
+
+def write_adapter(checkpoint: Path, folder: Path, dtype: DType) -> None:
     """Write a checkpoint's adapter and its tokenizer.
 
     Args:
         checkpoint: The folder that holds the adapter.
         folder: The folder.
         dtype: What the adapter's weights are written in.
-
-    Returns:
-        The name of the base that it needs.
 
     Raises:
         OSError: If there is too little room.
@@ -111,10 +114,9 @@ def write_adapter(checkpoint: Path, folder: Path, dtype: DType) -> str:
     rounded = {name: weight.to(torch_dtype(dtype)) for name, weight in weights.items()}
     save_file(rounded, folder / ADAPTER, metadata={"format": "pt"})
     settings = json.loads((checkpoint / SETTINGS).read_text(encoding="utf-8"))
-    base = settings["base_model_name_or_path"] = public_base(settings["base_model_name_or_path"])
+    settings["base_model_name_or_path"] = base_of(checkpoint)
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     (folder / SETTINGS).write_text(text, encoding="utf-8")
-    return base
 
 
 def public_base(name: str) -> str:

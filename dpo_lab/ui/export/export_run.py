@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dpo_lab.analysis.agreement import Agreement
-from dpo_lab.models.exported import ADAPTER, DType, torch_dtype, write_adapter, write_whole
+from dpo_lab.models.exported import ADAPTER, DType, base_of, torch_dtype, write_adapter, write_whole
 from dpo_lab.models.model_settings import Device
 from dpo_lab.training.checkpoints import noted_at_checkpoint
 from dpo_lab.training.files import write_json, write_text
@@ -18,6 +18,7 @@ from dpo_lab.training.runs import Run
 from dpo_lab.training.whole_folder import check_place, written_whole
 from dpo_lab.ui.export.curves_svg import curves_svg
 from dpo_lab.ui.export.model_card import CURVES, CardFacts, license_of, model_card
+from dpo_lab.ui.export.push import check_base, check_push, push_export
 from dpo_lab.ui.export.reload_check import Reloaded, check_export, give_back_memory, judge
 
 CHECK_FILE = "export_check.json"
@@ -35,6 +36,7 @@ class Export:
         base: The base that an adapter needs, by name.
         agreements: How it compares with the policy; empty if it was not compared.
         bytes: What its folder takes.
+        address: Where it lies on the hub, if it was uploaded.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Export:
     base: str | None
     agreements: tuple[Agreement, ...]
     bytes: int
+    address: str | None = None
 
 
 def export_run(
@@ -55,6 +58,8 @@ def export_run(
     seed: int = 0,
     license: str | None = None,
     overwrite: bool = False,
+    push: str | None = None,
+    public: bool = False,
     device: Device = "auto",
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -76,6 +81,9 @@ def export_run(
         seed: Seed of the answers that are compared.
         license: The license that the card names; that of a built-in model is known.
         overwrite: Whether to replace a model that lies in the folder.
+        push: A repository of the hub, `owner/name`, to upload it to, with the token that
+            `hf auth login` or `HF_TOKEN` set.
+        public: Whether a new repository can be read by all; otherwise it is private.
         device: Where to load the models.
         trust_remote_code: Whether code that comes with the model may run.
         progress: Called with the current work, how much is done, and the total.
@@ -88,24 +96,28 @@ def export_run(
         FileNotFoundError: If there is no run, or no checkpoint yet.
         OSError: If the disk is too small.
         ValueError: If the tokens' log-probabilities of a float32 export differ from the policy's by
-            more than rounding, 1e-4 nats on the mean, or the folder does not load.
+            more than rounding, 1e-4 nats on the mean, the folder does not load, or the hub does not
+            take it.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     checkpoint = checkpoint_of(run)
-    form = "whole"
+    form, base = "whole", None
     if (checkpoint / ADAPTER).exists():
         form = "merged" if merge else "adapter"
+        base = None if merge else base_of(checkpoint)
     torch_dtype(dtype)  # raises for one that is none
     if probes < 0:
         raise ValueError(f"probes={probes}: must be at least 0, which compares nothing.")
     folder = Path(out) if out is not None else run.path / "export" / f"{form}-{dtype}"
     check_place(folder, overwrite)
+    if push is not None:
+        check_base(base)
+        check_push(push)
     with written_whole(folder, overwrite) as scratch:
         if progress:
             progress(f"writing {folder}", 0, 0)
-        base = None
         if form == "adapter":
-            base = write_adapter(checkpoint, scratch, dtype)
+            write_adapter(checkpoint, scratch, dtype)
         else:
             options = {"device": "cpu", "trust_remote_code": trust_remote_code}
             write_whole(load_run_policy(run, merge=True, **options), scratch, dtype)
@@ -135,8 +147,13 @@ def export_run(
             license=license_of(run.config.model, license),
         )
         _write_papers(run, scratch, facts, seed)
+    address = None
+    if push is not None:
+        if progress:
+            progress(f"uploading to {push}", 0, 0)
+        address = push_export(folder, push, public=public)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Export(folder, form, base, checked.agreements, size)
+    return Export(folder, form, base, checked.agreements, size, address)
 
 
 def _step(run: Run) -> int:
