@@ -124,6 +124,7 @@ from dpo_lab.ui.explorers.optimum import (
 )
 from dpo_lab.ui.explorers.pair_explorer import PairExplorer as PairExplorer
 from dpo_lab.ui.explorers.token_inspector import TokenInspector as TokenInspector
+from dpo_lab.ui.export.export_run import Export as Export, export_run as export_run
 from dpo_lab.ui.figures.displacement import (
     mass_figure as mass_figure,
     shares_figure as shares_figure,

@@ -60,9 +60,7 @@ def new_adapter(
     )
     # With the commit, the saved adapter names exactly the weights that it was trained on.
     commit = getattr(model.config, "_commit_hash", None)
-    with seeded(model.device, seed), warnings.catch_warnings():
-        # PEFT uses an attribute name that the next major version of transformers removes.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with seeded(model.device, seed), quiet_peft():
         try:
             adapted = get_peft_model(model, config, revision=commit)
         except ValueError as error:
@@ -73,6 +71,14 @@ def new_adapter(
             ) from error
     _fuse(adapted)
     return adapted
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Hide that PEFT uses an attribute which the next major version of transformers renames."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _takes_no_adapter(model: nn.Module) -> list[str]:
@@ -97,12 +103,15 @@ def changes_nothing(model: nn.Module) -> bool:
     )
 
 
-def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) -> nn.Module:
+def load_adapted(
+    folder: str, load_base: Callable[[str, str | None], nn.Module], merge: bool = True
+) -> nn.Module:
     """The base model that an adapter was trained on, with the adapter merged into it.
 
     Args:
         folder: The adapter's folder.
         load_base: Loads the base, given its name and revision.
+        merge: Whether to merge; otherwise the adapter stays beside the base's weights.
     """
     from peft import PeftConfig, PeftModel
 
@@ -111,7 +120,10 @@ def load_merged(folder: str, load_base: Callable[[str, str | None], nn.Module]) 
     config = PeftConfig.from_pretrained(folder)
     base = load_base(config.base_model_name_or_path, config.revision)
     _resize(base, folder)
-    model = PeftModel.from_pretrained(base, folder)
+    with quiet_peft():
+        model = PeftModel.from_pretrained(base, folder)
+    if not merge:
+        return model
     _untie(model.get_base_model())
     return model.merge_and_unload()
 

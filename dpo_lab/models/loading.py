@@ -19,7 +19,7 @@ from dpo_lab.data.quoting import shortened
 from dpo_lab.data.templates import use_template
 from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.data.thinking import Thinking
-from dpo_lab.models.adapters import load_merged, new_adapter
+from dpo_lab.models.adapters import load_adapted, new_adapter
 from dpo_lab.models.builtin import BUILTIN_MODELS, builtin_model
 from dpo_lab.models.checksums import NAME as CHECKSUMS, check_files
 from dpo_lab.models.devices import resolve_device
@@ -123,6 +123,7 @@ def load_model(
     device: Device = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    merge: bool = True,
 ) -> LanguageModel:
     """Load a model in float32 with dropout off, and its tokenizer.
 
@@ -133,6 +134,7 @@ def load_model(
         device: `auto` takes CUDA, then MPS, then the CPU.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether code that comes with the model may run.
+        merge: Whether to merge an adapter; otherwise it stays beside its base's weights.
 
     Returns:
         The model, on its device.
@@ -156,7 +158,7 @@ def load_model(
             adapter = (folder / "adapter_config.json").exists()
             if adapter:
                 base = partial(_load_base, trust_remote_code=trust_remote_code)
-                model = load_merged(str(folder), base)
+                model = load_adapted(str(folder), base, merge)
                 tokenizer = _tokenizer_of_adapter(folder, **options)
             else:
                 model, tokenizer = _load_plain(path, **options), _load_tokenizer(path, **options)
@@ -164,7 +166,7 @@ def load_model(
         raise load_error(str(name), error) from error
     disable_dropout(model)
     model.to(resolve_device(device))
-    return LanguageModel(model, tokenizer, str(name), origin, merged=adapter)
+    return LanguageModel(model, tokenizer, str(name), origin, merged=adapter and merge)
 
 
 def known_ids(model: nn.Module) -> int | None:

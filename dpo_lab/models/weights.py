@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,21 +28,48 @@ def weights_fingerprint(model: nn.Module) -> str:
     differs from the saved model of the same name. An adapter's scale, and whether it is enabled,
     are part of the hash.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    config = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
-        config.pop(volatile, None)
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest = _config_digest(model)
     for name, module in model.named_modules():
         if hasattr(module, "merged_adapters"):  # a layer of PEFT's
             enabled = not module.disable_adapters and module.active_adapters
             scales = sorted(getattr(module, "scaling", {}).items())
             digest.update(repr((name, enabled, module.merged_adapters, scales)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    _add_tensors(digest, model.state_dict())
+    return digest.hexdigest()
+
+
+def base_fingerprint(language_model: LanguageModel) -> str:
+    """`weights_fingerprint` of a model as it was before an adapter was put on it.
+
+    Args:
+        language_model: A model, with an adapter beside its weights or without any.
+    """
+    if not language_model.lora:
+        return weights_fingerprint(language_model.model)
+    weights = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in language_model.base.state_dict().items()
+        if not ("lora_" in name or ".modules_to_save." in name)
+    }
+    digest = _config_digest(language_model.base)
+    _add_tensors(digest, weights)
+    return digest.hexdigest()
+
+
+def _config_digest(model: nn.Module) -> hashlib.blake2b:
+    digest = hashlib.blake2b(digest_size=16)
+    config = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        config.pop(volatile, None)
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    return digest
+
+
+def _add_tensors(digest: hashlib.blake2b, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def save_model(language_model: LanguageModel, folder: Path) -> None:
