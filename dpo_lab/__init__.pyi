@@ -28,6 +28,8 @@ from dpo_lab.analysis.win_rate import (
     prompts_needed as prompts_needed,
     win_rate as win_rate,
 )
+from dpo_lab.annotation.endpoint_judge import EndpointJudge as EndpointJudge
+from dpo_lab.annotation.judges import BiasedJudge as BiasedJudge, RewardJudge as RewardJudge
 from dpo_lab.annotation.scored_pairs import completion_pairs as completion_pairs
 from dpo_lab.annotation.simulated import SimulatedAnnotator as SimulatedAnnotator
 from dpo_lab.data import reviews as reviews

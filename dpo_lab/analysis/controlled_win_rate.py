@@ -10,7 +10,7 @@ from dpo_lab.analysis.win_rate import Votes
 from dpo_lab.training.outcome import Z95, MeanCI
 
 RIDGE = 0.1
-"""Penalty on the bias terms, so that they stay finite where they explain every vote."""
+"""Penalty a vote of a prompt, so that effects stay finite where they explain every vote."""
 _MOST_STEPS = 50
 
 
@@ -38,8 +38,9 @@ def controlled_win_rate(votes: Votes) -> ControlledWinRate:
     sigmoid(theta). Averaging both orders does not remove a bias of place: it moves the rate
     towards 0.5.
 
-    Half a prompt won and half a prompt lost are added, so that theta is finite where A wins always;
-    the ridge is on phi and pi alone. Standard errors are clustered by prompt (sandwich).
+    Standard errors are clustered by prompt (sandwich). In them half a prompt won and half a prompt
+    lost are added, as in `share_interval`, and half a prompt decided by each bias alone, so that
+    intervals stay open where all votes are alike.
 
     Raises:
         ValueError: If there are no votes.
@@ -57,13 +58,7 @@ def controlled_win_rate(votes: Votes) -> ControlledWinRate:
     design, names = _design(votes)
     groups, wins = votes.groups, np.asarray(votes.wins, dtype=float)
     prompts = int(groups.max()) + 1
-    # The halves of a prompt: at equal lengths, in no order, as heavy as half of the others' votes.
-    half = len(wins) / prompts / 2
-    design = np.vstack([design, np.eye(2, design.shape[1])[[0, 0]]])
-    wins = np.append(wins, [1.0, 0.0])
-    weights = np.append(np.ones(len(votes)), [half, half])
-    groups = np.append(groups, [prompts, prompts + 1])
-    effects, covariance = _fit(design, wins, weights, groups)
+    effects, covariance = _fit(design, wins, groups)
     errors = np.sqrt(np.diag(covariance))
     low, mean, high = (effects + sign * Z95 * errors for sign in (-1, 0, 1))
     found = {
@@ -88,40 +83,33 @@ def _design(votes: Votes) -> tuple[np.ndarray, list[str]]:
     return np.stack(columns, axis=1), names
 
 
-def _fit(
-    design: np.ndarray, wins: np.ndarray, weights: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _fit(design: np.ndarray, wins: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Effects of the penalised logistic regression by Newton's method, and their covariance."""
-    ridge = RIDGE * np.eye(design.shape[1])
-    ridge[0, 0] = 0.0
-    effects = np.zeros(design.shape[1])
+    prompts, size = int(groups.max()) + 1, design.shape[1]
+    half = len(wins) / prompts / 2  # votes of half a prompt
+    ridge = 2 * half * RIDGE * np.eye(size)
+    effects = np.zeros(size)
     for _ in range(_MOST_STEPS):
-        residuals, hessian = _slopes(design, wins, weights, effects, ridge)
-        gradient = design.T @ residuals - ridge @ effects
-        step = np.linalg.solve(hessian, gradient)
+        rates = _sigmoid(design @ effects)
+        step = np.linalg.solve(
+            _information(design, rates) + ridge, design.T @ (wins - rates) - ridge @ effects
+        )
         # The objective is concave; a bounded step cannot run away on flat ends.
         effects = effects + step / max(1.0, np.abs(step).max() / 2)
         if np.abs(step).max() < 1e-10:
             break
-    residuals, hessian = _slopes(design, wins, weights, effects, ridge)
-    sums = np.zeros((int(groups.max()) + 1, design.shape[1]))
-    np.add.at(sums, groups, design * residuals[:, None])
-    bread = np.linalg.inv(hessian)
-    return effects, bread @ (sums.T @ sums) @ bread
+    rates, level = _sigmoid(design @ effects), float(_sigmoid(effects[0]))
+    scores = np.zeros((prompts, size))
+    np.add.at(scores, groups, design * (wins - rates)[:, None])
+    spread = scores.T @ scores * (prompts / max(1, prompts - 1))
+    spread[0, 0] += half**2 * (level**2 + (1 - level) ** 2)
+    spread[1:, 1:] += half**2 / 2 * np.eye(size - 1)
+    bread = np.linalg.inv(_information(design, rates) + ridge)
+    return effects, bread @ spread @ bread
 
 
-def _slopes(
-    design: np.ndarray,
-    wins: np.ndarray,
-    weights: np.ndarray,
-    effects: np.ndarray,
-    ridge: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted residuals `(votes,)`, and the negative Hessian `(effects, effects)`."""
-    rates = _sigmoid(design @ effects)
-    return weights * (wins - rates), (
-        design.T @ (design * (weights * rates * (1 - rates))[:, None]) + ridge
-    )
+def _information(design: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    return design.T @ (design * (rates * (1 - rates))[:, None])
 
 
 def _sigmoid(x: np.ndarray | float) -> np.ndarray:

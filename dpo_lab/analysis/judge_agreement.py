@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpo_lab.analysis.win_rate import share_interval
 from dpo_lab.training.outcome import Z95, MeanCI
 
 
@@ -16,7 +17,7 @@ class Agreement:
     """How far two judges agree on the same comparisons.
 
     Attributes:
-        share: Share of comparisons with equal verdicts, with Wilson's interval.
+        share: Share of comparisons with equal verdicts; each prompt counts once.
         kappa: Cohen's kappa: 1 is full agreement, 0 what the two would reach by chance with the
             verdicts that each gives; interval by the jackknife. NaN if both give one and the same
             verdict always, where chance agrees too.
@@ -26,12 +27,18 @@ class Agreement:
     kappa: MeanCI
 
 
-def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreement:
+def agreement(
+    first: Sequence[Hashable],
+    second: Sequence[Hashable],
+    prompts: Sequence[Hashable] | None = None,
+) -> Agreement:
     """Agreement of two judges on the same comparisons.
 
     Args:
         first: Verdict of one judge on each comparison, such as "A", "B" and "tie".
         second: The other's, in the same order.
+        prompts: The prompt of each comparison, or any key for it: intervals are over prompts. By
+            default each comparison has its own.
 
     Raises:
         ValueError: If there are none, or not as many of the one as of the other.
@@ -45,22 +52,18 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreemen
             f"{n} and {len(second)} verdicts: must be as many of both judges, and at least one."
         )
     kinds = {kind: at for at, kind in enumerate(dict.fromkeys([*first, *second]))}
-    counts = np.zeros((len(kinds), len(kinds)))
-    cells = [(kinds[one], kinds[other]) for one, other in zip(first, second, strict=True)]
-    for cell in cells:
-        counts[cell] += 1
-    share = MeanCI.of_share(float(np.trace(counts)) / n, n)
-    kappa = _kappa(counts)
-    without = []
-    for cell, times in zip(*np.unique(cells, axis=0, return_counts=True), strict=True):
-        counts[tuple(cell)] -= 1
-        without += [_kappa(counts)] * int(times)
-        counts[tuple(cell)] += 1
-    error = math.nan
-    if n > 1:
-        around = np.array(without) - np.mean(without)
-        error = math.sqrt((n - 1) / n * float((around**2).sum()))
-    return Agreement(share, MeanCI(kappa, kappa - Z95 * error, min(1.0, kappa + Z95 * error), n))
+    groups: dict[Hashable, np.ndarray] = {}
+    for key, one, other in zip(prompts or range(n), first, second, strict=True):
+        counts = groups.setdefault(key, np.zeros((len(kinds), len(kinds))))
+        counts[kinds[one], kinds[other]] += 1
+    whole = sum(groups.values(), np.zeros((len(kinds), len(kinds))))
+    share = share_interval([float(np.trace(each) / each.sum()) for each in groups.values()])
+    kappa, error, size = _kappa(whole), math.nan, len(groups)
+    if size > 1:
+        without = np.array([_kappa(whole - each) for each in groups.values()])
+        error = math.sqrt((size - 1) / size * float(((without - without.mean()) ** 2).sum()))
+    ends = (kappa - Z95 * error, min(1.0, kappa + Z95 * error))
+    return Agreement(share, MeanCI(kappa, *ends, size))
 
 
 def _kappa(counts: np.ndarray) -> float:

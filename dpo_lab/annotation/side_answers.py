@@ -96,7 +96,8 @@ class SideAnswers:
     def __init__(
         self, path: Path, model: LanguageModel, prompts: Sequence[Text], sampling: Sampling
     ):
-        self.path, self.model, self.sampling = path, model, sampling
+        self.path, self.sampling = path, sampling
+        self._model: LanguageModel | None = model
         self.prompts = [prompt for prompt in prompts for _ in range(sampling.samples)]
         head = {"weights": weights_fingerprint(model.base), "prompts": _digest(prompts)}
         head |= asdict(sampling)
@@ -131,14 +132,20 @@ class SideAnswers:
         """Answer the next `BLOCK` prompts; on disk when this returns.
 
         Every answer has random numbers of its own, so that the blocks change nothing.
+
+        Raises:
+            RuntimeError: If the model was released.
         """
+        model = self._model
+        if model is None:
+            raise RuntimeError(f"{self.path}: its model was released. Open it again with a model.")
         numbers = range(len(self.answers), min(len(self.answers) + BLOCK, len(self.prompts)))
-        asked = self.model.encoder.as_prompts(
+        asked = model.encoder.as_prompts(
             [self.prompts[number] for number in numbers], self.sampling.prompt_format
         )
         drawn = sample(
-            self.model,
-            self.model.encoder.prompts(asked),
+            model,
+            model.encoder.prompts(asked),
             max_new_tokens=self.sampling.max_new_tokens,
             temperature=self.sampling.temperature,
             seed=self.sampling.seed,
@@ -147,6 +154,10 @@ class SideAnswers:
         for answer in drawn:
             append(self.path, {"text": answer.text, "cut": not answer.ended})
             self.answers.append((answer.text, not answer.ended))
+
+    def release(self) -> None:
+        """Let go of the model, so that its memory can be used for another."""
+        self._model = None
 
     def draw(self, progress: Callable[[int, int], None] | None = None) -> SideAnswers:
         """Answer all prompts that are not answered yet.

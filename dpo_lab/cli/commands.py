@@ -25,6 +25,7 @@ COMMANDS = {
     "losses": ("losses:Losses", "the losses: formula, paper, options"),
     "logps": ("logps:Logps", "log-probabilities of the responses under a model"),
     "sample": ("sample:Sample", "answers of a model, and of a run's policy beside it"),
+    "compare": ("compare:Compare", "is a run's policy better? answers, judges, forgetting"),
     "fetch": ("fetch:Fetch", "bring SmolLM2 onto this machine"),
     "runs list": ("runs:RunsList", "the runs in a folder"),
     "runs show": ("runs:RunsShow", "a run: settings, what changed, answers"),

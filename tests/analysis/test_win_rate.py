@@ -173,8 +173,7 @@ def test_the_regression_is_the_maximum_that_autograd_finds():
         rows = torch.nn.functional.binary_cross_entropy_with_logits(
             design @ effects, wins, reduction="sum"
         )
-        halves = -torch.nn.functional.logsigmoid(effects[0] * torch.tensor([1.0, -1.0])).sum()
-        return rows + halves + RIDGE / 2 * effects[1:].square().sum()
+        return rows + 2 * RIDGE / 2 * effects.square().sum()  # two votes a prompt
 
     effects = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     climb = torch.optim.LBFGS([effects], max_iter=200, tolerance_grad=1e-12, tolerance_change=0)
@@ -191,9 +190,9 @@ def test_the_regression_is_the_maximum_that_autograd_finds():
     scores = (wins - (design @ best).sigmoid())[:, None] * design
     clusters = scores.reshape(40, 2, 3).sum(1)
     rate = best[0].sigmoid()
-    ends = torch.zeros(2, 3, dtype=torch.float64)
-    ends[0, 0], ends[1, 0] = 1 - rate, -rate  # one vote won and lost: half a prompt of two votes
-    meat = clusters.T @ clusters + ends.T @ ends
+    meat = clusters.T @ clusters * 40 / 39
+    # Half a prompt is one vote: won and lost; and decided by a bias alone, where it is off by half.
+    meat += torch.diag(torch.stack([(1 - rate) ** 2 + rate**2, *torch.full((2,), 0.5)]))
     errors = (bread @ meat @ bread).diag().sqrt()
 
     found = controlled_win_rate(Votes(votes.prompts, wins.tolist(), votes.place, extra.tolist()))
@@ -205,16 +204,30 @@ def test_the_regression_is_the_maximum_that_autograd_finds():
     assert found.rate.low == pytest.approx(low, abs=1e-7)
 
 
-def test_a_model_that_always_wins_has_a_finite_rate_and_an_open_interval():
-    votes = Votes(list(range(50)), [1.0] * 50, [0] * 50, [0.0] * 50)
-    found = controlled_win_rate(votes)
-    assert found.rate.mean == pytest.approx(50.5 / 51), "half a win and half a loss added"
-    # By hand: information 51 p (1 - p) = 0.495, scores 50 (0.5 / 51)^2 + (p / 2)^2 = 0.25.
-    assert found.rate.low == pytest.approx(sigmoid(math.log(101) - 1.96 * 1.01), abs=1e-3)
-    assert found.rate.low == pytest.approx(MeanCI.of_share(1, 50).low, abs=0.01), "as Wilson's"
-    assert found.length is None and found.place is None
+@pytest.mark.parametrize(("prompts", "votes"), [(50, 1), (50, 2), (5, 20), (200, 2)])
+def test_a_model_that_always_wins_has_a_finite_rate_and_an_open_interval(prompts, votes):
+    """Its interval begins about where Wilson's does, however often each prompt is asked."""
+    n = prompts * votes
+    found = controlled_win_rate(Votes([*range(prompts)] * votes, [1.0] * n, [0] * n, [0.0] * n))
+    assert 0.94 < found.rate.mean < 1 and found.length is None and found.place is None
+    assert found.rate.low == pytest.approx(MeanCI.of_share(1, prompts).low, abs=0.022)
+
+
+def test_an_effect_that_no_vote_shows_is_not_known_to_be_none():
+    votes = Votes([1, 1, 2, 2, 3, 3], [1] * 6, [1, -1] * 3, [1, 1, -3, -3, 2, 2])
+    place = controlled_win_rate(votes).place
+    assert place.mean == pytest.approx(0, abs=1e-9) and place.high - place.low > 0.5
+
+
+def test_effects_are_finite_where_length_explains_every_vote():
     separated = controlled_win_rate(judged(np.random.default_rng(5), 30, longer=200))
     assert math.isfinite(separated.length.mean) and separated.length.mean > 2
+
+
+def test_without_bias_the_regression_gives_the_plain_rate():
+    """An intercept alone fits the mean, but for the small penalty, also of few prompts."""
+    votes = Votes([1, 2, 3, 4, 5] * 20, [1.0] * 63 + [0.0] * 37, [0] * 100, [0] * 100)
+    assert controlled_win_rate(votes).rate.mean == pytest.approx(0.63, abs=0.012)
 
 
 def test_what_is_detectable_is_detected_in_four_of_five_trials():
@@ -238,6 +251,8 @@ def test_agreement_by_hand():
     assert found.share.mean == 0.7 and found.kappa.mean == pytest.approx(0.4)
     assert found.kappa.low < 0 < found.kappa.high <= 1
     assert agreement(["A", "B"], ["A", "B"]).kappa.mean == 1
+    often = agreement(first * 10, second * 10, list(range(10)) * 10)
+    assert often == found, "ten verdicts on a prompt are one"
     always = agreement(["A"] * 5, ["A"] * 5)
     assert always.share.mean == 1 and math.isnan(always.kappa.mean)
 

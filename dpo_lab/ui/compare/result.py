@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -97,12 +98,13 @@ class ComparisonResult:
             both = [n for n in asked if n in verdicts[one] and n in verdicts[other]]
             if both:
                 sides = ([verdicts[name][number] for number in both] for name in (one, other))
-                agreements[f"{one} and {other}"] = agreement(*sides)
+                prompts = [same_prompt(pairs[number].prompt) for number in both]
+                agreements[f"{one} and {other}"] = agreement(*sides, prompts)
         return cls(names, pairs, found, agreements, verdicts, forgetting, notes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, without the answers."""
-        return {
+        """Plain values as JSON has them (NaN is none), without the answers."""
+        values = {
             "a": self.names[0],
             "b": self.names[1],
             "answers": len(self.pairs),
@@ -116,6 +118,7 @@ class ComparisonResult:
             "forgetting": self.forgetting and asdict(self.forgetting),
             "notes": list(self.notes),
         }
+        return _without_nan(values)
 
 
 def judged_by(
@@ -197,6 +200,14 @@ def in_words(one: Judged, names: tuple[str, str]) -> list[str]:
             "are left out."
         )
     return lines
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def share(value: MeanCI) -> str:
