@@ -1,5 +1,6 @@
 # The public names, each with the module that it comes from: `__init__.py` reads this list.
 
+from dpo_lab.analysis.controlled_win_rate import controlled_win_rate as controlled_win_rate
 from dpo_lab.analysis.cross_fit import cross_fitted_scores as cross_fitted_scores
 from dpo_lab.analysis.displacement import (
     exact_displacement as exact_displacement,
@@ -7,6 +8,7 @@ from dpo_lab.analysis.displacement import (
     token_displacement as token_displacement,
 )
 from dpo_lab.analysis.frontier_curve import FrontierCurve as FrontierCurve
+from dpo_lab.analysis.judge_agreement import agreement as agreement
 from dpo_lab.analysis.margin_history import MarginHistory as MarginHistory
 from dpo_lab.analysis.optimality_gap import optimality_gap as optimality_gap
 from dpo_lab.analysis.pair_margins import (
@@ -20,6 +22,14 @@ from dpo_lab.analysis.response_stats import (
 )
 from dpo_lab.analysis.token_credit import token_credit as token_credit
 from dpo_lab.analysis.token_report import pair_tokens as pair_tokens
+from dpo_lab.analysis.win_rate import (
+    Votes as Votes,
+    detectable_difference as detectable_difference,
+    prompts_needed as prompts_needed,
+    win_rate as win_rate,
+)
+from dpo_lab.annotation.endpoint_judge import EndpointJudge as EndpointJudge
+from dpo_lab.annotation.judges import BiasedJudge as BiasedJudge, RewardJudge as RewardJudge
 from dpo_lab.annotation.scored_pairs import completion_pairs as completion_pairs
 from dpo_lab.annotation.simulated import SimulatedAnnotator as SimulatedAnnotator
 from dpo_lab.data import reviews as reviews

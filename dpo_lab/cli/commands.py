@@ -26,6 +26,7 @@ COMMANDS = {
     "logps": ("logps:Logps", "log-probabilities of the responses under a model"),
     "sample": ("sample:Sample", "answers of a model, and of a run's policy beside it"),
     "export": ("export:ExportRun", "a run's policy as a folder or on the hub, checked"),
+    "compare": ("compare:Compare", "is a run's policy better? answers, judges, forgetting"),
     "fetch": ("fetch:Fetch", "bring SmolLM2 onto this machine"),
     "runs list": ("runs:RunsList", "the runs in a folder"),
     "runs show": ("runs:RunsShow", "a run: settings, what changed, answers"),

@@ -42,41 +42,34 @@ class Sample:
 
     def __call__(self) -> None:
         """Print one line a prompt."""
+        from functools import partial
+
         from dpo_lab.data.sampled import shown
         from dpo_lab.data.template_files import template_text
         from dpo_lab.models.loading import load_model
         from dpo_lab.models.sampling import sample
-        from dpo_lab.models.weights import weights_fingerprint
         from dpo_lab.training.config import TrainConfig
+        from dpo_lab.training.run_models import policy_of, reference_of
         from dpo_lab.training.runs import Run
 
         if not self.prompt or not all(prompt.strip() for prompt in self.prompt):
             raise ValueError("--prompt: empty. Give the text that the model is to answer.")
-        config, names = TrainConfig(), {"answer": self.model or "micro"}
+        how = {"device": self.device, "trust_remote_code": self.trust_remote_code}
+        config, named = TrainConfig(), partial(load_model, self.model or "micro", **how)
+        models = {"answer": named}
         if self.run is not None:
             run = Run.open(self.run)
             if run.checkpoint is None:
                 raise FileNotFoundError(f"{self.run}: this run has no checkpoint yet.")
-            config = run.config
-            names = {"reference": self.model or config.model, "policy": str(run.checkpoint)}
+            config, own = run.config, partial(reference_of, run, **how)
+            models = {"reference": named if self.model else own}
+            models["policy"] = partial(policy_of, run, **how)
         template = template_text(self.chat_template) if self.chat_template else config.chat_template
         # Both answer within the same, which a checkpoint's name would not tell.
         limit = config.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
         rows = [{"prompt": prompt} for prompt in self.prompt]
-        for who, name in names.items():
-            own = who == "reference" and self.model is None
-            model = load_model(
-                name,
-                device=self.device,
-                revision=config.revision if own else None,
-                trust_remote_code=self.trust_remote_code,
-            )
-            known = run.environment.get("weights_fingerprint") if own else None
-            if known and known != weights_fingerprint(model.base):
-                raise ValueError(
-                    f"{self.run}: the weights of {name!r} are not those of the run's reference. "
-                    "Give them with --model, or a model to compare with."
-                )
+        for who, load in models.items():
+            model = load()
             model.use_template(template, config.template_date, config.thinking)
             texts = model.encoder.as_prompts(
                 self.prompt, self.prompt_format or config.prompt_format

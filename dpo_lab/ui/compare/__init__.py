@@ -1,0 +1,1 @@
+"""Two models compared: result, page, chat and blind choice."""

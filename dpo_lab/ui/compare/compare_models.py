@@ -1,0 +1,152 @@
+"""Two models compared in a folder: answers drawn, judges asked, neutral text scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dpo_lab.analysis.forgetting import TextChange, TextLogps, text_change, text_logps
+from dpo_lab.annotation.blind import Judge, blind_questions, judge_all
+from dpo_lab.annotation.endpoint_judge import EndpointJudge
+from dpo_lab.annotation.questions import Answer
+from dpo_lab.annotation.side_answers import AnswerPair, Sampling, SideAnswers, answer_pairs
+from dpo_lab.annotation.verdict_session import open_verdicts
+from dpo_lab.data.pairs import Text
+from dpo_lab.models.loading import LanguageModel
+from dpo_lab.training.files import write_json
+from dpo_lab.training.job import Progress, naming
+from dpo_lab.ui.compare.page import write_page
+from dpo_lab.ui.compare.result import ComparisonResult
+
+NOT_MEASURED = "Forgetting is not measured"
+
+
+@dataclass(frozen=True)
+class JudgeSetup:
+    """A judge, and how it is asked.
+
+    Attributes:
+        judge: Says which side of a question is better.
+        facts: What its verdicts depend on, as plain values; nothing secret.
+        orders: 2 shows every pair in both orders; 1 in one.
+        sees_order: Whether it could prefer a side; a reward cannot.
+        workers: Questions asked at the same time.
+
+    Raises:
+        ValueError: If orders is neither 1 nor 2, or there are no workers.
+    """
+
+    judge: Judge
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    orders: int = 2
+    sees_order: bool = True
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.orders not in (1, 2) or self.workers < 1:
+            raise ValueError(
+                f"orders={self.orders}, workers={self.workers}: must be 1 or 2, and at least 1."
+            )
+
+
+def compare_models(
+    folder: Path,
+    names: tuple[str, str],
+    loads: tuple[Callable[[], LanguageModel], Callable[[], LanguageModel]],
+    prompts: Sequence[Text],
+    judges: Mapping[str, JudgeSetup],
+    *,
+    sampling: Sampling,
+    neutral: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> ComparisonResult:
+    """Compare model A with model B; the same call on the same folder goes on where it was.
+
+    The models are loaded one after the other, and each is dropped before the next. B's draws have
+    another seed than A's, so that sampled answers are independent.
+
+    Args:
+        folder: Gets `a.jsonl`, `b.jsonl`, the verdicts in `judges/`, `result.json` and
+            `report.html`.
+        names: Names of A and B.
+        loads: What loads them.
+        prompts: Texts, or lists of messages.
+        judges: By their names.
+        sampling: How both answer.
+        neutral: Passages whose log-likelihood is compared; none measures nothing.
+        progress: Called with the current work, how much is done, and the total.
+
+    Raises:
+        FileExistsError: If the folder holds another comparison.
+        JudgeError: If an endpoint fails; the verdicts so far are kept.
+    """
+    sides, texts = [], []
+    for at, (name, load) in enumerate(zip(names, loads, strict=True)):
+        how = replace(sampling, seed=sampling.seed + at)
+        model = load()
+        side = SideAnswers(folder / f"{'ab'[at]}.jsonl", model, prompts, how)
+        sides.append(side.draw(naming(progress, f"answers of {name}")))
+        texts.append(_text(model, neutral))
+        del model
+        side.release()
+    pairs = answer_pairs(*sides)
+    notes = [note for side in sides for note in side.notes]
+    answers: dict[str, Sequence[Answer]] = {}
+    for name, setup in judges.items():
+        asking = naming(progress, f"verdicts of {name}")
+        answers[name] = _verdicts(folder, name, setup, pairs, sampling.seed, asking)
+        judge = setup.judge
+        if isinstance(judge, EndpointJudge) and judge.malformed:
+            notes.append(f"A reply of {name} without a verdict ends: {judge.malformed[0]!r}.")
+    if all(pair.same for pair in pairs):
+        notes.append("Both models give the same answers, so there is nothing to judge.")
+    change, why = _change(*texts)
+    result = ComparisonResult.of(
+        names,
+        pairs,
+        answers,
+        orderless=[name for name, setup in judges.items() if not setup.sees_order],
+        forgetting=change,
+        notes=[*notes, *([why] if why else [])],
+    )
+    write_json(folder / "result.json", result.as_dict())
+    write_page(folder / "report.html", result, f"{names[0]} against {names[1]}")
+    return result
+
+
+def _verdicts(
+    folder: Path,
+    name: str,
+    setup: JudgeSetup,
+    pairs: Sequence[AnswerPair],
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Answer]:
+    questions = blind_questions(pairs, seed, setup.orders)
+    session = open_verdicts(folder, name, setup.facts)
+    try:
+        judge_all(session, questions, setup.judge, workers=setup.workers, progress=progress)
+    finally:
+        session.close()
+    return session.answers
+
+
+def _text(model: LanguageModel, passages: Sequence[str]) -> TextLogps | str:
+    """Log-probabilities of passages, or why there are none; nothing if none were asked for."""
+    if not passages:
+        return ""
+    try:
+        return text_logps(model, passages)
+    except ValueError as error:
+        return f"{NOT_MEASURED}: {error}"
+
+
+def _change(a: TextLogps | str, b: TextLogps | str) -> tuple[TextChange | None, str]:
+    if isinstance(a, str) or isinstance(b, str):
+        return None, a if isinstance(a, str) else str(b)
+    try:
+        return text_change(a, b), ""
+    except ValueError as error:
+        return None, f"{NOT_MEASURED}: {error}"
