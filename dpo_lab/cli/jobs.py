@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def train_and_report(
     changes: Mapping[str, float],
     strategy: Strategy,
     console: Console,
+    report_to: Sequence[str] = (),
 ) -> None:
     """Prepare, train with a live table, measure what changed, write the report.
 
@@ -71,6 +72,7 @@ def train_and_report(
         changes: Beta or peak learning rate of the steps to come, where they are to be others.
         strategy: What several processes divide, see `prepare`.
         console: Where the run is shown.
+        report_to: Trackers that get its numbers, see `tracker_callbacks`.
     """
     control = RunControl()
     if launched() > 1:
@@ -78,6 +80,10 @@ def train_and_report(
     processes = join_processes()
     if not processes.first:
         console = Console(quiet=True)
+    if report_to:
+        from dpo_lab.training.report_to import ReportTo, tracker_callbacks
+
+        tracker_callbacks(report_to)  # raises before anything is loaded
     folder = out or processes.from_first(lambda: new_folder(config))
     try:
         processes.from_first(lambda: check_writable(folder))
@@ -93,6 +99,8 @@ def train_and_report(
                 if processes.first
                 else [attended]
             )
+            if report_to:
+                shown.append(ReportTo(report_to, folder))
             ended = run_job(
                 config,
                 folder,

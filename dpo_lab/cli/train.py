@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +47,9 @@ class Train:
     """What processes divide: with ddp the pairs of a step, with fsdp the weights as well."""
     resume: Flag = False
     """Go on with the run in --out or begin it; of its settings only --beta and --lr may change."""
+    report_to: Annotated[tuple[str, ...], SAID] = ()
+    """Trackers that get every step and evaluation, with KL: tensorboard (files in runs/ of the
+    run's folder), wandb, trackio, mlflow and others that transformers knows; none by default."""
 
     def __call__(self) -> None:
         """Train, and say what changed."""
@@ -64,7 +67,7 @@ class Train:
         if self.processes > 1:
             _train_in(self.processes, config, self.out)
         else:
-            _train(config, self.out, self.resume, changes, self.strategy)
+            _train(config, self.out, self.resume, changes, self.strategy, self.report_to)
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,12 @@ def _train(
     resume: bool,
     changes: dict[str, float],
     strategy: Strategy = "ddp",
+    report_to: Sequence[str] = (),
 ) -> None:
     from dpo_lab.cli.jobs import train_and_report
 
-    console = new_console()
-    train_and_report(
-        config, out, resume=resume, changes=changes, strategy=strategy, console=console
-    )
+    how = {"resume": resume, "changes": changes, "strategy": strategy, "report_to": report_to}
+    train_and_report(config, out, console=new_console(), **how)
 
 
 def _train_in(processes: int, config: TrainConfig, out: Path | None) -> None:

@@ -32,6 +32,7 @@ class BackgroundRun(OngoingRun, Callback):
         folder: The run's folder. A run that is already there is resumed; its settings must match,
             except for the live ones. None keeps nothing.
         on_prepared: Called in the run's thread with the job, while policy and reference are equal.
+        report_to: Trackers that get the run's numbers, see `tracker_callbacks`.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class BackgroundRun(OngoingRun, Callback):
         reward_fn: RewardFn | None = None,
         folder: Path | None = None,
         on_prepared: Callable[[Job], None] | None = None,
+        report_to: Sequence[str] = (),
     ):
         super().__init__(folder, RunControl())
         self.config = config
-        self._on_prepared = on_prepared
+        self._on_prepared, self._report_to = on_prepared, report_to
         kept = Run(folder) if folder and Run(folder).exists else None
         self._resume = kept is not None
         if kept:
@@ -84,6 +86,11 @@ class BackgroundRun(OngoingRun, Callback):
             self._has_ended(state)
 
     def _run(self) -> str:
+        callbacks: list[Callback] = [self]
+        if self._report_to:
+            from dpo_lab.training.report_to import ReportTo
+
+            callbacks.append(ReportTo(self._report_to, self.folder or Path(".")))
         ended = run_job(
             self.config,
             self.folder,
@@ -91,7 +98,7 @@ class BackgroundRun(OngoingRun, Callback):
             **self._inputs | {"model": deepcopy(self._inputs["model"])},
             measure=False,
             control=self.control,
-            callbacks=[self],
+            callbacks=callbacks,
         )
         return ended.state
 

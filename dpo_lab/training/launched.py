@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from dpo_lab.models.model_settings import Strategy
@@ -30,15 +31,21 @@ class LaunchedRun(FollowedRun):
         folder: The run's folder: new, or of a run that is resumed.
         processes: Number of processes that train.
         strategy: What they divide, see `prepare`.
+        report_to: Trackers that get the run's numbers, see `tracker_callbacks`.
     """
 
     def __init__(
-        self, config: TrainConfig, folder: Path, processes: int, strategy: Strategy = "ddp"
+        self,
+        config: TrainConfig,
+        folder: Path,
+        processes: int,
+        strategy: Strategy = "ddp",
+        report_to: Sequence[str] = (),
     ):
         OngoingRun.__init__(self, folder, RemoteControl(folder))
         self.config = config
         self.processes = processes
-        self.strategy = strategy
+        self.strategy, self.report_to = strategy, report_to
         self._alive = None
         self._left = threading.Event()
         self._count = processes
@@ -103,6 +110,7 @@ class LaunchedRun(FollowedRun):
         """
         words = ["--out", str(self.folder), "--processes", str(self._count)]
         words += ["--strategy", self.strategy]
+        words += ["--report-to", *self.report_to] if self.report_to else []
         if self._resume:
             words.append("--resume")
         else:

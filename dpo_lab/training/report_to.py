@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
+    get_reporting_integration_callbacks,
+)
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from dpo_lab.training.callbacks import Callback, State
@@ -31,9 +34,8 @@ class RunArguments(TrainingArguments):
     lab: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments, and the lab's settings beside them."""
-        values = super().to_dict()
-        return values | {name: value for name, value in values.pop("lab").items() if value != ()}
+        """The lab's settings; those of transformers say nothing of the run."""
+        return {"output_dir": self.output_dir, "run_name": self.run_name, **self.lab}
 
 
 def arguments_of(config: TrainConfig, output_dir: str | Path, **settings: Any) -> RunArguments:
@@ -59,7 +61,9 @@ def arguments_of(config: TrainConfig, output_dir: str | Path, **settings: Any) -
         save_steps=config.checkpoint_every or 500,
         logging_steps=1,
         use_cpu=config.device == "cpu",
-        lab={name: value for name, value in config.as_dict().items() if value is not None},
+        lab={
+            name: value for name, value in config.as_dict().items() if value not in (None, (), {})
+        },
         **settings,
     )
 
@@ -76,15 +80,17 @@ def tracker_callbacks(names: Names) -> list[TrainerCallback]:
     """
     found: list[TrainerCallback] = []
     for name in [names] if isinstance(names, str) else names or ():
+        if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
+            raise ValueError(
+                f"report_to={name!r}: unknown. Use {', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
         try:
             found += [kind() for kind in get_reporting_integration_callbacks(name)]
-        except (RuntimeError, ImportError) as error:
+        except (RuntimeError, ImportError, ValueError) as error:
             raise ValueError(
                 f"report_to={name!r}: {name} is not installed. Install it ('pip install {name}'), "
                 "or leave it out."
             ) from error
-        except ValueError as error:
-            raise ValueError(f"report_to={name!r}: {error}") from None
     return found
 
 

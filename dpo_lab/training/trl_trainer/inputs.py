@@ -23,7 +23,7 @@ from dpo_lab.models.loading import LanguageModel
 from dpo_lab.models.weights import weights_fingerprint
 
 MODEL_OPTIONS = (
-    *("dtype", "torch_dtype", "attn_implementation", "revision", "trust_remote_code", "token"),
+    *("dtype", "torch_dtype", "attn_implementation", "revision", "trust_remote_code"),
     *("cache_dir", "local_files_only", "subfolder", "low_cpu_mem_usage", "use_safetensors"),
     *("device_map", "use_cache"),
 )
@@ -80,6 +80,11 @@ def _load(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> LanguageModel:
     options = dict(options)
+    if "token" in options:
+        raise ValueError(
+            "model_init_kwargs: 'token' is a secret, and trackers would write it to their files. "
+            "Log in with 'hf auth login', and leave it out."
+        )
     if unknown := sorted(set(options) - set(MODEL_OPTIONS)):
         raise ValueError(
             f"model_init_kwargs: {unknown[0]!r} may change what the model computes. Load the model "

@@ -25,6 +25,7 @@ from dpo_lab.models.weights import load_weights, save_model
 from dpo_lab.training.checkpoints import noted_at_checkpoint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
+from dpo_lab.training.files import write_json
 from dpo_lab.training.hf_logs import evaluation_logs
 from dpo_lab.training.loop import train
 from dpo_lab.training.report_to import arguments_of, tracker_callbacks
@@ -196,6 +197,7 @@ class DPOTrainer:
             output.mkdir(parents=True, exist_ok=True)
             run = run_to_resume(output, resume) if resume else new_run(output)
             open_or_create(run, job, resume=bool(resume))
+            write_json(run.path / "arguments.json", self.args.to_dict())  # tokens left out
             return run.path
 
         self.run = Run(job.processes.from_first(folder))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 import ipywidgets as widgets
 
 from dpo_lab.ui.figures.style import CSS_COLOURS
 from dpo_lab.ui.workbench.controls import MAIN, Control
+from dpo_lab.ui.workbench.tracker_choice import TrackerChoice
 
 
-def page(controls: dict[str, Control], *parts: widgets.Widget) -> widgets.Widget:
+def page(controls: Mapping[str, Control | TrackerChoice], *parts: widgets.Widget) -> widgets.Widget:
     """The workbench as one widget: main controls, folded advanced ones, then the other parts."""
     views = {name: control.view for name, control in controls.items()}
     main = widgets.HBox([views.pop(name) for name in MAIN]).add_class("dpo-grid")

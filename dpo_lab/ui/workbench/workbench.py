@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from dpo_lab.ui.workbench.run_view import RunView
 from dpo_lab.ui.workbench.runs_table import RunsTable
 from dpo_lab.ui.workbench.state import WorkbenchState, check_template, in_effect
 from dpo_lab.ui.workbench.toolbar import RunActions, Toolbar
+from dpo_lab.ui.workbench.tracker_choice import TrackerChoice
 
 MICRO_DEFAULTS = {"steps": 300, "beta": 0.3}
 """At beta 0.1, micro ends up giving the same answer to every prompt."""
@@ -60,6 +61,8 @@ class Workbench:
         strategy: What these processes divide: `ddp` the pairs, `fsdp` the weights as well.
         folder: Where runs are kept, and where runs of earlier sessions and of the command line are
             found; `auto` is `runs_folder()`, none keeps nothing.
+        report_to: Trackers that get the numbers of runs that are kept: tensorboard, wandb, trackio,
+            mlflow and others that transformers knows. The page can change it, under Advanced.
         **settings: Any other field of `TrainConfig`.
 
     Attributes:
@@ -68,6 +71,7 @@ class Workbench:
         warm_up: A hidden step of micro, taken while the user reads the page; none if not needed.
         screen: The widgets that follow the shown run.
         data: The data panel.
+        trackers: Where kept runs are reported to.
         view: All of it as one widget.
         parts: Its top-level widgets, from top to bottom.
 
@@ -84,6 +88,7 @@ class Workbench:
         processes: int | None = None,
         strategy: Strategy = "ddp",
         folder: str | Path | None = "auto",
+        report_to: str | Sequence[str] | None = None,
         **settings: Any,
     ):
         named = [isinstance(source, str | Path) for source in (model, data)]
@@ -121,7 +126,8 @@ class Workbench:
         self.data = DataPanel(self.state, self._inputs["data"])
         screen = self.screen
         below = self.data.view, screen.figure.view, screen.notice, screen.samples, screen.runs.view
-        self.view = page(self.controls, self.bar.view, *below)
+        self.trackers = TrackerChoice(report_to)
+        self.view = page({**self.controls, "report_to": self.trackers}, self.bar.view, *below)
         self.parts = self.view.children
         self.state.observe(self._set, "config")
         self.state.observe(self._corrected, ["config", "problems"])
@@ -375,7 +381,9 @@ class Workbench:
         if self.shelf.folder is not None and folder is None and (keep or self.processes):
             folder = new_folder(config, self.shelf.folder)
         if self.processes:
-            launched = LaunchedRun(config, folder, self.processes, self.strategy)
+            launched = LaunchedRun(
+                config, folder, self.processes, self.strategy, report_to=self.trackers.names
+            )
             self._show_ongoing(launched)
             return launched.start()
         theories = self.screen.theories
@@ -384,7 +392,10 @@ class Workbench:
             theories.prepared(job)
             self.data.show(job)
 
-        run = BackgroundRun(config, folder=folder, on_prepared=prepared, **self._inputs)
+        names = self.trackers.names if keep or folder is not None else ()
+        run = BackgroundRun(
+            config, folder=folder, on_prepared=prepared, report_to=names, **self._inputs
+        )
         if paused:
             run.control.pause()
         self._show_ongoing(run)
