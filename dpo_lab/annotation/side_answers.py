@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dpo_lab.annotation.click_log import append, begin, mend_end
@@ -47,6 +47,10 @@ class Sampling:
                 f"samples={self.samples}: at temperature 0 all answers to a prompt are the same. "
                 "Set the temperature to 1, or samples to 1."
             )
+
+    def of_b(self) -> Sampling:
+        """The same for model B, with draws that are independent of A's."""
+        return replace(self, seed=self.seed + 1)
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,13 @@ class SideAnswers:
         """Whether every prompt is answered."""
         return len(self.answers) >= len(self.prompts)
 
-    def draw_block(self) -> None:
-        """Answer the next `BLOCK` prompts; on disk when this returns.
+    def draw_block(self, size: int = BLOCK) -> None:
+        """Answer the next prompts; on disk when this returns.
 
         Every answer has random numbers of its own, so that the blocks change nothing.
+
+        Args:
+            size: How many.
 
         Raises:
             RuntimeError: If the model was released.
@@ -139,7 +146,7 @@ class SideAnswers:
         model = self._model
         if model is None:
             raise RuntimeError(f"{self.path}: its model was released. Open it again with a model.")
-        numbers = range(len(self.answers), min(len(self.answers) + BLOCK, len(self.prompts)))
+        numbers = range(len(self.answers), min(len(self.answers) + size, len(self.prompts)))
         asked = model.encoder.as_prompts(
             [self.prompts[number] for number in numbers], self.sampling.prompt_format
         )

@@ -33,6 +33,26 @@ def chooser(
     return lambda logits, place: inverse_cdf(logits.float() / temperature, uniforms[:, place])
 
 
+def reported(
+    choose: Choose, numbers: Sequence[int], each_token: Callable[[int, int], None]
+) -> Choose:
+    """A way of choosing that reports every token as soon as it is chosen.
+
+    Args:
+        choose: The way.
+        numbers: What to call each row by.
+        each_token: Called with a row's number and its token.
+    """
+
+    def choose_and_report(logits: Tensor, place: int) -> Tensor:
+        chosen = choose(logits, place)
+        for number, token in zip(numbers, chosen.tolist(), strict=False):
+            each_token(number, token)
+        return chosen
+
+    return choose_and_report
+
+
 def inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Draws from the softmax of logits by inversion of its cumulative sum.
 

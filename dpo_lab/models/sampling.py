@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.models.draws import Choose, Chosen, chooser
+from dpo_lab.models.draws import Choose, Chosen, chooser, reported
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.layouts import TOLERANCE
 from dpo_lab.models.loading import LanguageModel
@@ -73,6 +73,7 @@ def sample(
     batch_size: int = 64,
     with_logps: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    each_token: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """Complete every prompt, by sampling from the model itself or greedily.
 
@@ -92,6 +93,8 @@ def sample(
         batch_size: Prompts per batch.
         with_logps: Whether to keep the log-probabilities of the answers' tokens.
         progress: Called with `(done, total)` prompts.
+        each_token: Called with the position of a prompt and the next id of its answer, as soon as
+            it is drawn; of an answer that has ended, padding follows. What it raises ends the call.
 
     Returns:
         One completion per prompt, in order.
@@ -124,6 +127,8 @@ def sample(
             ours = [numbers[index] for index in indices] or [0]
             device = language_model.device
             choose = chooser(seed, ours, max_new_tokens, temperature, device)
+            if each_token:
+                choose = reported(choose, indices, each_token)
             try:
                 keep = temperature if with_logps else None
                 done = _complete(language_model, batch, max_new_tokens, choose, keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,10 @@ def compare_models(
         JudgeError: If an endpoint fails; the verdicts so far are kept.
     """
     sides, texts = [], []
-    for at, (name, load) in enumerate(zip(names, loads, strict=True)):
-        how = replace(sampling, seed=sampling.seed + at)
+    how = (sampling, sampling.of_b())
+    for letter, name, load, drawing in zip("ab", names, loads, how, strict=True):
         model = load()
-        side = SideAnswers(folder / f"{'ab'[at]}.jsonl", model, prompts, how)
+        side = SideAnswers(folder / f"{letter}.jsonl", model, prompts, drawing)
         sides.append(side.draw(naming(progress, f"answers of {name}")))
         texts.append(_text(model, neutral))
         del model
@@ -125,7 +125,8 @@ def _verdicts(
     progress: Callable[[int, int], None] | None,
 ) -> list[Answer]:
     questions = blind_questions(pairs, seed, setup.orders)
-    session = open_verdicts(folder, name, setup.facts)
+    facts = {**setup.facts, "sees_order": setup.sees_order}
+    session = open_verdicts(folder, name, facts)
     try:
         judge_all(session, questions, setup.judge, workers=setup.workers, progress=progress)
     finally:

@@ -71,8 +71,7 @@ def write_page(path: Path, result: ComparisonResult, title: str) -> Path:
         policy=content_policy(()).replace("script-src ;", "script-src 'none';"),
         style=CSS_COLOURS + "".join(folder.joinpath(name).read_text("utf-8") for name in styles),
         names=result.names,
-        judged=[(one, list(_bars(one)), in_words(one, result.names)) for one in result.judged],
-        agreements={name: agreement_words(one) for name, one in result.agreements.items()},
+        judged=judged_html(result),
         forgetting=result.forgetting and forgetting_words(result),
         notes=result.notes,
         facts=_facts(result),
@@ -83,6 +82,16 @@ def write_page(path: Path, result: ComparisonResult, title: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, page.encode(errors="replace"))
     return path
+
+
+def judged_html(result: ComparisonResult) -> str:
+    """What each judge says as HTML, every text in it escaped."""
+    return render(
+        "compare/judged.html.jinja",
+        names=result.names,
+        judged=[(one, list(_bars(one)), in_words(one, result.names)) for one in result.judged],
+        agreements={name: agreement_words(one) for name, one in result.agreements.items()},
+    )
 
 
 def forgetting_words(result: ComparisonResult) -> str:
