@@ -89,6 +89,11 @@ def prepare(
     training_reward = training_reward or _training_reward(config, reward_fn)
     pair_order(config, len(train))  # raises if a batch is too large
     divides = strategy == "fsdp"
+    if divides and config.quantize:
+        raise ValueError(
+            f"quantize={config.quantize!r}: quantised weights are not divided among processes. "
+            "Leave --strategy out: each process then holds all of them."
+        )
     by_name = model is None or isinstance(model, str | Path)
     policy = ready_policy(config, model, "cpu" if divides and by_name else None)
     device = resolve_device(config.device) if divides and by_name else policy.device
