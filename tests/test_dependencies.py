@@ -49,7 +49,7 @@ def test_the_package_declares_what_it_imports():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("tests", ("test", "bench", "smollm2", "pictures")),
+        ("tests", ("test", "bench", "smollm2", "pictures", "quantize")),
         ("benchmarks", ("test", "bench")),
         ("assets/scripts", ("test", "pictures")),
     ],

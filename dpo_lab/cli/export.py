@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import new_console, print_rows
-
-DTypeName = Annotated[str, tyro.conf.arg(metavar="{float32,bfloat16,float16}")]
+from dpo_lab.models.model_settings import Bits, DType
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,10 @@ class ExportRun:
     """Folder to write; by default in export/ of the run's folder."""
     merge: Flag = False
     """Merge a LoRA adapter into its base; otherwise the adapter alone is written."""
-    dtype: DTypeName = "float32"
+    dtype: DType = "float32"
     """What the weights are written in."""
+    also: tuple[Bits, ...] = ()
+    """Load the folder in 8bit or 4bit too, with bitsandbytes, and measure how far it is then."""
     prompts: Annotated[Path | None, SAID] = None
     """A text file of prompts to compare on, one a line; by default held-out prompts of the run."""
     probes: int = 32
@@ -73,6 +72,7 @@ class ExportRun:
                 self.out,
                 merge=self.merge,
                 dtype=self.dtype,
+                also=self.also,
                 prompts=self.prompts and prompts_in(self.prompts),
                 probes=self.probes,
                 seed=self.seed,

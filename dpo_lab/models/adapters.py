@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dpo_lab.models.quantised import quiet_bitsandbytes
+
 logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -41,7 +43,8 @@ def new_adapter(
     Source:
         Hu et al. 2021 (arXiv 2106.09685).
     """
-    from peft import LoraConfig, get_peft_model
+    with quiet_peft():
+        from peft import LoraConfig, get_peft_model
 
     names = [f".{name}" for name, _ in model.named_modules()]
     for target in targets or ():
@@ -78,7 +81,8 @@ def quiet_peft() -> Iterator[None]:
     """Hide that PEFT uses an attribute which the next major version of transformers renames."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        yield
+        with quiet_bitsandbytes():  # which PEFT imports, if it is there
+            yield
 
 
 def _takes_no_adapter(model: nn.Module) -> list[str]:
@@ -113,7 +117,8 @@ def load_adapted(
         load_base: Loads the base, given its name and revision.
         merge: Whether to merge; otherwise the adapter stays beside the base's weights.
     """
-    from peft import PeftConfig, PeftModel
+    with quiet_peft():
+        from peft import PeftConfig, PeftModel
 
     if not (Path(folder) / "adapter_model.safetensors").exists():
         raise ValueError("adapter_model.safetensors is missing; a pickle is not read")

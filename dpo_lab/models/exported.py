@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 from dpo_lab.models.adapters import quiet_peft
 from dpo_lab.models.builtin import HUB_ID, builtin_model
 from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.model_settings import Bits, DType
 from dpo_lab.models.progress_bars import no_bars
+from dpo_lab.models.quantised import check_widths, loading_options
 
-DType = Literal["float32", "bfloat16", "float16"]
 ADAPTER, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 NOT_EXPORTED = {ADAPTER, SETTINGS, "trainer.pt", "checksums.json", "README.md"}
 """Files of a checkpoint that are written otherwise, or only a resumed run needs."""
@@ -129,7 +130,11 @@ def public_base(name: str) -> str:
 
 
 def load_as_users_do(
-    folder: Path, device: torch.device, *, trust_remote_code: bool = False, **options
+    folder: Path,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
+    quantize: Bits | None = None,
 ) -> nn.Module:
     """What plain `transformers` makes of an exported folder, in evaluation mode.
 
@@ -137,13 +142,16 @@ def load_as_users_do(
         folder: A whole model, or an adapter, whose base is then loaded too.
         device: Where to put it.
         trust_remote_code: Whether code that comes with the model may run.
-        **options: Passed on; by default the weights keep the dtype that they were written in.
+        quantize: Bits of the linear layers; by default the weights keep the dtype that they were
+            written in.
+
+    Raises:
+        ValueError: If it cannot be quantised here.
     """
-    options = {"dtype": "auto", "use_safetensors": True} | options
+    bits = loading_options(quantize, device) if quantize else {}
     with no_bars(), quiet_peft():
         model = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, **options
+            folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code, **bits
         )
-    if not getattr(model, "is_quantized", False):
-        model = model.to(device)
-    return model.eval()
+    check_widths(model)
+    return model.eval() if quantize else model.to(device).eval()

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.models.loading import LanguageModel, load_model
-from dpo_lab.models.model_settings import Device
+from dpo_lab.models.model_settings import Bits, Device
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def as_language_model(
     device: Device = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantize: Bits | None = None,
 ) -> LanguageModel:
     """A model with its tokenizer; a loaded model is used in place, on its own device.
 
@@ -33,18 +34,29 @@ def as_language_model(
         device: Device for a model given by name.
         revision: Branch, tag or commit of a model given by hub id.
         trust_remote_code: Whether a model given by name may run its own code.
+        quantize: Bits of the linear layers of a model given by name.
 
     Raises:
         FileNotFoundError: If a name leads to no model.
         TypeError: If it is none of these.
-        ValueError: If no tokenizer is found for a loaded model, or it is spread over devices.
+        ValueError: If no tokenizer is found for a loaded model, it is spread over devices, or it is
+            to be quantised.
     """
-    if isinstance(model, LanguageModel):
-        return model
     if isinstance(model, str | Path):
         return load_model(
-            model, device=device, revision=revision, trust_remote_code=trust_remote_code
+            model,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            quantize=quantize,
         )
+    if quantize:
+        raise ValueError(
+            f"quantize={quantize!r}: the model is loaded already, and its weights are quantised "
+            "while they are loaded. Give its name or folder."
+        )
+    if isinstance(model, LanguageModel):
+        return model
     tokenizer = None
     if isinstance(model, tuple) and len(model) == 2:
         model, tokenizer = model

@@ -25,8 +25,14 @@ from dpo_lab.models.checksums import NAME as CHECKSUMS, check_files
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.dropout import disable_dropout
 from dpo_lab.models.hub import hub_folder
-from dpo_lab.models.model_settings import Answers, Device
+from dpo_lab.models.model_settings import Answers, Bits, Device
 from dpo_lab.models.progress_bars import no_bars
+from dpo_lab.models.quantised import (
+    loading_options,
+    quiet_bitsandbytes,
+    use_differentiable,
+    written_out,
+)
 from dpo_lab.models.sharding import Shards
 
 logger = logging.getLogger(__name__)
@@ -124,6 +130,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     merge: bool = True,
+    quantize: Bits | None = None,
 ) -> LanguageModel:
     """Load a model in float32 with dropout off, and its tokenizer.
 
@@ -135,13 +142,16 @@ def load_model(
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether code that comes with the model may run.
         merge: Whether to merge an adapter; otherwise it stays beside its base's weights.
+        quantize: Bits of its linear layers, or its base's; by default float32. An adapter is
+            merged into what quantising makes of its base, written out in float32.
 
     Returns:
         The model, on its device.
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ValueError: If it is no causal language model with all its weights in safetensors.
+        ValueError: If it is no causal language model with all its weights in safetensors, or
+            cannot be quantised here.
     """
     path, origin = builtin_model(str(name))
     try:
@@ -152,20 +162,24 @@ def load_model(
             f"purpose, remove {CHECKSUMS} there."
         ) from None
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    target = resolve_device(device)
+    bits = loading_options(quantize, target) if quantize else {}
     try:
-        with no_bars():
+        with no_bars(), quiet_bitsandbytes():
             folder = Path(path) if Path(path).is_dir() else hub_folder(path, revision)
             adapter = (folder / "adapter_config.json").exists()
             if adapter:
-                base = partial(_load_base, trust_remote_code=trust_remote_code)
+                base = partial(_load_base, trust_remote_code=trust_remote_code, merge=merge, **bits)
                 model = load_adapted(str(folder), base, merge)
                 tokenizer = _tokenizer_of_adapter(folder, **options)
             else:
-                model, tokenizer = _load_plain(path, **options), _load_tokenizer(path, **options)
+                model = _load_plain(path, **options, **bits)
+                tokenizer = _load_tokenizer(path, **options)
     except Exception as error:  # what is wrong in a model's files fails in any way
         raise load_error(str(name), error) from error
     disable_dropout(model)
-    model.to(resolve_device(device))
+    if not getattr(model, "is_quantized", False):  # else it lies there already
+        model.to(target)
     return LanguageModel(model, tokenizer, str(name), origin, merged=adapter and merge)
 
 
@@ -178,12 +192,13 @@ def known_ids(model: nn.Module) -> int | None:
     return None if weight is None else weight.shape[0]
 
 
-def _load_base(name: str, revision: str | None, trust_remote_code: bool) -> nn.Module:
+def _load_base(name: str, revision: str | None, merge: bool, **options) -> nn.Module:
     """The model under an adapter; a built-in one lies elsewhere on another machine."""
     moved = Path(name).is_absolute() and not Path(name).exists()
     if moved and Path(name).name in BUILTIN_MODELS:
         name, _ = builtin_model(Path(name).name)
-    return _load_plain(name, revision=revision, trust_remote_code=trust_remote_code)
+    model = _load_plain(name, revision=revision, **options)
+    return written_out(model) if merge and getattr(model, "is_quantized", False) else model
 
 
 def _load_plain(path: str, **options) -> nn.Module:
@@ -195,6 +210,7 @@ def _load_plain(path: str, **options) -> nn.Module:
         ignore_mismatched_sizes=True,  # so that they are listed, and refused here
         **options,
     )
+    use_differentiable(model)
     # transformers would go on with random ones.
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")

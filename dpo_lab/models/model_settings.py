@@ -6,6 +6,8 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Bits = Literal["4bit", "8bit"]
+DType = Literal["float32", "bfloat16", "float16"]
 Answers = Literal["padded", "of one length", "without cache"]
 Strategy = Literal["ddp", "fsdp"]
 """What several processes divide: only the pairs of a step, or the weights as well."""

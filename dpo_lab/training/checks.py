@@ -25,6 +25,19 @@ def check_date(name: str, value: str) -> None:
         raise ValueError(f"{what}: not a date ({error}). Write it as 2026-01-31.") from None
 
 
+def check_quantize(quantize: str | None, lora_rank: int | None) -> None:
+    """Raise if quantised weights would be trained themselves.
+
+    Raises:
+        ValueError: If there is no adapter.
+    """
+    if quantize is not None and lora_rank is None:
+        raise ValueError(
+            f"quantize={quantize!r}: quantised weights cannot be trained. Give lora_rank "
+            "(--lora-rank 16), which trains an adapter beside them."
+        )
+
+
 def check_range(name: str, value: float | None, low: float, strict: bool) -> None:
     """Raise for a number out of range; None passes.
 

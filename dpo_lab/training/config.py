@@ -24,7 +24,7 @@ from dpo_lab.objective.policy_gradient import (
     Unit,
 )
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
-from dpo_lab.training.checks import check_date, check_kinds, check_range
+from dpo_lab.training.checks import check_date, check_kinds, check_quantize, check_range
 from dpo_lab.training.loss_checks import check_loss
 from dpo_lab.training.loss_description import LAST_OPTION, loss_words
 from dpo_lab.training.methods import METHODS, TRUTH, Method, check_method, policy_gradient_of
@@ -154,6 +154,9 @@ class TrainConfig:
     """LoRA's alpha (the adapter is scaled by alpha / rank); twice the rank by default."""
     lora_targets: tuple[str, ...] = ()
     """Modules to adapt; by default every linear layer except the head."""
+    quantize: Literal["4bit"] | None = None
+    """QLoRA: hold the weights under the adapter in 4 bits (NF4, by bitsandbytes); needs lora_rank.
+    By default float32."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
     max_prompt_length: int | None = None
@@ -235,6 +238,7 @@ class TrainConfig:
                     f"{name}={getattr(self, name)!r}: unknown. Use one of "
                     f"{', '.join(map(str, (v for v in allowed if v is not None)))}."
                 )
+        check_quantize(self.quantize, self.lora_rank)
         check_loss(vars(self), self.loss_function)
         check_method(vars(self))
         # Raises for a wrong value of an option.

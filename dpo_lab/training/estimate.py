@@ -31,6 +31,8 @@ from dpo_lab.training.step_plan import StepPlan, plan_of
 from dpo_lab.training.text_record import with_template
 
 FLOAT = 4
+FOUR_BITS = 4.127
+"""Bits of a weight in NF4 with scales that are quantised too (QLoRA, section 3)."""
 PROCESS_GB = 0.5
 """Memory of interpreter and libraries, measured on Linux with torch 2.13 for the CPU."""
 EFFICIENCY = 0.6
@@ -209,7 +211,7 @@ def _memory(
     head_elements = 2 * tile + 2 * head.numel() * (head.requires_grad and plain)
     copy = keeps_reference and not lm.lora
     sizes = {
-        "weights": whole / divided,
+        "weights": (whole - _saved_by_quantising(config, lm)) / divided,
         "reference": whole * copy / divided,
         "gradients": trained / divided,
         "optimiser": trained * (2 if config.optimizer == "adamw" else 1) / divided,
@@ -224,6 +226,16 @@ def _memory(
         sizes["while loading"] = max(0, whole + outside - sum(sizes.values()))
     gigabytes = {name: elements * FLOAT / 1e9 for name, elements in sizes.items()}
     return {"process": PROCESS_GB} | gigabytes
+
+
+def _saved_by_quantising(config: TrainConfig, lm: LanguageModel) -> float:
+    """Elements of float32 that the linear layers under the adapter take less than unquantised."""
+    if config.quantize is None:
+        return 0.0
+    head = lm.base.get_output_embeddings()
+    layers = [m for m in lm.base.modules() if type(m) is nn.Linear and m is not head]
+    frozen = (layer.weight for layer in layers if not layer.weight.requires_grad)
+    return sum(weight.numel() for weight in frozen) * (1 - FOUR_BITS / (8 * FLOAT))
 
 
 def _gathered(model: nn.Module) -> int:

@@ -29,17 +29,23 @@ def ready_policy(
         device: Where to load it, instead of `config.device`.
 
     Raises:
-        ValueError: If no weight would be trained.
+        ValueError: If no weight would be trained, or the model cannot be quantised.
     """
     policy = as_language_model(
         config.model if model is None else model,
         device=device or config.device,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
+        quantize=config.quantize,
     )
     evaluation_mode(policy.model)
     if config.lora_rank is None:
         _check_trained(policy)
+    elif policy.merged and config.quantize:
+        raise ValueError(
+            f"model {policy.name!r}: is an adapter, which cannot be merged into quantised weights "
+            "without loss. Merge it first ('dpo-lab export --merge' of its run), and train that."
+        )
     elif policy.merged:
         policy = _with_merged_base(policy)
     return policy

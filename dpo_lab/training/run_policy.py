@@ -47,10 +47,25 @@ def load_run_policy(
     Raises:
         FileNotFoundError: If there is no checkpoint, or no base under its adapter.
         ValueError: If it does not load, or its base is not the one that the run began with.
+
+    Note:
+        Under QLoRA the base is quantised again, as in training. Merged, the result is in float32:
+        what quantising made of the base, written out, and the adapter. It is the policy; the
+        adapter on the base's own weights is not.
     """
     checkpoint, config = checkpoint_of(run), run.config
-    policy = load_model(checkpoint, device=device, trust_remote_code=trust_remote_code, merge=merge)
+    policy = load_model(
+        checkpoint,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        merge=merge,
+        quantize=config.quantize,
+    )
     known = run.environment.get("weights_fingerprint")
+    # Each kind of device quantises in its own way, to the last bit.
+    there = str(run.environment.get("device", "")).startswith(policy.device.type)
+    if config.quantize and not there:
+        known = None
     if policy.lora and known and known != base_fingerprint(policy):
         raise ValueError(
             f"{run.path}: the base under its adapter, {config.model!r}, is not the model that the "

@@ -95,6 +95,11 @@ def prepare(
     training_reward = training_reward or _training_reward(config, reward_fn)
     plan_of(plan, config, train.pairs).batch(0)  # raises if a batch is too large
     divides = strategy == "fsdp"
+    if divides and config.quantize:
+        raise ValueError(
+            f"quantize={config.quantize!r}: quantised weights are not divided among processes. "
+            "Leave --strategy out: each process then holds all of them."
+        )
     by_name = model is None or isinstance(model, str | Path)
     policy = ready_policy(config, model, "cpu" if divides and by_name else None)
     device = resolve_device(config.device) if divides and by_name else policy.device

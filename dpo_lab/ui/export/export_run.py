@@ -8,8 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dpo_lab.analysis.agreement import Agreement
-from dpo_lab.models.exported import ADAPTER, DType, base_of, torch_dtype, write_adapter, write_whole
-from dpo_lab.models.model_settings import Device
+from dpo_lab.models.devices import resolve_device
+from dpo_lab.models.exported import ADAPTER, base_of, torch_dtype, write_adapter, write_whole
+from dpo_lab.models.model_settings import Bits, Device, DType
+from dpo_lab.models.quantised import bits_config
 from dpo_lab.training.checkpoints import noted_at_checkpoint
 from dpo_lab.training.files import write_json, write_text
 from dpo_lab.training.job import Progress
@@ -53,6 +55,7 @@ def export_run(
     *,
     merge: bool = False,
     dtype: DType = "float32",
+    also: Sequence[Bits] = (),
     prompts: Sequence[str] | None = None,
     probes: int = PROBES,
     seed: int = 0,
@@ -76,6 +79,8 @@ def export_run(
         out: The folder to write; by default in `export/` of the run's folder.
         merge: Whether to merge a LoRA adapter into its base; otherwise the adapter is written.
         dtype: What the weights are written in.
+        also: Bits, `8bit` and `4bit`, to load the folder in too, with bitsandbytes, to measure how
+            far it is then.
         prompts: Prompts to compare on; by default held-out prompts of the run.
         probes: Sampled answers to compare on, and most prompts; 0 leaves the comparison out.
         seed: Seed of the answers that are compared.
@@ -106,6 +111,8 @@ def export_run(
         form = "merged" if merge else "adapter"
         base = None if merge else base_of(checkpoint)
     torch_dtype(dtype)  # raises for one that is none
+    for bits in also:
+        bits_config(bits, resolve_device(device))
     if probes < 0:
         raise ValueError(f"probes={probes}: must be at least 0, which compares nothing.")
     folder = Path(out) if out is not None else run.path / "export" / f"{form}-{dtype}"
@@ -119,7 +126,9 @@ def export_run(
         if form == "adapter":
             write_adapter(checkpoint, scratch, dtype)
         else:
-            options = {"device": "cpu", "trust_remote_code": trust_remote_code}
+            # Quantised where the run is compared too: each kind of device has its own last bit.
+            place = device if run.config.quantize else "cpu"
+            options = {"device": place, "trust_remote_code": trust_remote_code}
             write_whole(load_run_policy(run, merge=True, **options), scratch, dtype)
             give_back_memory()
         checked = Reloaded((), "")
@@ -128,6 +137,7 @@ def export_run(
                 run,
                 scratch,
                 f"{form}, {dtype}",
+                also=also,
                 prompts=prompts,
                 probes=probes,
                 seed=seed,
@@ -135,7 +145,8 @@ def export_run(
                 trust_remote_code=trust_remote_code,
                 progress=progress,
             )
-            if dtype == "float32":
+            # An adapter of QLoRA belongs to a base in 4 bits, and is loaded as it is first.
+            if dtype == "float32" and not (form == "adapter" and run.config.quantize):
                 judge(checked.agreements[0])
         facts = CardFacts(
             form=form,

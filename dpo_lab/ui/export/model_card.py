@@ -11,7 +11,7 @@ from typing import Any
 
 from dpo_lab.analysis.agreement import Agreement
 from dpo_lab.models.builtin import BUILTIN_MODELS, HUB_ID
-from dpo_lab.models.exported import DType
+from dpo_lab.models.model_settings import DType
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.history import History
 from dpo_lab.training.loss_description import loss_words
@@ -134,6 +134,15 @@ def _use(run: Run, facts: CardFacts) -> str:
     needs = "`transformers`"
     if facts.form == "adapter":
         needs += f" and `peft`; the base `{facts.base}` is loaded with it"
+    note = ""
+    if run.config.quantize:
+        note = (
+            "\n\nThe policy was trained on weights in 4 bits (QLoRA, NF4 with double "
+            "quantisation). Loaded in another way it is not quite the same, see the table below; "
+            "`quantization_config=BitsAndBytesConfig(load_in_4bit=True, "
+            'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)` loads an adapter as it '
+            "was trained."
+        )
     return (
         f"With {needs}:\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -142,7 +151,7 @@ def _use(run: Run, facts: CardFacts) -> str:
         'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")\n'
         f'inputs = {call}{ask}, return_tensors="pt")\n'
         "answer = model.generate(**inputs, max_new_tokens=64)\n"
-        'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :]))\n```'
+        'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :]))\n```' + note
     )
 
 

@@ -15,7 +15,8 @@ from dpo_lab.data.templates import use_template
 from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.models.exported import load_as_users_do
 from dpo_lab.models.loading import LanguageModel, known_ids
-from dpo_lab.models.model_settings import Device
+from dpo_lab.models.model_settings import Bits, Device
+from dpo_lab.models.quantised import quiet_bitsandbytes
 from dpo_lab.training.job import Progress, naming
 from dpo_lab.training.run_policy import Probes, load_run_policy, probes_of
 from dpo_lab.training.runs import Run
@@ -30,7 +31,7 @@ class Reloaded:
     """What a check found.
 
     Attributes:
-        agreements: How the folder compares with the policy, loaded as it is.
+        agreements: How the folder compares with the policy, loaded as it is and then otherwise.
         probes: On which prompts, in words.
     """
 
@@ -46,6 +47,7 @@ def check_export(
     prompts: Sequence[str] | None,
     probes: int,
     seed: int,
+    also: Sequence[Bits],
     device: Device,
     trust_remote_code: bool,
     progress: Progress | None,
@@ -59,24 +61,32 @@ def check_export(
         prompts: Prompts to compare on; by default held-out prompts of the run.
         probes: How many answers to sample, and most prompts.
         seed: Seed of the policy's answers.
+        also: Bits to load the folder in too.
         device: Where to load both.
         trust_remote_code: Whether code that comes with the model may run.
         progress: Called with the current work, how much is done, and the total.
 
     Raises:
-        ValueError: If its tokenizer gives other ids than that of the run.
+        ValueError: If its tokenizer gives other ids than that of the run, or it cannot be quantised
+            here.
     """
     policy = load_run_policy(run, device=device, trust_remote_code=trust_remote_code)
     found = probes_of(run, policy, probes, prompts)
     _check_tokenizer(run, policy, folder, found, trust_remote_code)
     answering = naming(progress, "answers of the policy")
     asked = Asked.of(policy, found.prompts, probes, run.config.max_new_tokens, seed, answering)
-    copy = load_as_users_do(folder, policy.device, trust_remote_code=trust_remote_code)
-    comparing = naming(progress, f"comparing with {name}")
-    agreement = compare_with_copy(policy, copy, asked, name, comparing)
-    del policy, copy
-    give_back_memory()
-    return Reloaded((agreement,), f"{len(found.prompts)} {found.what}")
+    agreements = []
+    for bits in (None, *also):
+        loaded = f"{name}, loaded in {bits.replace('bit', ' bits')}" if bits else name
+        copy = load_as_users_do(
+            folder, policy.device, trust_remote_code=trust_remote_code, quantize=bits
+        )
+        comparing = naming(progress, f"comparing with {loaded}")
+        with quiet_bitsandbytes():
+            agreements.append(compare_with_copy(policy, copy, asked, loaded, comparing))
+        del copy
+        give_back_memory()
+    return Reloaded(tuple(agreements), f"{len(found.prompts)} {found.what}")
 
 
 def judge(agreement: Agreement) -> None:
