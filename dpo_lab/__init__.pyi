@@ -109,6 +109,7 @@ from dpo_lab.training.evaluation import evaluate as evaluate
 from dpo_lab.training.job import Job as Job
 from dpo_lab.training.loop import train as train
 from dpo_lab.training.outcome import measure_outcome as measure_outcome
+from dpo_lab.training.preflight import PreFlight as PreFlight, check_data as check_data
 from dpo_lab.training.records import (
     SampleRecord as SampleRecord,
     StepRecord as StepRecord,

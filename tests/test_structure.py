@@ -23,7 +23,7 @@ OUTSIDE = {
     "objective": {"torch"},
     "data": {
         *("torch", "datasets", "tokenizers", "transformers", "huggingface_hub", "pyarrow"),
-        "jinja2",
+        *("jinja2", "numpy"),
     },
 }
 SCREEN = {"plotly", "ipywidgets", "traitlets", "IPython", "anywidget"}

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from dpo_lab.data.pairs import Text
+from dpo_lab.data.wilson import Z95
 from dpo_lab.models.sampling import Completion, sample
 from dpo_lab.training.job import Job
-from dpo_lab.training.outcome import Z95, MeanCI
+from dpo_lab.training.outcome import MeanCI
 
 BLOCKS = 10
 """Blocks of answers in which distinct n-grams are counted: their spread gives an interval."""

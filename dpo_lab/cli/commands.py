@@ -16,6 +16,7 @@ from pkgutil import resolve_name
 from dpo_lab.cli.output import PROGRAM, SayingHandler, say
 
 COMMANDS = {
+    "check": ("check:Check", "look at preference pairs before any training"),
     "train": ("train:Train", "train a policy on preference pairs"),
     "sweep": ("sweep:Sweep", "train every combination of several values of settings"),
     "follow": ("follow:Follow", "watch and steer a run that another process trains"),

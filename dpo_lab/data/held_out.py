@@ -82,17 +82,22 @@ def split_by_prompt(
     for pair in preferences:
         same = same_prompt(pair.prompt)
         names[same] = min(names.get(same, pair.prompt_key), pair.prompt_key)
-    keys = sorted(names, key=lambda same: _rank(names[same], seed))
+    keys = sorted(names, key=lambda same: prompt_rank(names[same], seed))
     if held_out and len(keys) < 2:
         raise ValueError(
             f"held_out={held_out}: all {len(preferences)} pairs share one prompt, and a split is "
             "by prompt. Use more prompts, or held_out=0."
         )
-    count = min(max(1, round(held_out * len(keys))), len(keys) - 1) if held_out else 0
+    count = held_out_prompts(len(keys), held_out)
     held = set(keys[:count])
     inside = tuple(pair for pair in preferences if same_prompt(pair.prompt) in held)
     outside = tuple(pair for pair in preferences if same_prompt(pair.prompt) not in held)[:limit]
     return replace(preferences, pairs=outside), replace(preferences, pairs=inside)
+
+
+def held_out_prompts(prompts: int, held_out: float) -> int:
+    """How many of these prompts are held out: at least one, and not all."""
+    return min(max(1, round(held_out * prompts)), prompts - 1) if held_out else 0
 
 
 def _without_prompts(held_out: Preferences, seen: set[str]) -> Preferences:
@@ -117,7 +122,8 @@ def _without_prompts(held_out: Preferences, seen: set[str]) -> Preferences:
     return replace(held_out, pairs=unseen, report=report)
 
 
-def _rank(key: str, seed: int) -> bytes:
+def prompt_rank(key: str, seed: int) -> bytes:
+    """What prompts are sorted by, 8 bytes; the first are held out."""
     return hashlib.blake2b(f"{seed}:{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from dpo_lab.data.problems import MALFORMED_JSON, RowProblem
 
@@ -74,9 +74,10 @@ def read_file(path: Path, max_gz_gb: float = MAX_GZ_GB, after: int = 0) -> Itera
     _refuse_pointer(path)
     if extension == ".parquet":
         return numbered(_parquet(path), after)
-    text = _read_text(path, max_gz_gb)
     if extension == ".jsonl":
-        return _jsonl(text, after)
+        _check_text(path, max_gz_gb)
+        return _jsonl(_lines(path), after)
+    text = _read_text(path, max_gz_gb)
     if extension == ".csv":
         return iter(_csv(path, text, after))
     return _json(path, text, after)
@@ -93,39 +94,65 @@ def _refuse_pointer(path: Path) -> None:
 
 
 def _read_text(path: Path, max_gz_gb: float) -> str:
-    zipped = path.name.lower().endswith(".gz")
-    data = _unzip(path, max_gz_gb) if zipped else path.read_bytes()
-    if data.startswith(_UTF16):
-        raise ValueError(f"{path}: its text is UTF-16, and only UTF-8 is read. Save it as UTF-8.")
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    if not text.strip():
+    _check_text(path, max_gz_gb)
+    with _opened(path) as file:
+        return file.read()
+
+
+def _opened(path: Path) -> TextIO:
+    read = gzip.open if _zipped(path) else open
+    return read(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+
+
+def _zipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _check_text(path: Path, max_gz_gb: float) -> None:
+    """Refuse what cannot be read, before any of it is held: this takes a chunk of memory."""
+    filled = False
+    for number, chunk in enumerate(_chunks(path, max_gz_gb)):
+        if number == 0 and chunk.startswith(_UTF16):
+            raise ValueError(
+                f"{path}: its text is UTF-16, and only UTF-8 is read. Save it as UTF-8."
+            )
+        filled = filled or bool(chunk.decode("utf-8-sig", errors="replace").strip())
+        if filled and not _zipped(path):
+            return
+    if not filled:
         raise ValueError(f"{path}: it is empty. A data set needs at least one row; add some.")
-    return text
 
 
-def _unzip(path: Path, max_gz_gb: float) -> bytes:
+def _chunks(path: Path, max_gz_gb: float) -> Iterator[bytes]:
+    """A file's bytes, unpacked up to the limit; a broken or larger archive is refused."""
+    unpacked, zipped = 0, _zipped(path)
     try:
-        # Measured before it is held: what is refused takes a chunk of memory, not the limit's.
-        with gzip.open(path) as file:
-            unpacked = 0
+        with gzip.open(path) if zipped else path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 unpacked += len(chunk)
-                if unpacked > max_gz_gb * 1e9:
+                if zipped and unpacked > max_gz_gb * 1e9:
                     raise ValueError(
                         f"{path}: unpacks to more than max_gz_gb={max_gz_gb:g} GB, from "
                         f"{path.stat().st_size:,} bytes, which would fill the memory. If you trust "
                         "the file, raise the limit: --max-gz-gb, or max_gz_gb=."
                     )
-            file.seek(0)
-            return file.read()
+                yield chunk
     except (EOFError, OSError, zlib.error) as error:
+        if not zipped:
+            raise
         raise ValueError(
             f"{path}: broken gzip file ({error}). Copy or download it again."
         ) from None
 
 
-def _jsonl(text: str, after: int) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=after + 1):
+def _lines(path: Path) -> Iterator[str]:
+    with _opened(path) as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def _jsonl(lines: Iterable[str], after: int) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=after + 1):
         if line.strip():
             try:
                 yield Row(number, json.loads(line))
@@ -138,7 +165,7 @@ def _json(path: Path, text: str, after: int) -> Iterator[Row]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         if _begins_with_object_line(text):
-            return _jsonl(text, after)
+            return _jsonl(text.split("\n"), after)
         raise ValueError(
             f"{path}: {MALFORMED_JSON} ({error}). "
             "Fix the file; it must be a list of objects, or one object a line."
@@ -146,7 +173,7 @@ def _json(path: Path, text: str, after: int) -> Iterator[Row]:
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
     if isinstance(rows, dict) and "\n" not in text.strip():
-        return _jsonl(text, after)
+        return _jsonl(text.split("\n"), after)
     if not isinstance(rows, list):
         raise ValueError(
             f"{path}: holds a {type(rows).__name__}, not a list of rows. "
@@ -219,21 +246,31 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, partitioning=None)
+        file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: not a readable parquet file ({error}). Write or download it again."
-        ) from None
-    return _arrow_rows(table)
+        raise _unreadable(path, error) from None
+    return _rows_of_batches(path, file.iter_batches(batch_size=1000))
 
 
-def _arrow_rows(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=1000):
+def _rows_of_batches(path: Path, batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    import pyarrow
+
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from None
         try:
             yield from batch.to_pylist()
         except UnicodeDecodeError:
             for cells in zip(*batch.columns, strict=True):
                 yield dict(zip(batch.schema.names, map(_arrow_cell, cells), strict=True))
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: not a readable parquet file ({error}). Write or download it again.")
 
 
 def _arrow_cell(cell: Any) -> Any:

@@ -111,8 +111,8 @@ def tokenize_pairs(
     kept, cut = [], Counter()
     for pair in encoded:
         try:
-            _check_ids(pair, encoder)
-            short = _fit(pair, max_length, max_prompt_length, encoder)
+            check_ids(pair, encoder)
+            short = fit(pair, max_length, max_prompt_length, encoder)
         except UnusableRow as why:
             problems.append(why.at(pair.row))
             continue
@@ -145,7 +145,12 @@ def _check_lengths(max_length: int, max_prompt_length: int | None) -> None:
         )
 
 
-def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
+def check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
+    """Refuse ids that cannot be trained on: of an empty prompt or response, or of equal ones.
+
+    Raises:
+        UnusableRow: If so.
+    """
     if pair.prompt in ((), encoder.bos):
         raise UnusableRow("prompt", "no token in the prompt")
     for side in SIDES:
@@ -159,10 +164,14 @@ def _check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
         raise UnusableRow("rejected", "same tokens as chosen")
 
 
-def _fit(
+def fit(
     pair: TokenizedPair, max_length: int, max_prompt_length: int | None, encoder: Encoder
 ) -> TokenizedPair:
-    """The pair, cut to its limits."""
+    """The pair, cut to its limits, as `tokenize_pairs` says.
+
+    Raises:
+        UnusableRow: If the cut leaves a response empty, or both equal.
+    """
     longest = max(len(pair.chosen), len(pair.rejected))
     budget = max_prompt_length or max(max_length - longest, max_length // 2)
     if len(pair.prompt) <= budget and len(pair.prompt) + longest <= max_length:

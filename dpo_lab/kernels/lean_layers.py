@@ -126,6 +126,8 @@ def _linear(module: nn.Linear, states: Tensor) -> Tensor:
 def _for_products(states: Tensor) -> Tensor:
     """States in the precision of products: that of autocast, inside it."""
     kind = states.device.type
+    if states.is_meta:  # autocast knows no such device
+        return states
     if not torch.is_autocast_enabled(kind) or states.dtype == torch.float64:
         return states
     return states.to(torch.get_autocast_dtype(kind))

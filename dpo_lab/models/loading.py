@@ -183,6 +183,20 @@ def load_model(
     return LanguageModel(model, tokenizer, str(name), origin, merged=adapter and merge)
 
 
+def load_tokenizer(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, without its weights; arguments and errors as of `load_model`."""
+    path, _ = builtin_model(str(name))
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        if (Path(path) / "adapter_config.json").exists():
+            return _tokenizer_of_adapter(Path(path), **options)
+        return _load_tokenizer(path, **options)
+    except Exception as error:  # what is wrong in a model's files fails in any way
+        raise load_error(str(name), error) from error
+
+
 def known_ids(model: nn.Module) -> int | None:
     """How many ids a `transformers` model has an embedding for, as far as it says."""
     try:

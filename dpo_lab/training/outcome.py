@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dpo_lab.data.wilson import Z95, wilson
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.objective.kl import Estimate
 from dpo_lab.training.answers import draw, rewards_of
@@ -17,8 +17,6 @@ from dpo_lab.training.job import Job, Progress, naming
 
 GREEDY_PROMPTS = 200
 SAMPLED_ANSWERS = 500
-Z95 = 1.959964
-"""Half-width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,7 @@ class MeanCI:
         Source:
             Wilson 1927; at shares near 0 and 1 it stays inside [0, 1].
         """
-        scale = 1 + Z95**2 / n
-        centre = (share + Z95**2 / (2 * n)) / scale
-        half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-        return cls(share, centre - half, centre + half, n)
+        return cls(share, *wilson(share, n), n)
 
 
 @dataclass(frozen=True)

@@ -182,3 +182,18 @@ def test_they_keep_no_norm_no_activation_and_no_product():
     per_token = layers * (2 * width + 2 * inner) + width
     saved = 4 * per_token * batch.input_ids.numel()
     assert kept(nullcontext) - kept(LeanLayers(lm.model)) == saved
+
+
+def test_a_model_without_weights_runs_through_them():
+    """As where memory is estimated; autocast knows no such device."""
+    with torch.device("meta"):
+        config = LlamaConfig(
+            vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=1,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+    ids = torch.zeros(1, 4, dtype=torch.long, device="meta")
+    mask = torch.zeros(1, 1, 4, 4, device="meta")
+    with LeanLayers(model)():
+        states = model.model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+    assert states.shape == (1, 4, 8)

@@ -1,0 +1,1 @@
+"""A check of data as a page and as a widget."""
