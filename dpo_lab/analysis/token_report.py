@@ -275,7 +275,7 @@ def _side(
     tokens, position = [], 0
     for index, token in enumerate(_all(whole, side, encoder)):
         offset = index - len(whole.prompt)
-        if start <= index < start + lost or (offset >= kept and token.part != "context"):
+        if start <= index < start + lost or offset >= kept:
             why = "cut: the prompt was too long, and its beginning goes first"
             why = why if offset < 0 else "cut: the response was too long; it has no end any more"
             tokens.append(replace(token, cut=True, why=why))

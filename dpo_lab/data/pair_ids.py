@@ -12,6 +12,7 @@ from dpo_lab.data.pairs import (
     SIDES,
     Pair,
     PromptFormat,
+    Text,
     answer_to,
     response_text,
     shared_messages,
@@ -126,8 +127,7 @@ class _PairEncoder:
         """Take the ids that its responses were sampled with, where they are to be scored."""
         sampled = {side: getattr(pair, f"{side}_sampled") for side in SIDES}
         own = {
-            side: self.reader.ids(sampled[side], response_text(getattr(pair, side)))
-            for side in SIDES
+            side: self.reader.ids(sampled[side], self._text(getattr(pair, side))) for side in SIDES
         }
         try:
             shaped, notes = self._shaped(pair)
@@ -146,6 +146,12 @@ class _PairEncoder:
             read = self.reader.without_end(sampled[side], getattr(one, side))
             own[side] = between + own[side] if own[side] else read
         self.encoded.append(replace(one, **own))
+
+    def _text(self, response: Text) -> str:
+        """A response as it is trained on: without thinking that is not kept."""
+        if isinstance(response, str):
+            return response
+        return response_text([self.encoder.template.given(message) for message in response])
 
     def _refuse(self, pair: Pair, error: CannotEncode) -> None:
         self.problems.append(RowProblem(pair.row, "prompt", error.reason, error.detail))

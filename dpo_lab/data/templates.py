@@ -15,6 +15,7 @@ from dpo_lab.data.thinking import (
     Thinking,
     answer_with_thinking,
     header_of,
+    opens,
     switches,
     without_thinking,
 )
@@ -169,7 +170,14 @@ class ChatTemplate:
     def given(self, message: Message) -> Message:
         """A message as the template gets it: without thinking that is not kept."""
         message = without_tools(message)
-        return message if self.thinking == "keep" else without_thinking(message)
+        if self.thinking == "keep" or message["role"] != "assistant":
+            return message
+        return without_thinking(message, self.opens_thinking)
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether it asks for an answer by `<think>`."""
+        return opens(self.render([{"role": "user", "content": "a"}]))
 
     def turn(
         self, prompt: list[Message], response: list[Message]
@@ -177,8 +185,9 @@ class ChatTemplate:
         """A prompt as it stands in generation, and the same with its answer.
 
         A thinking template asks for an answer by more than it keeps of one: its generation prompt
-        ends in `<think>`, and an answered conversation has no thinking. There the answer is what
-        the model writes after the generation prompt, and then the template's end of turn.
+        ends in `<think>`, and an answered conversation has no thinking. There an answer with
+        thinking is what the model writes after the generation prompt, and then the template's end
+        of turn; one without is what the template writes.
 
         Args:
             prompt: The messages before the answer.
@@ -187,7 +196,8 @@ class ChatTemplate:
         Returns:
             The prompt's text; the whole text, which begins with it; what was done, in words that
             can be counted: `GENERATED` if the whole is the generation prompt with the answer after
-            it, rather than what the template writes of an answered conversation.
+            it, rather than what the template writes of an answered conversation; `UNOPENED` if the
+            prompt is the generation prompt less the thinking that it opens.
 
         Raises:
             TemplateProblem: If the template refuses it, or rewrites the prompt once it is answered.
@@ -195,16 +205,23 @@ class ChatTemplate:
         start, whole = self.render(prompt), self.render(prompt + response, answered=True)
         if whole.startswith(start):
             return start, whole, ()
-        begun = self._turn_begins(prompt, start, whole)
-        if response[-1].get("tool_calls"):  # which only the template can write
+        answer = self.given(response[-1])
+        begun = self._header_end(prompt, start, whole)
+        if begun is None and not answer.get("tool_calls"):
+            begun = self._shared_request(prompt, start, whole)
+        elif begun is not None and not (opens(start[begun:]) and self._thinks(answer)):
             return whole[:begun], whole, (UNOPENED,)
-        request = start[begun:]
-        answer = answer_with_thinking(self.given(response[-1]))
+        if begun is None:
+            raise self._rewritten(start, whole)
+        request, text = start[begun:], answer_with_thinking(answer)
         for already_there in (request, request.strip()):
-            if answer.startswith(already_there):
-                answer = answer.removeprefix(already_there)
+            if text.startswith(already_there):
+                text = text.removeprefix(already_there)
                 break
-        return start, start + answer + self.closing, (GENERATED,)
+        return start, start + text + self.closing, (GENERATED,)
+
+    def _thinks(self, answer: Message) -> bool:
+        return answer != without_thinking(answer, opened=True) and not answer.get("tool_calls")
 
     def begins(self, messages: list[Message], whole: str) -> tuple[int, tuple[str, ...]]:
         """Where, in a whole conversation's text, the model begins to write after some messages.
@@ -222,20 +239,30 @@ class ChatTemplate:
         start = self.render(messages)
         if whole.startswith(start):
             return len(start), ()
-        return self._turn_begins(messages, start, whole), (UNOPENED,)
+        begun = self._header_end(messages, start, whole)
+        if begun is None:
+            raise self._rewritten(start, whole)
+        return begun, (UNOPENED,)
 
-    def _turn_begins(self, messages: list[Message], start: str, whole: str) -> int:
-        """The same where the request for an answer opens thinking that the whole does not have."""
+    def _header_end(self, messages: list[Message], start: str, whole: str) -> int | None:
+        """Where an answer begins whose request opens thinking that the whole does not have."""
         kept = self._without_request(messages, start)
-        if kept is not None:
-            header = kept + header_of(start[len(kept) :])
-            if whole.startswith(header):
-                return len(header)
+        header = None if kept is None else kept + header_of(start[len(kept) :])
+        return len(header) if header is not None and whole.startswith(header) else None
+
+    def _shared_request(self, messages: list[Message], start: str, whole: str) -> int | None:
+        """How far a request for an answer stands in the whole, where it says more than that."""
+        kept = self._without_request(messages, start)
+        if kept is None or not whole.startswith(kept):
+            return None
+        return len(os.path.commonprefix([start, whole]))
+
+    def _rewritten(self, start: str, whole: str) -> TemplateProblem:
         alone, within = (
             self.tokenizer(text, add_special_tokens=False).input_ids for text in (start, whole)
         )
         at = len(os.path.commonprefix([alone, within]))
-        raise TemplateProblem(
+        return TemplateProblem(
             self.tokenizer.name_or_path,
             "rewritten by the chat template",
             "an answered conversation does not begin with its prompt, so the response cannot be "

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
@@ -17,7 +17,15 @@ from dpo_lab.data.messages import Message
 from dpo_lab.data.pairs import PromptFormat, Text
 from dpo_lab.data.rows import TURN
 from dpo_lab.data.templates import GENERATED, CannotEncode, ChatTemplate, TemplateProblem
-from dpo_lab.data.turns import Written, roles_of, scored_ids, scored_turns, write_turns
+from dpo_lab.data.token_ids import common_prefix
+from dpo_lab.data.turns import (
+    Written,
+    no_end,
+    roles_of,
+    scored_ids,
+    scored_turns,
+    write_turns,
+)
 
 PromptResponse = tuple[Ids, Ids]
 """Ids of a prompt and of a response to it."""
@@ -25,7 +33,7 @@ PromptResponse = tuple[Ids, Ids]
 # What was done to a row, in words that are counted and shown.
 MOVED = "whose response begins with a token that is part prompt"
 TRIMMED = "with white space after the end token cut"
-CHANGED = "with an answer that the chat template changes"
+CHANGED = "with an answer of which the chat template changes or leaves out something"
 AS_MESSAGES = "of plain text put through the chat template (prompt_format plain: as it is)"
 AS_IT_IS = "of plain text with turns in it used as it is (prompt_format chat: as one message)"
 AS_TEXT = "of messages written as plain text, without the chat template"
@@ -246,31 +254,36 @@ class Encoder:
     def _write(self, prompt: Text, response: Text, scored: Sequence[int] | None) -> Written:
         """A prompt and its response as one text."""
         if isinstance(response, str):
-            return Written(prompt + response, (len(prompt),))
+            whole = prompt + response
+            return Written(whole, (len(prompt),), (len(whole),))
         if scored is None:
             scored = scored_turns(response, 0, "all")
-        for at in scored[:-1]:
-            for end in self.tokenizer.convert_ids_to_tokens(self.end_ids):
-                if end in response[at]["content"]:
-                    raise CannotEncode(
-                        self.tokenizer.name_or_path, "an end token inside the response", repr(end)
-                    )
-        return write_turns(self.template, prompt, response, scored)
+        written = write_turns(self.template, prompt, response, scored)
+        turns = [response[at] for at in scored]
+        return replace(written, notes=written.notes + self._what_became(turns, written))
 
     def _encoded(self, text: Written, response: Text, begun: list[Ids], whole: Ids) -> Encoded:
         """The ids of one text, parted where the model begins to write."""
         parted = [self._split(ids, whole) for ids in begun]
         prompt, last = parted[0][0], parted[-1][1]
         notes = tuple(dict.fromkeys(note for *_, some in parted for note in some)) + text.notes
+        name = self.tokenizer.name_or_path
         if isinstance(response, str):
             last, trimmed = self._ends.cut(last)
         else:
+            calls = any(message.get("tool_calls") for message in response[-1:])
+            if calls and not set(self.end_ids) & set(last):
+                raise no_end(name)
             last, trimmed = self._ends.cut_turn(last)
-            notes += self._what_became(response, text)
         places = [len(before) for before, *_ in parted]
-        name = self.tokenizer.name_or_path
-        ids = scored_ids(whole, places, self.end_ids, last, name)
+        limits = [self._tokens_before(limit, text, whole) for limit in text.limits[:-1]]
+        ids = scored_ids(whole, places, limits, self.end_ids, last, name)
         return Encoded(prompt, ids, notes + (TRIMMED,) * trimmed)
+
+    def _tokens_before(self, place: int, text: Written, whole: Ids) -> int:
+        """How many tokens stand whole before a place of a conversation's text."""
+        (before,) = self._ids([text.text[:place]])
+        return common_prefix(before, whole)
 
     def responses(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Ids]:
         """Ids of responses alone, to be read after the ids of their `prompts`.
@@ -289,12 +302,17 @@ class Encoder:
                 )
         return [one.response for one in encoded]
 
-    def _what_became(self, response: list[Message], text: Written) -> tuple[str, ...]:
-        """Whether the template has changed the last answer."""
-        answers = [message for message in response if message["role"] == "assistant"]
-        answer = self.template.given(answers[-1])["content"].strip()
-        same = GENERATED in text.notes or answer in text.text[text.starts[-1] :]
-        return () if same else (CHANGED,)
+    def _what_became(self, turns: list[Message], text: Written) -> tuple[str, ...]:
+        """Whether the template leaves out something of a turn that is scored."""
+        spans = zip(turns, text.starts, text.limits, strict=True)
+        for turn, start, end in spans:
+            turn = self.template.given(turn)
+            said = [turn["content"], turn.get("reasoning_content", "")]
+            said += [call["function"]["name"] for call in turn.get("tool_calls", ())]
+            generated = GENERATED in text.notes and end == len(text.text)
+            if not generated and any(part.strip() not in text.text[start:end] for part in said):
+                return (CHANGED,)
+        return ()
 
     def _split(self, prompt: Ids, whole: Ids) -> tuple[Ids, Ids, tuple[str, ...]]:
         """The whole's ids, parted where the prompt's end or, failing that, no longer agree."""

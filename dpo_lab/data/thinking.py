@@ -19,15 +19,19 @@ _OPENING = re.compile(r"<think>\s*(</think>\s*)?\Z")
 _SWITCHES = ("enable_thinking", "thinking")
 
 
-def without_thinking(message: Message) -> Message:
-    """A message of which nothing is thinking."""
+def without_thinking(message: Message, opened: bool = False) -> Message:
+    """A message less the thinking at its beginning.
+
+    Args:
+        message: The message.
+        opened: Whether the prompt has begun the thinking, so that it may only be ended here.
+    """
     if message["role"] != "assistant":
         return message
     content = message["content"]
-    if content.count("</think>") and "<think>" not in content:  # the prompt has opened it
-        content = _UNOPENED.sub("", content, count=1)
+    block = _BLOCK.match(content) or (_UNOPENED.match(content) if opened else None)
     kept = {name: value for name, value in message.items() if name != "reasoning_content"}
-    return {**kept, "content": _BLOCK.sub("", content, count=1)}
+    return {**kept, "content": content[block.end() :] if block else content}
 
 
 def answer_with_thinking(message: Message) -> str:
@@ -36,6 +40,12 @@ def answer_with_thinking(message: Message) -> str:
     return (
         f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message["content"]
     )
+
+
+def opens(request: str) -> bool:
+    """Whether a request for an answer begins thinking and leaves it to the model to end it."""
+    opening = _OPENING.search(request)
+    return opening is not None and not opening[1]
 
 
 def header_of(request: str) -> str:

@@ -17,7 +17,8 @@ TOOLS = "tools"
 
 def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
     """The tools of a row: a list of JSON schemas, or JSON of one; none where there is nothing."""
-    if isinstance(value, str):
+    said = isinstance(value, str)
+    if said:
         value = _from_json(column, value) if value.strip() else None
     if value is None or value != value or value == []:
         return []
@@ -25,7 +26,7 @@ def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
         value = [value]
     if not (isinstance(value, Sequence) and all(isinstance(tool, Mapping) for tool in value)):
         raise UnusableRow(column, "wrong type", "not a list of tools, each an object")
-    return [without_nulls(tool) for tool in value]
+    return [dict(tool) if said else without_nulls(tool) for tool in value]
 
 
 def without_tools(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +99,9 @@ def _call(column: str, call: Any) -> dict[str, Any]:
         except (ValueError, RecursionError):
             read = None
         arguments = read if isinstance(read, dict) else arguments
-    made = {"name": name, "arguments": {} if arguments is None else without_nulls(arguments)}
+    else:
+        arguments = {} if arguments is None else without_nulls(arguments)
+    made = {"name": name, "arguments": arguments}
     kept = {"id": call["id"]} if "function" in call and call.get("id") else {}
     return {"type": "function", **kept, "function": made}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,11 +23,13 @@ class Written:
     Attributes:
         text: Both.
         starts: Where in it the model begins to write each turn that is scored.
+        limits: Where what somebody else says begins after each, so that the turn has ended before.
         notes: What was done to it, in words that can be counted.
     """
 
     text: str
     starts: tuple[int, ...]
+    limits: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,42 +85,68 @@ def write_turns(
     """
     *earlier, last = scored
     start, text, notes = template.turn(prompt + response[:last], response[last : last + 1])
-    found = []
+    starts, limits = [], []
     for turn in earlier:
         try:
             begins, repaired = template.begins(prompt + response[:turn], text)
         except TemplateProblem as error:
             detail = f"{error.detail}; score_turns='last' scores the last turn alone"
             raise TemplateProblem(error.model, error.reason, detail) from None
-        found.append(begins)
+        starts.append(begins)
+        limits.append(
+            _next_says(template, prompt + response[: last + 1], len(prompt) + turn + 1, text)
+        )
         notes += repaired
-    return Written(text, (*found, len(start)), tuple(dict.fromkeys(notes)))
+    notes = tuple(dict.fromkeys(notes))
+    return Written(text, (*starts, len(start)), (*limits, len(text)), notes)
+
+
+def _next_says(template: ChatTemplate, messages: list[Message], index: int, text: str) -> int:
+    """Where in a conversation's text the content of a message begins: with another it differs."""
+    changed = [*messages[:index], {**messages[index], "content": _OTHER}, *messages[index + 1 :]]
+    return len(os.path.commonprefix([text, template.render(changed, answered=True)]))
+
+
+_OTHER = "\ue000"
+"""Of no alphabet: no message begins with it."""
 
 
 def scored_ids(
-    ids: Ids, starts: Sequence[int], ends: Collection[int], last_turn: Ids, model: str
+    ids: Ids,
+    starts: Sequence[int],
+    limits: Sequence[int],
+    ends: Collection[int],
+    last_turn: Ids,
+    model: str,
 ) -> Ids:
     """A response of several turns: what is scored, and the complements of the ids between.
 
     Args:
         ids: Of the whole conversation.
         starts: The place of each turn's first token.
-        ends: Tokens that end a turn; the first of them does.
+        limits: The place before which each turn has ended.
+        ends: Tokens that end a turn; the last of them before its limit does.
         last_turn: The ids of the last turn.
         model: The tokenizer's name, for the message.
 
     Raises:
-        CannotEncode: If a turn has no end before the next one begins.
+        CannotEncode: If a turn has no end before the next message.
     """
     parts: list[int] = []
-    for start, following in zip(starts, starts[1:], strict=False):
-        end = next((at for at in range(start, following) if ids[at] in ends), None)
-        if end is None:
-            raise CannotEncode(
-                model,
-                "a turn without an end",
-                "the chat template writes no end token after it, so where it ends within the "
-                "conversation is not known; score_turns='last' scores the last alone",
-            )
-        parts += (*ids[start : end + 1], *as_context(ids[end + 1 : following]))
+    for start, limit, following in zip(starts, limits, starts[1:], strict=False):
+        found = [at for at in range(start, min(limit, following)) if ids[at] in ends]
+        if not found:
+            raise no_end(model)
+        end = found[-1] + 1
+        parts += (*ids[start:end], *as_context(ids[end:following]))
     return (*parts, *last_turn)
+
+
+def no_end(model: str) -> CannotEncode:
+    """That a turn does not end with a token that is known to end one."""
+    return CannotEncode(
+        model,
+        "a turn without an end",
+        "the chat template writes no end token after it, so where it ends is not known; "
+        "score_turns='last' scores the last turn alone",
+    )

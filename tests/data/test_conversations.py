@@ -6,14 +6,15 @@ from functools import cache
 from itertools import groupby
 
 import pytest
-from chat_families import FAMILIES, family_tokenizer
+from chat_families import FAMILIES, Family, family_tokenizer
 from datasets import Dataset
 
 from dpo_lab.data.pair_ids import PARTED, TRAILING
 from dpo_lab.data.pairs import pair_row
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.templates import use_template
-from dpo_lab.data.text_to_ids import Encoder
+from dpo_lab.data.templates import GENERATED, UNOPENED, use_template
+from dpo_lab.data.text_to_ids import CHANGED, Encoder
+from dpo_lab.data.thinking import without_thinking
 from dpo_lab.data.token_ids import plain_ids
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 
@@ -310,3 +311,139 @@ def test_an_end_token_within_an_earlier_turn_is_refused():
     row["chosen"] = [assistant("The<|im_end|> Elbe."), *chosen[1:]]
     with pytest.raises(ValueError, match="an end token inside the response"):
         pairs_of(row, tokenizer_of("SmolLM"))
+
+
+def with_template(template, special=("<end>", "<eom>", "<think>", "</think>"), eos="<end>"):
+    """A tokenizer of a family that is none, with a template of a few words."""
+    family = Family("smollm", special, "", eos, eos)
+    tokenizer = family_tokenizer(family)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+EACH = "{% for m in messages %}"
+ASK = "{% if add_generation_prompt %}[assistant]{% endif %}"
+
+
+def test_a_turn_that_ends_with_no_known_token_is_refused():
+    """Calls end in another token than answers (Functionary), a tool's result in that of these.
+
+    By what ends an answer, the result would be scored.
+    """
+    tokenizer = with_template(
+        EACH
+        + "[{{ m.role }}]{% for c in m.tool_calls or [] %}{{ c.function.name }}<eom>{% endfor %}"
+        "{% if not m.tool_calls %}{{ m.content }}<end>{% endif %}{% endfor %}" + ASK
+    )
+    with pytest.raises(ValueError, match="a turn without an end"):
+        pairs_of(row_of("a call of a tool"), tokenizer)
+    (pair,) = pairs_of(row_of("a call of a tool"), tokenizer, score_turns="last")
+    assert text_of(tokenizer, pair.chosen).endswith("It is 18 C.<end>")
+    row = {"prompt": ASKED, "chosen": [call("Jena")], "rejected": [assistant("No.")]}
+    with pytest.raises(ValueError, match="a turn without an end"):
+        pairs_of(row, tokenizer)
+
+
+def test_an_end_token_in_what_the_user_says_ends_no_turn():
+    """The template of this family ends an answer with nothing but the next header."""
+    tokenizer = with_template(
+        EACH + "[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% else %}<end>{% endif %}"
+    )
+    prompt, chosen, rejected, _ = SHAPES["a middle turn"]
+    chosen = [chosen[0], user("what is <end> ?"), chosen[2]]
+    with pytest.raises(ValueError, match="a turn without an end"):
+        pairs_of({"prompt": prompt, "chosen": chosen, "rejected": rejected}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        call("Jena") | {"reasoning_content": "the tag <|im_end|> ends"},
+        call("a<|im_end|>b"),
+    ],
+)
+def test_an_end_token_in_thinking_or_a_call_is_refused(first):
+    row = row_of("a call of a tool")
+    with pytest.raises(ValueError, match="an end token inside the response"):
+        pairs_of({**row, "chosen": [first, *row["chosen"][1:]]}, tokenizer_of("Qwen 3"))
+
+
+OPENING = (
+    EACH + "[{{ m.role }}]{{ m.content.split('</think>')[-1] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}"
+)
+
+
+def test_an_answer_without_thinking_is_not_put_into_thinking_that_the_prompt_opens():
+    tokenizer = with_template(OPENING)
+    (pair,) = pairs = pairs_of(row_of("system"), tokenizer)
+    assert tokenizer.decode(pair.prompt).endswith("Name a river<end>[assistant]")
+    assert tokenizer.decode(pair.chosen) == "The Elbe.<end>"
+    assert UNOPENED in str(pairs)
+    (pair,) = pairs_of(row_of("thinking"), tokenizer)
+    assert tokenizer.decode(pair.prompt).endswith("[assistant]<think>\n")
+    assert tokenizer.decode(pair.chosen) == "in Europe\n</think>\n\nThe Elbe.<end>"
+    use_template(tokenizer, thinking="strip")
+    (pair,) = pairs_of(row_of("thinking"), tokenizer)
+    assert tokenizer.decode(pair.prompt).endswith("[assistant]")
+    assert tokenizer.decode(pair.chosen) == "The Elbe.<end>"
+
+
+def test_thinking_is_not_put_behind_a_block_that_the_prompt_has_closed():
+    tokenizer = with_template(OPENING.replace("<think>\n", "<think></think>"))
+    (pair,) = pairs = pairs_of(row_of("thinking"), tokenizer)
+    assert tokenizer.decode(pair.prompt).endswith("[assistant]")
+    assert tokenizer.decode(pair.chosen) == "\n\nThe Elbe.<end>"
+    assert UNOPENED in str(pairs) and CHANGED in str(pairs)
+
+
+def test_what_asks_for_an_answer_may_say_more_than_stands_before_one():
+    """A line break after the header, as of templates that are indented, or a phrase."""
+    tokenizer = with_template(
+        EACH + "[{{ m.role }}]{{ m.content }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]Steps:{% endif %}"
+    )
+    (pair,) = pairs = pairs_of(row_of("system"), tokenizer)
+    assert tokenizer.decode(pair.prompt).endswith("[assistant]Steps:")
+    assert tokenizer.decode(pair.chosen) == "The Elbe.<end>"
+    assert GENERATED in str(pairs)
+
+
+@pytest.mark.parametrize(
+    "text", ["The closing tag is </think> in Qwen.", "Use <think>x</think> to think."]
+)
+def test_strip_leaves_an_answer_that_speaks_of_the_tags(text):
+    assert without_thinking(assistant(text)) == assistant(text)
+    assert without_thinking(assistant("hm</think>\nYes"), opened=True) == assistant("Yes")
+
+
+def test_nulls_of_arguments_go_where_a_table_has_put_them_and_stay_in_text():
+    prompt, chosen, rejected, _ = SHAPES["a call of a tool"]
+    for arguments, expected in (
+        ({"city": "Jena", "unit": None}, {"city": "Jena"}),
+        ('{"city": "Jena", "unit": null}', {"city": "Jena", "unit": None}),
+    ):
+        given = call("Jena")
+        given["tool_calls"][0]["function"]["arguments"] = arguments
+        row = {"prompt": prompt, "chosen": [given, *chosen[1:]], "rejected": rejected}
+        (pair,) = preferences_from_rows([row])
+        assert pair.chosen[0]["tool_calls"][0]["function"]["arguments"] == expected
+
+
+def test_what_a_template_leaves_out_of_any_turn_is_counted():
+    """Llama 3.1's writes a call and not the words before it."""
+    row = row_of("a call of a tool")
+    chosen = [{**row["chosen"][0], "content": "Let me look."}, *row["chosen"][1:]]
+    assert CHANGED in str(pairs_of({**row, "chosen": chosen}, tokenizer_of("Llama 3.1")))
+    assert CHANGED not in str(pairs_of({**row, "chosen": chosen}, tokenizer_of("Phi 4")))
+
+
+def test_sampled_thinking_that_is_stripped_is_read_as_text():
+    tokenizer = family_tokenizer(FAMILIES["SmolLM"])
+    use_template(tokenizer, thinking="strip")
+    row, encoder = row_of("thinking"), Encoder(tokenizer)
+    ids = encoder.tokenizer(row["chosen"][0]["content"] + "<|im_end|>").input_ids
+    row["chosen_sampled"] = {"ids": ids, "ended": True, "tokenizer": encoder.fingerprint}
+    (pair,) = pairs_of(row, tokenizer)
+    assert tokenizer.decode(pair.chosen) == "The Elbe.<|im_end|>"
