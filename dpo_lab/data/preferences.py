@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_lab.data.builtin import BUILTIN, RewardFn
 from dpo_lab.data.collect import collect_pairs
@@ -26,6 +26,9 @@ from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.scores import SCORES
 from dpo_lab.data.sources import read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,25 @@ class Preferences(Sequence[Pair]):
     def prompts(self) -> list[Text]:
         """Every prompt once, in order of first appearance."""
         return list({pair.prompt_key: pair.prompt for pair in self.pairs}.values())
+
+    def to_dataset(self) -> Dataset:
+        """The pairs as a `datasets.Dataset` with `prompt`, `chosen` and `rejected`, as TRL reads.
+
+        Prompts and responses are text, or messages where the source has messages.
+
+        Raises:
+            ValueError: If some rows are text and some are messages, which no column can hold.
+        """
+        from datasets import Dataset
+
+        kinds = {isinstance(pair.prompt, str) for pair in self.pairs}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{self.report.source}: some rows are text and some are messages, and a data set "
+                "has one of them in a column. Make two data sets of it."
+            )
+        columns = ("prompt", "chosen", "rejected")
+        return Dataset.from_dict({c: [getattr(pair, c) for pair in self.pairs] for c in columns})
 
     def fingerprint(self) -> str:
         """Hash of the pairs' text, the same wherever they were read from; and of sampled ids."""

@@ -82,7 +82,8 @@ def tracker_callbacks(names: Names) -> list[TrainerCallback]:
     for name in [names] if isinstance(names, str) else names or ():
         if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
             raise ValueError(
-                f"report_to={name!r}: unknown. Use {', '.join(INTEGRATION_TO_CALLBACK)}."
+                f"report_to={name!r}: unknown. Use tensorboard, wandb, trackio, mlflow, or another "
+                "that transformers knows."
             )
         try:
             found += [kind() for kind in get_reporting_integration_callbacks(name)]

@@ -14,12 +14,7 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.job import Job
 from dpo_lab.training.setup import micro_batch_tokens, prepare
 from dpo_lab.training.step_plan import StepPlan
-from dpo_lab.training.trl_trainer.inputs import (
-    check_reference,
-    load_policy,
-    pairs_of,
-    prompt_format,
-)
+from dpo_lab.training.trl_trainer.inputs import load_policy, pairs_of, prompt_format
 from dpo_lab.training.trl_trainer.plan import TrlPlan
 from dpo_lab.training.trl_trainer.settings import quarters, settings_of
 
@@ -54,8 +49,7 @@ class Given:
 def job_of_config(given: Given, config: TrainConfig) -> Job:
     """The job of a run with the lab's own settings."""
     train, held_out = _pairs(given)
-    policy = load_policy(given.model, None, given.tokenizer, given.peft_config)
-    check_reference(policy, given.ref_model)
+    policy = _policy(given, None)
     config = replace(config, model=policy.name, **given.measured)
     return prepare(config, model=policy, data=train, held_out=held_out)
 
@@ -77,8 +71,7 @@ def job_of_arguments(given: Given, args: TrainingArguments) -> tuple[Job, frozen
             "evaluate on. Give one, or leave it out."
         )
     train, held_out = _pairs(given)
-    policy = load_policy(given.model, args, given.tokenizer, given.peft_config)
-    check_reference(policy, given.ref_model)
+    policy = _policy(given, args)
     settings = settings_of(args, policy.base.config)
     settings |= {
         "model": policy.name,
@@ -112,6 +105,11 @@ class _TrlPlans:
 
     def __call__(self, config: TrainConfig, pairs: int) -> StepPlan:
         return TrlPlan(config, pairs, self.args)
+
+
+def _policy(given: Given, args: TrainingArguments | None) -> LanguageModel:
+    adapter, reference = given.peft_config, given.ref_model
+    return load_policy(given.model, args, given.tokenizer, adapter, reference)
 
 
 def _pairs(given: Given) -> tuple[Preferences, Preferences | None]:

@@ -62,7 +62,6 @@ HARMLESS: Mapping[str, str] = {
     "batch_eval_metrics": NO_PART,
     "save_only_model": "the run's own checkpoint holds the optimiser, so that it can be resumed",
     "save_on_each_node": "only the first process writes",
-    "enable_jit_checkpoint": "a run writes a checkpoint when it is stopped",
     "hub_strategy": "the model is pushed once, at the end",
     "hub_always_push": "the model is pushed once, at the end",
     "dataloader_num_workers": NO_LOADER,
@@ -113,6 +112,8 @@ REFUSED: Mapping[str, str] = {
     " leave it out",
     "restore_callback_states_from_checkpoint": NOT_BUILT + "; leave it out",
     "ignore_data_skip": "a resumed run goes on with the next pairs; leave it out",
+    "enable_jit_checkpoint": "a run's newest checkpoint is at most some minutes old, and a kill "
+    "leaves it whole; leave it out",
     "full_determinism": "call torch.use_deterministic_algorithms(True) before, and leave it out",
     "accelerator_config": "batches follow the order that it has by default; leave it out",
     "parallelism_config": "dpo-lab train --processes N --strategy fsdp divides the model; leave it "

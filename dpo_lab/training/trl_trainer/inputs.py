@@ -35,6 +35,7 @@ def load_policy(
     args: TrainingArguments | None,
     tokenizer: PreTrainedTokenizerBase | None,
     peft_config: Any = None,
+    ref_model: nn.Module | None = None,
 ) -> LanguageModel:
     """The policy with its tokenizer, on the device of the arguments, with a new adapter if asked.
 
@@ -43,6 +44,7 @@ def load_policy(
         args: A `DPOConfig`; None for the lab's own settings.
         tokenizer: Its tokenizer, by default that of the same name.
         peft_config: Of an adapter to add.
+        ref_model: A reference, which must equal the model before that.
 
     Raises:
         TypeError: If something else is given.
@@ -67,6 +69,7 @@ def load_policy(
     _check_quantised(policy.model)
     if args is not None:
         policy.model.to(args.device)
+    _check_reference(policy, ref_model)
     if peft_config is not None:
         seed = 0 if args is None else args.seed
         policy.model = _adapted(policy.model, peft_config, seed)
@@ -131,12 +134,8 @@ def _adapted(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:
     return get_peft_model(model, peft_config)
 
 
-def check_reference(policy: LanguageModel, ref_model: nn.Module | None) -> None:
-    """Refuse a reference that is not the policy as it is.
-
-    Raises:
-        ValueError: If it is the same object, or has other weights.
-    """
+def _check_reference(policy: LanguageModel, ref_model: nn.Module | None) -> None:
+    """Refuse a reference that is not the policy as it is."""
     if ref_model is None:
         return
     if ref_model is policy.model or ref_model is policy.base:
@@ -144,7 +143,12 @@ def check_reference(policy: LanguageModel, ref_model: nn.Module | None) -> None:
             "ref_model: it is the model that is trained. Leave it out: the reference is the model "
             "as it is now."
         )
-    if weights_fingerprint(ref_model) != weights_fingerprint(policy.base):
+    if policy.lora:
+        raise ValueError(
+            "ref_model: the model has an adapter, and the reference is the model with it as it is "
+            "now. Leave ref_model out."
+        )
+    if weights_fingerprint(ref_model) != weights_fingerprint(policy.model):
         raise ValueError(
             "ref_model: its weights differ from the model's. The lab's reference is the model as "
             "it is when training begins, so that rewards start at 0 and KL at 0. Leave ref_model "

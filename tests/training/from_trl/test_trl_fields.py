@@ -26,6 +26,7 @@ SET = {
     "neftune_noise_alpha": 5.0,
     "restore_callback_states_from_checkpoint": True,
     "ignore_data_skip": True,
+    "enable_jit_checkpoint": True,
     "full_determinism": True,
     "accelerator_config": AcceleratorConfig(split_batches=True),
     "parallelism_config": ParallelismConfig(),
