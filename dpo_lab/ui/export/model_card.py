@@ -114,10 +114,10 @@ def _first_words(config: TrainConfig, facts: CardFacts) -> str:
         "merged": "A policy, its LoRA adapter merged into the weights,",
         "whole": "A policy, all of its weights,",
     }[facts.form]
-    pairs = "preference pairs" if not config.on_policy else "prompts, by its own answers,"
+    material = "preference pairs" if not config.on_policy else "its own answers to the prompts"
     title = METHODS[config.method].title
     return (
-        f"{what} trained by {title} from `{shown_name(config.model)}` on {pairs} of "
+        f"{what} trained by {title} from `{shown_name(config.model)}` on {material} of "
         f"`{shown_name(config.data)}`, with DPO Lab. Weights: {facts.dtype}."
     )
 
@@ -231,7 +231,10 @@ def _steps(records: History) -> str:
         cells = [record.get(key) for key in keys.values()]
         cells = ["" if value is None else f"{value:.4g}" for value in cells]
         lines.append(f"| {record.step} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n\nLog-ratios and KL in nats an answer; the KL on its own samples."
+    return (
+        "\n".join(lines)
+        + "\n\nLog-ratios and KL in nats an answer; the KL on the policy's own samples."
+    )
 
 
 def check_rows(agreements: Sequence[Agreement]) -> list[dict[str, str]]:
@@ -243,13 +246,18 @@ def check_rows(agreements: Sequence[Agreement]) -> list[dict[str, str]]:
             differ += f", from token {one.first_difference:g} on (median)"
         cells = (
             one.loaded,
-            f"{one.kl_per_token:.1e} ± {one.kl_per_token_stderr:.0e}",
-            f"{one.kl_per_answer:.1e} ± {one.kl_per_answer_stderr:.0e}",
-            f"mean {one.mean_difference:.0e}, largest {one.largest:.0e}",
+            f"{short(one.kl_per_token)} ± {short(one.kl_per_token_stderr)}",
+            f"{short(one.kl_per_answer)} ± {short(one.kl_per_answer_stderr)}",
+            f"mean {short(one.mean_difference)}, largest {short(one.largest)}",
             differ,
         )
         rows.append(dict(zip(CHECK_COLUMNS, cells, strict=True)))
     return rows
+
+
+def short(value: float) -> str:
+    """A number of nats in two digits."""
+    return f"{value:.2g}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
 
 
 def check_words(facts: CardFacts) -> str:
