@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from dpo_lab.models.adapters import quiet_peft
 from dpo_lab.models.builtin import HUB_ID, builtin_model
-from dpo_lab.models.loading import LanguageModel
+from dpo_lab.models.loading import LanguageModel, load_error
 from dpo_lab.models.model_settings import Bits, DType
 from dpo_lab.models.progress_bars import no_bars
 from dpo_lab.models.quantised import check_widths, loading_options
@@ -146,12 +146,14 @@ def load_as_users_do(
             written in.
 
     Raises:
-        ValueError: If it cannot be quantised here.
+        ValueError: If it does not load, or cannot be quantised here.
     """
     bits = loading_options(quantize, device) if quantize else {}
-    with no_bars(), quiet_peft():
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code, **bits
-        )
+    options = {"dtype": "auto", "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    try:
+        with no_bars(), quiet_peft():
+            model = AutoModelForCausalLM.from_pretrained(folder, **options, **bits)
+    except Exception as error:  # what is wrong in a model's files fails in any way
+        raise load_error(str(folder), error) from error
     check_widths(model)
     return model.eval() if quantize else model.to(device).eval()

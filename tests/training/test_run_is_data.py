@@ -84,6 +84,7 @@ def test_no_command_runs_a_model_s_code_because_a_file_says_so(begun, capsys):
     for command in (
         ("train", "--resume", "--out", run.path),
         ("sample", "--prompt", "the plot was", "--run", run.path),
+        ("export", "--run", run.path),
     ):
         code, _, error = run_cli(capsys, *command)
         assert code == 2 and "--trust-remote-code" in error
@@ -97,6 +98,9 @@ def test_a_person_s_own_word_lets_the_run_go_on(begun, capsys):
     words = ("train", "--resume", "--out", run.path, "--trust-remote-code")
     assert run_cli(capsys, *words)[0] == 0
     assert marker.exists() and run.summary["state"] == "done"
+    words = ("export", "--run", run.path, "--device", "cpu", "--trust-remote-code")
+    assert run_cli(capsys, *words)[0] == 0
+    assert (run.path / "export" / "whole-float32" / "own.py").exists(), "its code goes with it"
 
 
 def test_no_page_runs_a_model_s_code_because_a_file_says_so(begun):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.files import write_table
@@ -19,6 +20,9 @@ from dpo_lab.training.runs import Run
 from dpo_lab.ui.figures.training_curves import Former
 from dpo_lab.ui.report.page import write_report
 from dpo_lab.ui.report.summary import NOT_READABLE, report_of, start_loss, tiles
+
+if TYPE_CHECKING:
+    from dpo_lab.ui.export.export_run import Export
 
 EARLIER_RUNS = 30
 """Maximum number of runs of earlier sessions that are read; the newest are taken."""
@@ -162,6 +166,28 @@ class RunStore:
             environment={},
             start_loss=start_loss(run.config, run.records),
         )
+
+    def check_export(self, name: str) -> None:
+        """Raise for a run whose model is in no folder.
+
+        Raises:
+            ValueError: If it was not kept.
+        """
+        if self.runs[name].folder is None:
+            raise ValueError(
+                f"{name}: was kept in no folder, so there is no model to export. Give the "
+                "workbench a folder: Workbench(folder='runs')."
+            )
+
+    def export(self, name: str) -> Export:
+        """Write a run's policy, merged, in float32, into `export/` of its folder, and compare it.
+
+        What an earlier call wrote there is replaced.
+        """
+        from dpo_lab.ui.export.export_run import export_run
+
+        self.check_export(name)
+        return export_run(self.runs[name].folder, merge=True, overwrite=True)
 
     def _page(self, name: str) -> Path:
         """Path of the report page of a run without a folder, the same at every call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ class RunsTable:
         self, shelf: RunStore, on_tick: Callable[[], None], on_load: Callable[[FinishedRun], None]
     ):
         self.shelf, self._on_load, self._all = shelf, on_load, False
+        self._exporting: threading.Thread | None = None
         label = "Runs; arrow keys move, the space bar ticks"
         self.table = Table(label, COLUMNS, NUMBERS, tick="Draw it behind the run that is shown")
         self.table.observe(lambda change: on_tick(), "ticked")
@@ -52,6 +54,7 @@ class RunsTable:
             ("Load", "Show the newest ticked run, with its settings", self._load),
             ("CSV", "Every record of the ticked runs in one table", self._csv),
             ("Report", "A web page of each ticked run", self._report),
+            ("Export", "The newest ticked run's model as a folder, checked", self._export),
             ("All runs", "Show older runs too, or fold them away", self._fold),
         ):
             bar.append(widgets.Button(description=words, tooltip=tip))
@@ -91,12 +94,13 @@ class RunsTable:
         notes += [f"not readable: {words}" for words in self.shelf.unread]
         self._note.value = "".join(f"<p class='note'>{escaped(words)}</p>" for words in notes)
 
-    def _do(self, work: Callable[[], str], button: widgets.Button) -> None:
+    def _do(self, work: Callable[[], str | None], button: widgets.Button | None) -> None:
         try:
             words = work()
         except (OSError, ValueError, RuntimeError) as error:
             words = str(error)
-        self._message.value = escaped(words)
+        if words is not None:
+            self._message.value = escaped(words)
 
     def _chosen(self) -> list[str]:
         if not self.ticked:
@@ -122,6 +126,28 @@ class RunsTable:
 
     def _report(self) -> str:
         return "Written: " + ", ".join(str(self.shelf.report(name)) for name in self._chosen())
+
+    def _export(self) -> None:
+        """In a thread: the page must answer while a model is written, loaded and compared."""
+        if self._exporting is not None and self._exporting.is_alive():
+            raise ValueError("A model is being exported; wait for it.")
+        name = self._chosen()[-1]
+        self.shelf.check_export(name)
+        self._message.value = escaped(f"{name}: its model is being written and compared ...")
+        self._exporting = threading.Thread(
+            target=self._do, args=(partial(self._exported, name), None), name="dpo-lab export"
+        )
+        self._exporting.daemon = True  # what it had written so far is not kept
+        self._exporting.start()
+
+    def _exported(self, name: str) -> str:
+        done = self.shelf.export(name)
+        (found,) = done.agreements
+        return (
+            f"Written: {done.folder}. Loaded again, KL(policy || export) is "
+            f"{found.kl_per_token:.1e} nats a token; {found.greedy_differ:.0%} of the greedy "
+            "answers differ."
+        )
 
     def _fold(self) -> str:
         self._all = not self._all

@@ -71,6 +71,16 @@ def test_a_merged_float32_export_is_the_policy(runs, tmp_path, family, rank):
     assert ("lm_head.weight" in load_file(tmp_path / "out" / "model.safetensors")) != tied
 
 
+def test_an_adapter_on_a_tied_head_is_merged_into_the_head_alone(tmp_path):
+    """Which is untied for it: the embedding stays the base's."""
+    run = tiny_run(tmp_path, "Qwen2", lora_rank=4, lora_targets=("q_proj", "lm_head"))
+    (found,) = export_run(run, tmp_path / "out", merge=True, device="cpu").agreements
+    folder, base = plain(tmp_path / "out"), plain(run.config.model)
+    assert found.largest < 1e-4 and not folder.config.tie_word_embeddings
+    assert torch.equal(folder.model.embed_tokens.weight, base.model.embed_tokens.weight)
+    assert (folder.lm_head.weight - base.lm_head.weight).abs().max() > 0.01
+
+
 def test_merging_is_the_sum_of_the_matrices(runs, tmp_path):
     """W + alpha / r * B A, in float32, then rounded once to bfloat16."""
     run, name = runs["Llama", 4], "model.layers.1.mlp.up_proj"

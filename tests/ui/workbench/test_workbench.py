@@ -4,6 +4,7 @@ import csv
 import threading
 from dataclasses import replace
 
+import ipywidgets as widgets
 import pytest
 from datasets import Dataset
 from page_messages import says
@@ -539,3 +540,30 @@ def test_a_plain_model_and_a_dataset_are_shown_by_the_models_name(tmp_path) -> N
         assert run.job.policy.model is not micro.model, "a copy is trained"
     finally:
         bench.close()
+
+
+def test_the_model_of_a_ticked_run_is_exported_while_the_page_answers(bench, tmp_path) -> None:
+    run, table = bench.train(steps=2, lora_rank=2).wait(120), bench.screen.runs
+    button = next(one for one in _buttons(table.view) if one.description == "Export")
+    table.clear()
+    button.click()
+    assert "Tick a run first" in table._message.value
+    table.tick(run.folder.name)
+    button.click()
+    table._exporting.join(120)
+    folder = run.folder / "export" / "merged-float32"
+    assert (folder / "model.safetensors").exists() and (folder / "README.md").exists()
+    assert f"Written: {folder}" in table._message.value
+    assert "0% of the greedy answers differ" in table._message.value
+    bench.shelf.runs["run 9"] = replace(
+        bench.shelf.runs[run.folder.name], folder=None, name="run 9"
+    )
+    table.clear()
+    table.tick("run 9")
+    button.click()
+    assert "was kept in no folder" in table._message.value
+
+
+def _buttons(view):
+    found = [view] if isinstance(view, widgets.Button) else []
+    return found + [each for child in getattr(view, "children", ()) for each in _buttons(child)]
