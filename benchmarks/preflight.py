@@ -10,13 +10,16 @@ prompts have a near copy on the other side is computed by `split_by_prompt`, whi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -42,6 +45,8 @@ def check(path: str, rows_out: str, processes: int) -> None:
     from dpo_lab.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer("smollm2")
+    worker_mb: list[int] = [0]
+    threading.Thread(target=_watch_workers, args=(worker_mb,), daemon=True).start()
     started = time.perf_counter()
     found = check_pairs(path, tokenizer, processes=processes, rows_out=Path(rows_out))
     seconds = time.perf_counter() - started
@@ -50,8 +55,9 @@ def check(path: str, rows_out: str, processes: int) -> None:
         "rows": found.rows,
         "seconds": round(seconds, 1),
         "rows_per_second": round(found.rows / seconds),
-        "peak_mb": _peak_mb(resource.RUSAGE_SELF),
-        "peak_mb_of_a_worker": _peak_mb(resource.RUSAGE_CHILDREN),
+        "cpu_seconds": round(_cpu_seconds()),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
+        "peak_mb_of_a_worker": max(worker_mb),
         "median_pair_tokens": found.lengths["pair"].quantile(0.5),
         "rule": [rule.name, rule.rule, round(rule.share, 4), [round(x, 4) for x in rule.interval]],
         "findings": {one.name: [one.severity, one.count, one.of] for one in found.findings},
@@ -59,8 +65,23 @@ def check(path: str, rows_out: str, processes: int) -> None:
     print(json.dumps(facts))
 
 
-def _peak_mb(who: int) -> int:
-    return round(resource.getrusage(who).ru_maxrss / 1000)
+def _cpu_seconds() -> float:
+    """Of this process and its workers: what it takes where nobody else uses the cores."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+def _watch_workers(found_mb: list[int]) -> None:
+    """Peak memory of the workers by /proc, once a second: getrusage's counts their parent's too."""
+    while True:
+        for task in Path("/proc/self/task").iterdir():
+            for worker in (task / "children").read_text().split():
+                with contextlib.suppress(OSError):  # it has ended
+                    status = Path(f"/proc/{worker}/status").read_text()
+                    if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                        found_mb.append(round(int(peak[1]) / 1000))
+        found_mb[:] = [max(found_mb)]
+        time.sleep(1)
 
 
 def expected(path: Path, count: int) -> dict[str, set[int]]:

@@ -167,6 +167,7 @@ from dpo_lab.ui.figures.training_figure import training_figure as training_figur
 from dpo_lab.ui.html.credit import credit_map as credit_map
 from dpo_lab.ui.html.tables import samples_table as samples_table, table as table
 from dpo_lab.ui.html.token_view import tokens_html as tokens_html
+from dpo_lab.ui.preflight.checker import DataChecker as DataChecker
 from dpo_lab.ui.report.sweep_page import sweep_figure as sweep_figure
 from dpo_lab.ui.workbench.workbench import Workbench as Workbench
 

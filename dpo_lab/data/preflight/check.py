@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.builtin import BUILTIN
-from dpo_lab.data.pairs import pair_row, response_text
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.preflight.assemble import Assembly, script_counts
 from dpo_lab.data.preflight.chunk import Chunk, Examiner
@@ -33,6 +32,7 @@ from dpo_lab.data.preflight.settings import CheckSettings
 from dpo_lab.data.preflight.shortcuts import rule_results
 from dpo_lab.data.preflight.signs import SCRIPT_NAMES
 from dpo_lab.data.readers import Row, numbered
+from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.sources import find_split, read_rows
 from dpo_lab.data.text_to_ids import Encoder
 
@@ -77,6 +77,8 @@ def check_pairs(
         ValueError: If a file as a whole cannot be read, or no row makes a pair.
     """
     settings = settings or CheckSettings()
+    if isinstance(data, Preferences):  # its columns were read already
+        settings = replace(settings, columns={})
     builtin = BUILTIN.get(str(data)) if isinstance(data, str | os.PathLike) else None
     ignored = builtin.facts if builtin else ()
     examiner = Examiner(Encoder(tokenizer, vocabulary), settings, ignored)
@@ -95,7 +97,7 @@ def check_pairs(
 def _splits(data: Data, settings: CheckSettings) -> tuple[dict[str, Iterator[Row]], str]:
     """Rows of each split, and what to call the source."""
     if isinstance(data, Preferences):
-        rows = (Row(pair.row, _as_row(pair)) for pair in data)
+        rows = (Row(pair.row, {name: getattr(pair, name) for name in COLUMNS}) for pair in data)
         return {settings.split: islice(rows, settings.limit)}, data.report.source
     if not isinstance(data, str | os.PathLike):
         return {settings.split: islice(numbered(data), settings.limit)}, "rows"
@@ -107,10 +109,6 @@ def _splits(data: Data, settings: CheckSettings) -> tuple[dict[str, Iterator[Row
         name: islice(read_rows(source, name, settings.max_gz_gb), settings.limit) for name in names
     }
     return splits, source
-
-
-def _as_row(pair: Any) -> dict[str, Any]:
-    return pair_row(pair.prompt, response_text(pair.chosen), response_text(pair.rejected))
 
 
 def _chunks(

@@ -332,7 +332,7 @@ def _whole(prompt: Text | list[Message]) -> str:
     """All of a prompt's text."""
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(str(message["content"]) for message in prompt)
+    return "\n".join(str(message.get("content") or "") for message in prompt)
 
 
 def _plain(text: str) -> str:

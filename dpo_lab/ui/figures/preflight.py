@@ -135,6 +135,7 @@ def _rules(figure: go.Figure, found: DataCheck) -> None:
             "xaxis3": {"title.text": "share right", "range": [0.45, min(most, 1.02)]}
             | {"tickformat": ".0%", "nticks": 5},
             "yaxis3": {"tickvals": rows, "ticktext": names, "showgrid": False, "ticksuffix": " "}
+            | {"zeroline": False}
             | {"range": [-0.6, len(rows) - 0.4], "title.text": ""},
         }
     )

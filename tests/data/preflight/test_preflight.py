@@ -236,6 +236,18 @@ def test_rows_that_lost_their_prompt_count_as_in_training(tokenizer):
         preferences_from_rows(rows, on_bad_rows="raise")
 
 
+def test_pairs_that_were_read_already_are_checked_as_they_are(tokenizer):
+    rows = [{"question": f"Where {n}", "good": f"Here {n}", "bad": "No"} for n in range(5)]
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    talks = [{"prompt": USER, "chosen": said(f"a{n}"), "rejected": said("b")} for n in range(5)]
+    pairs = preferences_from_rows(rows, columns=columns)
+    again = check_pairs(pairs, tokenizer, CheckSettings(columns=columns))
+    assert again.usable == 5
+    by_row = check_pairs(rows, tokenizer, CheckSettings(columns=columns))
+    assert again.lengths["pair"].counts.tolist() == by_row.lengths["pair"].counts.tolist()
+    assert check_pairs(preferences_from_rows(talks), tokenizer).usable == 5
+
+
 def test_no_pair_at_all_is_an_error_that_says_why(tokenizer):
     with pytest.raises(ValueError, match=r"none of its 1 rows makes a pair \(row 1: missing"):
         check_pairs([{"prompt": "a", "good": "b"}], tokenizer)
