@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dpo_lab.data.messages import Message, message_text
 from dpo_lab.data.sampled import Sampled
-from dpo_lab.data.tools import TOOLS, without_tools
+from dpo_lab.data.tools import TOOLS, tools_apart
 
 Text = str | list[Message]
 """A prompt or a response: plain text, or messages."""
@@ -118,12 +118,12 @@ def pair_row(
     rejected_sampled: Sampled | None = None,
 ) -> dict[str, Any]:
     """A pair as a row of JSON: what TRL reads, and the ids of responses that a model sampled."""
-    tools = {} if isinstance(prompt, str) else {TOOLS: prompt[0].get(TOOLS)}
+    asked, tools = tools_apart(prompt)
     row = {
-        "prompt": prompt if isinstance(prompt, str) else [without_tools(one) for one in prompt],
+        "prompt": asked,
         "chosen": answer_to(prompt, chosen),
         "rejected": answer_to(prompt, rejected),
     }
     sampled = {"chosen_sampled": chosen_sampled, "rejected_sampled": rejected_sampled}
-    row |= {name: value for name, value in tools.items() if value}
+    row |= {TOOLS: tools} if tools else {}
     return row | {column: one.as_dict() for column, one in sampled.items() if one}

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from dpo_lab.data.builtin import BUILTIN, RewardFn
 from dpo_lab.data.collect import collect_pairs
 from dpo_lab.data.load_report import LoadReport
-from dpo_lab.data.pairs import Pair, Text
+from dpo_lab.data.pairs import SIDES, Pair, Text
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows
 from dpo_lab.data.ranked import RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.scores import SCORES
 from dpo_lab.data.sources import read_rows
+from dpo_lab.data.tools import tools_apart
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,7 +61,8 @@ class Preferences(Sequence[Pair]):
     def to_dataset(self) -> Dataset:
         """The pairs as a `datasets.Dataset` with `prompt`, `chosen` and `rejected`, as TRL reads.
 
-        Prompts and responses are text, or messages where the source has messages.
+        Prompts and responses are text, or messages where the source has messages. Tools that
+        conversations may call are a column `tools`, as JSON.
 
         Raises:
             ValueError: If some rows are text and some are messages, which no column can hold.
@@ -73,8 +75,12 @@ class Preferences(Sequence[Pair]):
                 f"{self.report.source}: some rows are text and some are messages, and a data set "
                 "has one of them in a column. Make two data sets of it."
             )
-        columns = ("prompt", "chosen", "rejected")
-        return Dataset.from_dict({c: [getattr(pair, c) for pair in self.pairs] for c in columns})
+        prompts, tools = zip(*(tools_apart(pair.prompt) for pair in self.pairs), strict=True)
+        columns = {"prompt": list(prompts)}
+        columns |= {side: [getattr(pair, side) for pair in self.pairs] for side in SIDES}
+        if any(tools):
+            columns["tools"] = [json.dumps(some) for some in tools]
+        return Dataset.from_dict(columns)
 
     def fingerprint(self) -> str:
         """Hash of the pairs' text, the same wherever they were read from; and of sampled ids."""

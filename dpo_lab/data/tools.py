@@ -29,6 +29,13 @@ def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
     return [dict(tool) if said else without_nulls(tool) for tool in value]
 
 
+def tools_apart(prompt: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """A prompt, and the tools that it keeps; none where it is text."""
+    if isinstance(prompt, str):
+        return prompt, []
+    return [without_tools(message) for message in prompt], prompt[0].get(TOOLS, [])
+
+
 def without_tools(message: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt's first message less the tools that it keeps."""
     return {name: value for name, value in message.items() if name != TOOLS}

@@ -41,3 +41,22 @@ def test_mixed_rows_are_refused_in_words():
     talk = {"prompt": TURNS, "chosen": messages("here"), "rejected": messages("there")}
     with pytest.raises(ValueError, match="some rows are text and some are messages"):
         preferences_from_rows([text, talk]).to_dataset()
+
+
+def test_tools_and_calls_go_out_and_come_back():
+    """One row has tools and calls one, the other not: a table gives both every field."""
+    tools = [
+        {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    ]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Jena"}}}
+    calling = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "weather", "content": "18 C"},
+        *messages("It is 18 C."),
+    ]
+    rows = [
+        {"prompt": TURNS, "chosen": calling, "rejected": messages("no"), "tools": tools},
+        {"prompt": TURNS, "chosen": messages("here"), "rejected": messages("there")},
+    ]
+    pairs = preferences_from_rows(rows)
+    assert preferences_from_rows(pairs.to_dataset()).fingerprint() == pairs.fingerprint()
