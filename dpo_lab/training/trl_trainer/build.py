@@ -141,5 +141,6 @@ def _set_rhythm(job: Job, args: TrainingArguments, measures: bool) -> frozenset[
         job.config,
         eval_every=int(evaluations[args.eval_strategy.value]),
         checkpoint_every=int(saves.get(args.save_strategy.value, 0)),
+        eval_pairs=0 if job.held_out is None else len(job.held_out),
     )
     return due

@@ -18,10 +18,9 @@ from transformers import (
 )
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, PrinterCallback
-from transformers.trainer_pt_utils import log_metrics, metrics_format, save_metrics
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
-from dpo_lab.models.weights import load_weights, save_model
+from dpo_lab.models.weights import load_weights
 from dpo_lab.training.checkpoints import noted_at_checkpoint
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.control import RunControl
@@ -32,7 +31,6 @@ from dpo_lab.training.report_to import arguments_of, tracker_callbacks
 from dpo_lab.training.runs import Run
 from dpo_lab.training.start_or_resume import open_or_create
 from dpo_lab.training.trl_trainer.build import Given, job_of_arguments, job_of_config
-from dpo_lab.training.trl_trainer.card import model_card
 from dpo_lab.training.trl_trainer.dpo_config import DPOConfig
 from dpo_lab.training.trl_trainer.evaluation import measured, on_other_pairs
 from dpo_lab.training.trl_trainer.flow import Flow
@@ -43,12 +41,12 @@ from dpo_lab.training.trl_trainer.folders import (
     new_run,
     run_to_resume,
 )
-from dpo_lab.training.trl_trainer.hub import push
 from dpo_lab.training.trl_trainer.inputs import pairs_of
 from dpo_lab.training.trl_trainer.refusals import check_arguments, check_callback, check_subclass
+from dpo_lab.training.trl_trainer.saving import Saving
 
 
-class DPOTrainer:
+class DPOTrainer(Saving):
     """Trains as `trl.DPOTrainer` would with the same arguments, and also measures KL and samples.
 
     Order of rows, steps, schedule, optimiser and losses are TRL's, so that losses agree step for
@@ -146,7 +144,8 @@ class DPOTrainer:
         self.processing_class = self.job.policy.tokenizer
         self.run: Run | None = None
         self.state, self.control = TrainerState(), TrainerControl()
-        self.state.is_world_process_zero = self.job.processes.first
+        first = self.job.processes.first
+        self.state.is_world_process_zero = self.state.is_local_process_zero = first
         self.is_in_train, self._flow = False, None
         self.callback_handler = self._handler(callbacks or ())
         self.callback_handler.on_init_end(self.args, self.state, self.control)
@@ -291,36 +290,6 @@ class DPOTrainer:
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy, or its adapter, and the tokenizer for `from_pretrained`."""
-        folder = Path(str(output_dir or self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.job.policy, folder)
-
-    def save_state(self) -> None:
-        """Write `trainer_state.json` into `output_dir`."""
-        self.state.save_to_json(str(Path(str(self.args.output_dir)) / STATE))
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        **card: Any,
-    ) -> Any:
-        """Upload model, tokenizer and a short model card to the hub, see `hub.push`."""
-        if not self.job.processes.first:
-            return None
-        text = model_card(self.job, self.state, **card)
-        message = commit_message or "End of training"
-        return push(self.job.policy, self.args, message, token=token, revision=revision, card=text)
-
-    def create_model_card(self, model_name: str | None = None, **card: Any) -> None:
-        """Write a short model card, `README.md` in `output_dir`."""
-        text = model_card(self.job, self.state, model_name=model_name, **card)
-        Path(str(self.args.output_dir), "README.md").write_text(text, encoding="utf-8")
-
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Add a callback."""
         check_callback(callback)
@@ -333,10 +302,3 @@ class DPOTrainer:
     def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> Any:
         """Remove a callback, and return it."""
         return self.callback_handler.pop_callback(callback)
-
-    def is_world_process_zero(self) -> bool:
-        """Whether this is the first of the run's processes."""
-        return self.job.processes.first
-
-    log_metrics, save_metrics = log_metrics, save_metrics
-    metrics_format = staticmethod(metrics_format)

@@ -181,6 +181,7 @@ def test_a_window_is_averaged(make):
 
 def test_early_stopping_and_the_best_model(make, tmp_path):
     """With labels turned around every step is worse: the first one's weights come back."""
+    """On pairs with labels turned around every step is worse: the first's weights come back."""
     turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in HELD_OUT]
     trainer = make(
         [EarlyStoppingCallback(early_stopping_patience=2)],
