@@ -64,6 +64,8 @@ class Compare:
     """Name of the environment variable that holds the endpoint's key, which is never written."""
     instruction: Annotated[Path | None, SAID] = None
     """A file with what that judge reads, instead of the lab's: {prompt}, {a} and {b} in it."""
+    judge_tokens: int = 512
+    """Most tokens of that judge's reply; one that thinks first needs more."""
     workers: int = 4
     """Requests to the endpoint at a time."""
     timeout: float = 120.0
@@ -189,6 +191,7 @@ class Compare:
                 key_from=self.key_from,
                 instruction=text,
                 timeout=self.timeout,
+                max_tokens=self.judge_tokens,
             )
             judges[self.judge_model] = JudgeSetup(
                 endpoint, endpoint.facts, self.orders, workers=self.workers
