@@ -31,6 +31,7 @@ from dpo_lab.analysis.win_rate import (
 from dpo_lab.annotation.endpoint_judge import EndpointJudge as EndpointJudge
 from dpo_lab.annotation.judges import BiasedJudge as BiasedJudge, RewardJudge as RewardJudge
 from dpo_lab.annotation.scored_pairs import completion_pairs as completion_pairs
+from dpo_lab.annotation.side_answers import Sampling as Sampling
 from dpo_lab.annotation.simulated import SimulatedAnnotator as SimulatedAnnotator
 from dpo_lab.data import reviews as reviews
 from dpo_lab.data.batching import collate as collate
@@ -127,6 +128,11 @@ from dpo_lab.training.sft import supervised_finetune as supervised_finetune
 from dpo_lab.training.trl_trainer.dpo_config import DPOConfig as DPOConfig
 from dpo_lab.training.trl_trainer.trainer import DPOTrainer as DPOTrainer
 from dpo_lab.ui.annotator.annotator import Annotator as Annotator
+from dpo_lab.ui.compare.compare_models import (
+    JudgeSetup as JudgeSetup,
+    compare_models as compare_models,
+)
+from dpo_lab.ui.compare.comparison import Comparison as Comparison
 from dpo_lab.ui.explorers.losses import LossExplorer as LossExplorer, NoiseExplorer as NoiseExplorer
 from dpo_lab.ui.explorers.optimum import (
     OptimumExplorer as OptimumExplorer,

@@ -35,6 +35,15 @@ def test_the_code_of_the_workbenchs_page_runs(tmp_path, monkeypatch):
     bench.close()
 
 
+def test_the_code_of_the_page_on_comparing_runs(tmp_path, monkeypatch, capsys):
+    """Its first block; the second opens a run that is not there."""
+    monkeypatch.chdir(tmp_path)
+    block, _ = re.findall(r"```python\n(.*?)```", (DOCS / "compare.md").read_text(), re.S)
+    exec(block, {})
+    assert capsys.readouterr().out.startswith("MeanCI(mean=")
+    assert (tmp_path / "compare" / "report.html").exists()
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 130
 

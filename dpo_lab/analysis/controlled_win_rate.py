@@ -52,6 +52,8 @@ def controlled_win_rate(votes: Votes) -> ControlledWinRate:
 
     Note:
         tanh and its scale are the paper's: from some length on, longer makes no more difference.
+        Where prompts differ in how much better A is, the rate is still their mean, while the
+        effects of length and place come out smaller than they are on a single prompt.
     """
     if not len(votes):
         raise ValueError("no votes: a win rate needs at least one. Ask the judge first.")

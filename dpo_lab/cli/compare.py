@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +14,9 @@ from dpo_lab.cli.output import new_console, print_rows, say
 from dpo_lab.data.pairs import PromptFormat, Text
 
 if TYPE_CHECKING:
-    from dpo_lab.models.loading import LanguageModel
-    from dpo_lab.training.runs import Run
     from dpo_lab.ui.compare.compare_models import JudgeSetup
     from dpo_lab.ui.compare.result import ComparisonResult
-
-    Load = Callable[[], LanguageModel]
+    from dpo_lab.ui.compare.sides import Side
 
 PRINTED = 8
 """Answers in the printed table; the page has all of them."""
@@ -68,6 +64,8 @@ class Compare:
     """Name of the environment variable that holds the endpoint's key, which is never written."""
     instruction: Annotated[Path | None, SAID] = None
     """A file with what that judge reads, instead of the lab's: {prompt}, {a} and {b} in it."""
+    judge_tokens: int = 512
+    """Most tokens of that judge's reply; one that thinks first needs more."""
     workers: int = 4
     """Requests to the endpoint at a time."""
     timeout: float = 120.0
@@ -92,32 +90,28 @@ class Compare:
     def __call__(self) -> None:
         """Draw the answers, have them judged, write the page."""
         from dpo_lab.analysis.forgetting import neutral_passages
-        from dpo_lab.annotation.side_answers import Sampling
         from dpo_lab.cli.terminal import TerminalDisplay
-        from dpo_lab.models.model_settings import new_tokens
-        from dpo_lab.training.files import as_file_name, check_writable
-        from dpo_lab.training.runs import Run
+        from dpo_lab.training.files import check_writable
         from dpo_lab.ui.compare.compare_models import compare_models
 
         self._check()
-        runs = [Run.open(path) for path in self.run]
-        names, loads = self._sides(runs)
-        config = runs[0].config
-        out = self.out or runs[0].path / "compare" / as_file_name(names[1])
+        a, b = self._sides()
+        out = self.out or a.folder(b)
         check_writable(out)
+        sampling = replace(
+            a.sampling(self.max_new_tokens, self.seed),
+            temperature=self.temperature,
+            samples=self.samples,
+        )
+        if self.prompt_format:
+            sampling = replace(sampling, prompt_format=self.prompt_format)
         result = compare_models(
-            out,
-            names,
-            loads,
-            self._prompts(runs[0]),
-            self._judges(config.data),  # before the long work: a key may be missing
-            sampling=Sampling(
-                self.max_new_tokens or config.max_new_tokens or new_tokens(config.model),
-                self.temperature,
-                self.seed,
-                self.samples,
-                self.prompt_format or config.prompt_format,
-            ),
+            a,
+            b,
+            self._prompts(a),
+            self._judges(a.run.config.data),
+            folder=out,
+            sampling=sampling,
             neutral=() if self.no_neutral else neutral_passages(self.neutral),
             progress=TerminalDisplay(new_console(stderr=True)).on_wait,
         )
@@ -135,41 +129,40 @@ class Compare:
         if self.limit < 1:
             raise ValueError("--limit: must be at least 1.")
 
-    def _sides(self, runs: Sequence[Run]) -> tuple[tuple[str, str], tuple[Load, Load]]:
-        """Names of both models, and what loads them."""
+    def _sides(self) -> tuple[Side, Side]:
         from functools import partial
 
         from dpo_lab.models.loading import load_model
         from dpo_lab.training.run_models import policy_of, reference_of
+        from dpo_lab.training.runs import Run
+        from dpo_lab.ui.compare.sides import Side
 
         how = {"device": self.device, "trust_remote_code": self.trust_remote_code}
-        loads: list[Load] = [partial(policy_of, run, **how) for run in runs]
+        runs = [Run.open(path) for path in self.run]
         names = [run.path.resolve().name for run in runs]
-        if self.against is not None:
-            names.append(self.against)
-            loads.append(partial(load_model, self.against, **how))
-        elif len(runs) == 1:
-            names.append("reference")
-            loads.append(partial(reference_of, runs[0], **how))
-        if names[0] == names[1]:
+        if len(set(names)) < len(names):
             names = [str(run.path) for run in runs]
-        return (names[0], names[1]), (loads[0], loads[1])
+        sides = [
+            Side(name, partial(policy_of, run, **how), run)
+            for name, run in zip(names, runs, strict=True)
+        ]
+        if self.against is not None:
+            sides.append(Side(self.against, partial(load_model, self.against, **how)))
+        elif len(runs) == 1:
+            sides.append(Side("reference", partial(reference_of, runs[0], **how)))
+        return sides[0], sides[1]
 
-    def _prompts(self, run: Run) -> list[Text]:
+    def _prompts(self, a: Side) -> list[Text]:
         from dpo_lab.data.prompt_file import read_prompts
-        from dpo_lab.training.setup import load_data
 
         if self.prompt:
             found: list[Text] = list(self.prompt)
         elif self.prompts:
             found = read_prompts(self.prompts)
         else:
-            found = load_data(run.config)[1].prompts
+            found = list(a.prompts())
         if not found or not all(found):
-            raise ValueError(
-                "no prompts: the run holds nothing out, or a prompt is empty. Give --prompt or "
-                "--prompts."
-            )
+            raise ValueError("--prompt, --prompts: empty. Give the text that both are to answer.")
         return found[: self.limit]
 
     def _judges(self, data: str) -> dict[str, JudgeSetup]:
@@ -198,6 +191,7 @@ class Compare:
                 key_from=self.key_from,
                 instruction=text,
                 timeout=self.timeout,
+                max_tokens=self.judge_tokens,
             )
             judges[self.judge_model] = JudgeSetup(
                 endpoint, endpoint.facts, self.orders, workers=self.workers

@@ -37,11 +37,13 @@ def judged(
     first: float = 0.0,
     longer: float = 0.0,
     a_longer: float = 0.0,
+    spread: float = 0.0,
 ) -> Votes:
     """Votes in both orders on n prompts, by a judge whose logits are the sum of these effects."""
     extra = np.repeat(generator.normal(a_longer, 1, n), 2)
     place = np.tile([1, -1], n)
     length = np.tanh(extra / extra.std())
+    quality = quality + np.repeat(spread * generator.normal(size=n), 2)  # of each prompt
     logits = quality + longer * length + first * place
     wins = (generator.random(2 * n) < sigmoid(logits)).astype(float)
     return Votes(np.repeat(np.arange(n), 2), wins, place, extra)
@@ -144,6 +146,18 @@ def test_a_judge_that_prefers_the_longer_is_seen_and_corrected():
     assert misled / TRIALS > 0.95, "the raw rate takes the longer model for the better one"
     for what, count in covered.items():
         assert abs(count / TRIALS - NOMINAL) <= SLACK, what
+
+
+def test_both_biases_are_removed_where_prompts_differ():
+    """The quality varies by prompt, with 2 logits: the true rate is the mean of its sigmoid."""
+    generator, held, misled = np.random.default_rng(8), 0, 0
+    truth = sigmoid(0.8 + 2 * np.random.default_rng(9).normal(size=400_000)).mean()
+    for _ in range(TRIALS):
+        bias = {"first": 1.0, "longer": 1.5, "a_longer": 0.8}
+        votes = judged(generator, 200, quality=0.8, spread=2.0, **bias)
+        held += holds(controlled_win_rate(votes).rate, truth)
+        misled += not holds(win_rate(votes).rate, truth)
+    assert held / TRIALS >= NOMINAL - SLACK and misled / TRIALS > 0.5
 
 
 def test_a_judge_without_bias_is_not_accused():

@@ -98,7 +98,7 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     assert count == 2 * asked == wired["verdicts"] + wired["no_verdict"]
     assert wired["no_verdict"] == 1 and "no idea" in found["notes"][-2] + found["notes"][0]
     assert wired["win"]["first"]["mean"] > 0.6 and wired["win"]["flips"]["mean"] > 0.3
-    assert wired["controlled"]["place"]["mean"] > 0.3
+    assert wired["controlled"] is None, "three prompts are too few for it"
     assert found["agreement"]["the score of reviews and judge-7b"]["share"]["n"] == 3
     assert again["judges"] == found["judges"]
     for file in out.rglob("*"):

@@ -14,11 +14,14 @@ from dpo_lab.annotation.questions import Answer
 from dpo_lab.annotation.side_answers import AnswerPair, Sampling, SideAnswers, answer_pairs
 from dpo_lab.annotation.verdict_session import open_verdicts
 from dpo_lab.data.pairs import Text
+from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.files import write_json
 from dpo_lab.training.job import Progress, naming
+from dpo_lab.training.runs import Run
 from dpo_lab.ui.compare.page import write_page
 from dpo_lab.ui.compare.result import ComparisonResult
+from dpo_lab.ui.compare.sides import Side, names_of, sides_of
 
 NOT_MEASURED = "Forgetting is not measured"
 
@@ -52,38 +55,47 @@ class JudgeSetup:
 
 
 def compare_models(
-    folder: Path,
-    names: tuple[str, str],
-    loads: tuple[Callable[[], LanguageModel], Callable[[], LanguageModel]],
-    prompts: Sequence[Text],
-    judges: Mapping[str, JudgeSetup],
+    a: AnyModel | Run | Side,
+    b: AnyModel | Run | Side | None = None,
+    prompts: Sequence[Text] | None = None,
+    judges: Mapping[str, JudgeSetup] | None = None,
     *,
-    sampling: Sampling,
+    folder: str | Path | None = None,
+    sampling: Sampling | None = None,
     neutral: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ComparisonResult:
-    """Compare model A with model B; the same call on the same folder goes on where it was.
+    """Compare two models; the same call on the same folder goes on where it was.
 
     The models are loaded one after the other, and each is dropped before the next. B's draws have
     another seed than A's, so that sampled answers are independent.
 
     Args:
+        a: The model that may be better: a run or its folder (its policy), or a model in any form.
+        b: The model to compare with; by default the reference of run a.
+        prompts: Texts, or lists of messages; by default the held-out prompts of run a.
+        judges: By their names; none only draws the answers.
         folder: Gets `a.jsonl`, `b.jsonl`, the verdicts in `judges/`, `result.json` and
-            `report.html`.
-        names: Names of A and B.
-        loads: What loads them.
-        prompts: Texts, or lists of messages.
-        judges: By their names.
-        sampling: How both answer.
+            `report.html`; by default in the folder of run a.
+        sampling: How both answer; by default greedily, within the limit of run a.
         neutral: Passages whose log-likelihood is compared; none measures nothing.
         progress: Called with the current work, how much is done, and the total.
 
     Raises:
         FileExistsError: If the folder holds another comparison.
         JudgeError: If an endpoint fails; the verdicts so far are kept.
+        ValueError: If there is nothing to compare with, or no prompt.
     """
+    first, second = sides_of(a, b)
+    names, folder = names_of(first, second), Path(folder or first.folder(second))
+    sampling = sampling or first.sampling()
+    prompts = first.prompts() if prompts is None else list(prompts)
+    if not prompts:
+        raise ValueError("prompts: empty. Give at least one.")
+    judges = judges or {}
     sides, texts = [], []
     how = (sampling, sampling.of_b())
+    loads = (first.load, second.load)
     for letter, name, load, drawing in zip("ab", names, loads, how, strict=True):
         model = load()
         side = SideAnswers(folder / f"{letter}.jsonl", model, prompts, drawing)

@@ -25,7 +25,7 @@ from dpo_lab.ui.compare.chat import ChatSheet
 from dpo_lab.ui.compare.page import judged_html
 from dpo_lab.ui.compare.page_state import chat_state, question_state
 from dpo_lab.ui.compare.result import ComparisonResult, in_words, judged_by
-from dpo_lab.ui.compare.sides import Side
+from dpo_lab.ui.compare.sides import names_of, sides_of
 from dpo_lab.ui.compare.two_models import AHEAD, TwoModels
 from dpo_lab.ui.figures.style import CSS_COLOURS
 from dpo_lab.ui.html.output import bundle
@@ -77,13 +77,12 @@ class Comparison:
         max_new_tokens: int | None = None,
         seed: int = 0,
     ):
-        first = Side.of(a)
-        second = first.reference() if b is None else Side.of(b)
+        first, second = sides_of(a, b)
         if isinstance(prompts, str) or prompts is not None and not list(prompts):
             raise ValueError(f"prompts={prompts!r}: must be a list of prompts. Give at least one.")
         if prompts is None and first.run is None:
             raise ValueError("prompts: a is no run, so nothing is held out. Give prompts.")
-        self.names = (first.name, second.name)
+        self.names = names_of(first, second)
         self.folder = Path(folder) if folder else first.folder(second)
         _close_previous(self.folder)
         self._lock = threading.RLock()
@@ -103,7 +102,7 @@ class Comparison:
         self.question_sheet = QuestionSheet(self._clicked)
         self._reveal = widgets.ToggleButton(value=False, description="Show the result")
         self._result = widgets.HTML()
-        self._reveal.observe(lambda change: self._show(), "value")
+        self._reveal.observe(self._revealed, "value")
         self.view = self._laid_out()
         _open[self.folder.resolve()] = self
         self._show()
@@ -265,6 +264,10 @@ class Comparison:
                 "problem": "\n".join(filter(None, problems)),
             }
             self._show_result()
+
+    def _revealed(self, change: Any) -> None:
+        self._reveal.description = "Hide the result" if change["new"] else "Show the result"
+        self._show()
 
     def _show_result(self) -> None:
         facts = (self._reveal.value, self.session.clicks, len(self.pairs))

@@ -100,21 +100,23 @@ def forgetting_words(result: ComparisonResult) -> str:
     change = found.change
     verdict = "no change is seen"
     if change.high < 0:
-        verdict = f"{a} has forgotten some of it"
+        verdict = f"{a} has lost some of it"
     elif change.low > 0:
         verdict = f"{a} knows it better"
-    values = (f"{found.a:.3f}", f"{found.b:.3f}")
-    values += tuple(f"{end:+.4f}" for end in (change.mean, change.low, change.high))
-    mine, other, mean, low, high = (value.replace("-", "−") for value in values)
+    values = [f"{found.a:.3f}", f"{found.b:.3f}"]
+    values += [f"{end:+.4f}" for end in (change.mean, change.low, change.high)]
+    values += [f"{100 * math.expm1(-change.mean):+.1f}"]
+    mine, other, mean, low, high, perplexity = (value.replace("-", "−") for value in values)
     return (
         f"Neutral text has {mine} nats per token under {a} and {other} under {b}: {mean} (95 % "
-        f"interval {low} to {high}, {change.n} passages, {found.tokens} tokens), so {verdict}."
+        f"interval {low} to {high}, {change.n} passages, {found.tokens} tokens), which is "
+        f"{perplexity} % of perplexity; {verdict}."
     )
 
 
 def _bars(one: Judged) -> Iterator[Bar]:
     yield Bar("wins", one.win.rate, True)
-    if one.controlled.length or one.controlled.place:
+    if one.controlled and (one.controlled.length or one.controlled.place):
         yield Bar("wins, bias removed", one.controlled.rate, True)
     if one.win.first:
         yield Bar("the first shown wins", one.win.first, False)

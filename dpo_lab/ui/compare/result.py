@@ -19,6 +19,9 @@ from dpo_lab.annotation.verdict_session import check_about
 from dpo_lab.data.pairs import same_prompt
 from dpo_lab.training.outcome import MeanCI
 
+FEWEST = 20
+"""Prompts that it takes to remove a judge's bias."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -27,14 +30,15 @@ class Judged:
     Attributes:
         judge: Its name.
         win: The win rate of A.
-        controlled: The same with the effects of length and place removed.
+        controlled: The same with the effects of length and place removed; none of fewer than
+            `FEWEST` prompts, too few for a regression.
         verdicts: Questions with a verdict.
         no_verdict: Questions without one: a malformed reply, or skipped.
     """
 
     judge: str
     win: WinRate
-    controlled: ControlledWinRate
+    controlled: ControlledWinRate | None
     verdicts: int
     no_verdict: int
 
@@ -130,7 +134,9 @@ def judged_by(
     if not given:
         return None
     missing = len(answers) - given
-    return Judged(name, win_rate(votes), controlled_win_rate(votes), given, missing)
+    win = win_rate(votes)
+    controlled = controlled_win_rate(votes) if win.rate.n >= FEWEST else None
+    return Judged(name, win, controlled, given, missing)
 
 
 def votes_of(
@@ -173,23 +179,26 @@ def in_words(one: Judged, names: tuple[str, str]) -> list[str]:
     win, controlled = one.win, one.controlled
     lines = [
         f"{names[0]} wins {share(win.rate)} against {names[1]}; of {win.rate.n} prompts "
-        f"{win.won} won, {win.tied} tied, {win.lost} lost (a tie counts half)."
+        f"{win.won} won, {win.tied} tied, {win.lost} lost (a tie counts half): "
+        + _seen(win.rate, f"{names[0]} is better", f"{names[1]} is better", "no difference is seen")
     ]
-    if controlled.length or controlled.place:
+    if controlled is None:
+        lines.append(f"To remove a bias for length or place takes {FEWEST} prompts or more.")
+    elif controlled.length or controlled.place:
         causes = [("equal lengths", controlled.length), ("no advantage of place", controlled.place)]
         removed = " and ".join(words for words, effect in causes if effect)
         lines.append(f"With {removed}: {share(controlled.rate)}.")
     if win.first:
-        lines.append(f"The answer shown first wins {share(win.first)}; without a bias 50 %.")
+        bias = _seen(win.first, "a bias for it", "a bias for the second", "no bias is seen")
+        lines.append(f"The answer shown first wins {share(win.first)}: {bias}")
     if win.flips:
         lines.append(
             f"Swapping the sides flips the verdict on {share(win.flips)} of {win.flips.n} prompts."
         )
     if win.longer:
-        lines.append(
-            f"The longer answer wins {share(win.longer)}: the judge prefers length, or the longer "
-            "answers are better."
-        )
+        cause = "the judge prefers {0} answers, or the {0} ones are better"
+        words = (cause.format("long"), cause.format("short"), "no preference for length is seen")
+        lines.append(f"The longer answer wins {share(win.longer)}: {_seen(win.longer, *words)}")
     lines.append(
         f"With {win.rate.n} prompts like these, a win rate {100 * win.detectable:.1f} points from "
         "50 % is seen four times in five."
@@ -200,6 +209,11 @@ def in_words(one: Judged, names: tuple[str, str]) -> list[str]:
             "are left out."
         )
     return lines
+
+
+def _seen(value: MeanCI, above: str, below: str, neither: str) -> str:
+    """What an interval of a share says of 50 %, as the end of a sentence."""
+    return f"{above if value.low > 0.5 else below if value.high < 0.5 else neither}."
 
 
 def _without_nan(value: Any) -> Any:

@@ -82,6 +82,25 @@ class Side:
         return root / as_file_name(other.name)
 
 
+def sides_of(a: AnyModel | Run | Side, b: AnyModel | Run | Side | None) -> tuple[Side, Side]:
+    """Both sides of a comparison; without b, the reference of run a.
+
+    Raises:
+        ValueError: If a is no run and there is no b.
+    """
+    first = a if isinstance(a, Side) else Side.of(a)
+    if b is None:
+        return first, first.reference()
+    return first, b if isinstance(b, Side) else Side.of(b)
+
+
+def names_of(a: Side, b: Side) -> tuple[str, str]:
+    """Their names, told apart where they are the same."""
+    if a.name != b.name:
+        return a.name, b.name
+    return f"{a.name} (A)", f"{b.name} (B)"
+
+
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's, and no model's."""
     return Run(path).exists and (path / "environment.json").exists()

@@ -181,7 +181,7 @@ class TwoModels:
                     lambda text, side=side: show(side, text),
                     max_new_tokens=self._sampling.max_new_tokens,
                 )
-                row[side] = shown(answer.text, not answer.ended)
+                row[side] = shown(answer.text, not answer.ended) or "(empty)"
         except ValueError as error:  # too long a conversation, or one that a template refuses
             self.problem = str(error)
         with self._news:

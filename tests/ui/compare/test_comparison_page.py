@@ -35,7 +35,7 @@ def test_the_numbers_are_on_it(tmp_path):
     assert "The answer shown first wins 100.0 %" in page
     assert "of 30 prompts 0 won, 30 tied, 0 lost" in page
     assert "−0.1500 (95 % interval −0.2000 to −0.1000, 20 passages" in page
-    assert "has forgotten some of it" in page and "a0 …(cut)" in page
+    assert "+16.2 % of perplexity" in page and "has lost some of it" in page and "a0 …(cut)" in page
     assert f"<summary>{30 - SHOWN} more</summary>" in page and "b 29" in page
     assert page.count("the same verdict on") == 1
 

@@ -108,3 +108,18 @@ def test_lengths_are_those_of_the_texts():
     pairs = [AnswerPair(0, "p", "yes ", "no!!!")]
     answers = [Answer(question, "tie") for question in blind_questions(pairs, 0)]
     assert votes_of(pairs, answers).extra_length == [-2, -2]
+
+
+def test_words_say_what_the_intervals_show():
+    """In plain words: who is better, and which bias is seen."""
+    biased = judged(BiasedJudge(quality, first=1.5, longer=2.0), wordy(200, 2)).judged[0]
+    words = " ".join(in_words(biased, ("mine", "theirs")))
+    assert "mine is better." in words and "a bias for it." in words
+    assert "the judge prefers long answers, or the long ones are better." in words
+    fair = judged(BiasedJudge(lambda prompt, answer: 0.0), wordy(200, 0)).judged[0]
+    words = " ".join(in_words(fair, ("mine", "theirs")))
+    assert "no difference is seen." in words and "no bias is seen." in words
+    assert "no preference for length is seen." in words
+    turned = judged(BiasedJudge(lambda *texts: -quality(*texts), first=-1.5), wordy(200, 0))
+    words = " ".join(in_words(turned.judged[0], ("mine", "theirs")))
+    assert "theirs is better." in words and "a bias for the second." in words

@@ -19,7 +19,6 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.run_job import run_job
 from dpo_lab.ui.compare.compare_models import JudgeSetup, compare_models
 from dpo_lab.ui.compare.comparison import Comparison
-from dpo_lab.ui.compare.sides import Side
 
 PROMPTS = ["the plot was", "the music was", "the acting felt", "the film was", "the story felt"]
 CHATML = (
@@ -96,14 +95,9 @@ def test_the_page_names_no_model_and_hides_the_result(run_folder, open_one):
 
 
 def test_it_goes_on_where_it_was_and_knows_the_judges_of_the_command(run_folder, open_one):
-    first = Side.of(run_folder)
     taste = JudgeSetup(RewardJudge(reward), orders=1, sees_order=False)
     folder = run_folder / "compare" / "reference"
-    second = first.reference()
-    done = compare_models(
-        folder, ("mine", "reference"), (first.load, second.load), PROMPTS, {"truth": taste},
-        sampling=first.sampling(),
-    )  # fmt: skip
+    done = compare_models(run_folder, prompts=PROMPTS, judges={"truth": taste})
     one = open_one(run_folder, prompts=PROMPTS, folder=None)
     assert one.folder == folder
     one.answer("A")
