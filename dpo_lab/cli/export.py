@@ -62,8 +62,8 @@ class ExportRun:
     def __call__(self) -> None:
         """Export it, and print how it compares."""
         from dpo_lab.cli.terminal import TerminalDisplay
+        from dpo_lab.ui.export.check_table import check_rows
         from dpo_lab.ui.export.export_run import export_run
-        from dpo_lab.ui.export.model_card import check_rows
 
         display = TerminalDisplay(new_console(stderr=True))
         try:

@@ -17,15 +17,12 @@ from dpo_lab.training.history import History
 from dpo_lab.training.loss_description import loss_words
 from dpo_lab.training.methods import METHODS
 from dpo_lab.training.runs import Run
+from dpo_lab.ui.export.check_table import cell, check_words
 from dpo_lab.ui.report.summary import tiles
 
 CURVES = "curves.svg"
 LICENSES = {"micro": "apache-2.0", "smollm2": "apache-2.0"}
 """Of the built-in models."""
-CHECK_COLUMNS = (
-    "loaded", "KL per token (nats)", "KL per answer (nats)", "difference of a token (nats)",
-    "greedy answers that differ",
-)  # fmt: skip
 SHOWN_STEPS = 8
 """Rows of the table of curves."""
 
@@ -76,7 +73,7 @@ def model_card(run: Run, facts: CardFacts, curves: bool = True) -> str:
         *([f"![Curves of the training run]({CURVES})"] if curves else []),
         _steps(records),
         "## Is this the policy that was trained?",
-        check_words(facts),
+        check_words(facts.agreements, facts.probes, records.last("kl/per_token")),
         "## Settings",
         _settings(config),
     ]
@@ -204,7 +201,7 @@ def _changes(records: History, outcome: Mapping[str, Any] | None) -> str:
         numbers = [
             "–" if tile[when] is None else f"{tile[when]:.3f}" for when in ("before", "after")
         ]
-        lines.append(f"| {_cell(label)} | {' | '.join(numbers)} | {_cell(tile['text'])} |")
+        lines.append(f"| {cell(label)} | {' | '.join(numbers)} | {cell(tile['text'])} |")
     return "\n".join(lines)
 
 
@@ -237,48 +234,6 @@ def _steps(records: History) -> str:
     )
 
 
-def check_rows(agreements: Sequence[Agreement]) -> list[dict[str, str]]:
-    """Rows of the table of the check, for the terminal and the card."""
-    rows = []
-    for one in agreements:
-        differ = f"{one.greedy_differ:.0%} of {one.greedy}"
-        if one.first_difference is not None:
-            differ += f", from token {one.first_difference:g} on (median)"
-        cells = (
-            one.loaded,
-            f"{short(one.kl_per_token)} ± {short(one.kl_per_token_stderr)}",
-            f"{short(one.kl_per_answer)} ± {short(one.kl_per_answer_stderr)}",
-            f"mean {short(one.mean_difference)}, largest {short(one.largest)}",
-            differ,
-        )
-        rows.append(dict(zip(CHECK_COLUMNS, cells, strict=True)))
-    return rows
-
-
-def short(value: float) -> str:
-    """A number of nats in two digits."""
-    return f"{value:.2g}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
-
-
-def check_words(facts: CardFacts) -> str:
-    """What the check found, in words and a table."""
-    if not facts.agreements:
-        return "Not checked: the exported folder was not loaded again."
-    first = facts.agreements[0]
-    rows = check_rows(facts.agreements)
-    lines = [f"| {' | '.join(CHECK_COLUMNS)} |", "|---" * len(CHECK_COLUMNS) + "|"]
-    lines += [f"| {' | '.join(_cell(cell) for cell in row.values())} |" for row in rows]
-    cut = f" {first.cut:.0%} of them were cut at their length limit." if first.cut else ""
-    return (
-        "This folder was loaded again by plain `transformers` and compared with the policy of the "
-        f"run's checkpoint, on {first.answers} answers ({first.tokens} tokens) that the policy "
-        f"sampled to {facts.probes}, and on {first.greedy} greedy ones.{cut} KL is "
-        "KL(policy || this folder), exact over the vocabulary at each token, ± 1 standard error "
-        "for prompts like these; a difference is that of a sampled token's log-probability, either "
-        "way.\n\n" + "\n".join(lines)
-    )
-
-
 def _settings(config: TrainConfig) -> str:
     """Settings that are not the defaults, as they would be given again."""
     defaults = TrainConfig().as_dict()
@@ -291,12 +246,8 @@ def _settings(config: TrainConfig) -> str:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    lines = [f"| {name} | {cell(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def license_of(name: str, given: str | None) -> str | None:

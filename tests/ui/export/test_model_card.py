@@ -46,6 +46,7 @@ def test_the_card_says_what_the_run_measured(made):
         f"| {last['eval/loss']:.4g} |",
         "| merged, float32 | ",
         "lora_rank: 4",
+        f"training moved the policy {last['kl/per_token']:.3g} nats an answer",
     ):
         assert said in text, said
     assert str(run.path.parent) not in text, "paths of this machine are not in it"
