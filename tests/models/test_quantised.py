@@ -145,6 +145,9 @@ def test_a_policy_of_qlora_is_exported_as_it_was_trained(tmp_path):
 def test_what_cannot_be_quantised_is_said(folder, monkeypatch):
     with pytest.raises(ValueError, match="cannot be trained. Give lora_rank"):
         TrainConfig(quantize="4bit")
+    if find_spec("bitsandbytes"):
+        with pytest.raises(ValueError, match="nothing is compared with probes=0"):
+            export_run(tiny_run(folder.parent / "run"), also=["8bit"], probes=0, device="cpu")
     with pytest.raises(ValueError, match="'3bit': no kind of quantised weights"):
         bits_config("3bit", CPU)
     config = TrainConfig(model=str(folder), lora_rank=4, quantize="4bit", **HOW)
