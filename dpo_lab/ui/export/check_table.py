@@ -32,7 +32,7 @@ def check_rows(agreements: Sequence[Agreement]) -> list[dict[str, str]]:
 
 def short(value: float) -> str:
     """A number of nats in two digits."""
-    return f"{value:.2g}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
+    return f"{value:.2g}" if abs(value) >= 1e-4 or not value else f"{value:.1e}"
 
 
 def check_words(agreements: Sequence[Agreement], probes: str, moved: float | None) -> str:
