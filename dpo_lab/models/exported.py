@@ -143,7 +143,7 @@ def load_as_users_do(
         device: Where to put it.
         trust_remote_code: Whether code that comes with the model may run.
         quantize: Bits of the linear layers; by default the weights keep the dtype that they were
-            written in.
+            written in, but are in float32, rounded, on a CPU without bfloat16.
 
     Raises:
         ValueError: If it does not load, or cannot be quantised here.
@@ -156,4 +156,18 @@ def load_as_users_do(
     except Exception as error:  # what is wrong in a model's files fails in any way
         raise load_error(str(folder), error) from error
     check_widths(model)
-    return model.eval() if quantize else model.to(device).eval()
+    if quantize:
+        return model.eval()
+    model = model.to(device).eval()
+    return model if has_bfloat16(device) or model.dtype != torch.bfloat16 else model.float()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; where torch cannot tell, a CPU has none.
+
+    A CPU without any is hundreds of times slower than in float32.
+    """
+    if device.type != "cpu":
+        return True
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has for name, has in known.items() if "bf16" in name)

@@ -86,6 +86,17 @@ def use_differentiable(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def compute_in_float32(model: nn.Module) -> None:
+    """Make 4-bit layers compute in float32, as the rest of a policy that is compared does.
+
+    Args:
+        model: A model; without such layers nothing changes.
+    """
+    for module in model.modules():
+        if hasattr(module, "compute_type_is_set"):
+            module.compute_dtype, module.compute_type_is_set = torch.float32, True
+
+
 def check_widths(model: nn.Module) -> None:
     """Raise for a model whose layers that kernel cannot compute with.
 

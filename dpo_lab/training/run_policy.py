@@ -12,6 +12,7 @@ from dpo_lab.data.templates import CannotEncode
 from dpo_lab.data.text_to_ids import Ids
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.model_settings import Device
+from dpo_lab.models.quantised import compute_in_float32
 from dpo_lab.models.weights import base_fingerprint
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import load_data
@@ -36,7 +37,7 @@ def checkpoint_of(run: Run) -> Path:
 def load_run_policy(
     run: Run, *, device: Device = "auto", trust_remote_code: bool = False, merge: bool = False
 ) -> LanguageModel:
-    """The policy of a run's newest checkpoint, with the run's chat template and date.
+    """The policy of a run's newest checkpoint in float32, with its chat template and date.
 
     Args:
         run: The run.
@@ -71,6 +72,7 @@ def load_run_policy(
             f"{run.path}: the base under its adapter, {config.model!r}, is not the model that the "
             "run began with, so adapter and base do not belong together. Restore the base."
         )
+    compute_in_float32(policy.model)
     policy.use_template(config.chat_template, config.template_date)
     return policy
 

@@ -14,6 +14,7 @@ checkpoint/       model or adapter, tokenizer (`from_pretrained` loads it), trai
 summary.json      how the run ended; missing while it runs and after a kill
 requests.jsonl    what other processes asked of the running run, and applied.jsonl: from which step
 alive.json        a sign of life, only while it runs
+export/           models exported from it, if no other place was given
 """
 
 from __future__ import annotations

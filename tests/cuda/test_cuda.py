@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from exported_runs import tiny_run
 from tiny import branching_sequences, make_language_model
 
 from dpo_lab.data.packing import pack
@@ -16,6 +17,7 @@ from dpo_lab.training.loop import train
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import prepare
 from dpo_lab.training.start_or_resume import open_or_create
+from dpo_lab.ui.export.export_run import export_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -76,3 +78,14 @@ def test_two_devices_train_one_run(tmp_path, strategy):
     alone = [record for record in train(prepare(config))]
     for one, other in zip(alone[1:], Run(tmp_path / "run").records()[1:], strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-4)
+
+
+def test_qlora_trains_and_its_merge_is_the_policy(tmp_path):
+    """Trained with products in bfloat16, compared with products in float32."""
+    pytest.importorskip("bitsandbytes")
+    run = tiny_run(tmp_path, lora_rank=4, quantize="4bit", device="cuda")
+    losses = [record["loss"] for record in run.records() if record.get("loss") is not None]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3) and losses[-1] < 0.6
+    done = export_run(run, tmp_path / "out", merge=True, also=["8bit"], device="cuda")
+    assert done.agreements[0].largest < 1e-3
+    assert done.agreements[1].kl_per_token < 0.1

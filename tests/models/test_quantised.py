@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from dpo_lab.data.batching import collate
 from dpo_lab.models import quantised
 from dpo_lab.models.loading import add_lora, load_model
-from dpo_lab.models.quantised import bits_config
+from dpo_lab.models.quantised import bits_config, compute_in_float32
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.models.weights import base_fingerprint, weights_fingerprint
 from dpo_lab.training.config import TrainConfig
@@ -68,6 +68,19 @@ def test_values_and_gradients_are_those_of_the_weights_written_out(tmp_path, mon
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
     assert found[0][1].norm() > 1
     assert (found[0][0] - LogpScorer.probed(original).logps(batch)).abs().max() > 0.01
+
+
+@needs
+def test_layers_that_compute_in_bfloat16_can_be_made_to_compute_in_float32(folder):
+    """As on a GPU, where they do in training; a policy that is compared does not."""
+    lm, ids = load_model(folder, device="cpu", quantize="4bit"), ((5, 6, 7), (8, 9, 1))
+    expected = plain_log_probs(twin(lm, folder).model, *ids)
+    for module in lm.model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.bfloat16
+    assert (plain_log_probs(lm.model, *ids) - expected).abs().max() > 1e-3
+    compute_in_float32(lm.model)
+    assert (plain_log_probs(lm.model, *ids) - expected).abs().max() < 1e-5
 
 
 @needs
@@ -132,6 +145,9 @@ def test_a_policy_of_qlora_is_exported_as_it_was_trained(tmp_path):
 def test_what_cannot_be_quantised_is_said(folder, monkeypatch):
     with pytest.raises(ValueError, match="cannot be trained. Give lora_rank"):
         TrainConfig(quantize="4bit")
+    if find_spec("bitsandbytes"):
+        with pytest.raises(ValueError, match="nothing is compared with probes=0"):
+            export_run(tiny_run(folder.parent / "run"), also=["8bit"], probes=0, device="cpu")
     with pytest.raises(ValueError, match="'3bit': no kind of quantised weights"):
         bits_config("3bit", CPU)
     config = TrainConfig(model=str(folder), lora_rank=4, quantize="4bit", **HOW)

@@ -32,7 +32,7 @@ def check_rows(agreements: Sequence[Agreement]) -> list[dict[str, str]]:
 
 def short(value: float) -> str:
     """A number of nats in two digits."""
-    return f"{value:.2g}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
+    return f"{value:.2g}" if abs(value) >= 1e-4 or not value else f"{value:.1e}"
 
 
 def check_words(agreements: Sequence[Agreement], probes: str, moved: float | None) -> str:
@@ -48,7 +48,7 @@ def check_words(agreements: Sequence[Agreement], probes: str, moved: float | Non
     first = agreements[0]
     rows = check_rows(agreements)
     lines = [f"| {' | '.join(CHECK_COLUMNS)} |", "|---" * len(CHECK_COLUMNS) + "|"]
-    lines += [f"| {' | '.join(cell(cell) for cell in row.values())} |" for row in rows]
+    lines += [f"| {' | '.join(map(cell, row.values()))} |" for row in rows]
     cut = f" {first.cut:.0%} of them were cut at their length limit." if first.cut else ""
     scale = ""
     if moved:

@@ -110,11 +110,7 @@ def export_run(
     if (checkpoint / ADAPTER).exists():
         form = "merged" if merge else "adapter"
         base = None if merge else base_of(checkpoint)
-    torch_dtype(dtype)  # raises for one that is none
-    for bits in also:
-        bits_config(bits, resolve_device(device))
-    if probes < 0:
-        raise ValueError(f"probes={probes}: must be at least 0, which compares nothing.")
+    _check_comparison(dtype, also, probes, device)
     folder = Path(out) if out is not None else run.path / "export" / f"{form}-{dtype}"
     check_place(folder, overwrite)
     if push is not None:
@@ -165,6 +161,19 @@ def export_run(
         address = push_export(folder, push, public=public)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Export(folder, form, base, checked.agreements, size, address)
+
+
+def _check_comparison(dtype: DType, also: Sequence[Bits], probes: int, device: Device) -> None:
+    """Raise for what cannot be compared, before anything is loaded."""
+    torch_dtype(dtype)  # raises for one that is none
+    for bits in also:
+        bits_config(bits, resolve_device(device))
+    if probes < 0:
+        raise ValueError(f"probes={probes}: must be at least 0, which compares nothing.")
+    if also and not probes:
+        raise ValueError(
+            f"also={', '.join(also)}: nothing is compared with probes=0. Leave one of them out."
+        )
 
 
 def _step(run: Run) -> int:

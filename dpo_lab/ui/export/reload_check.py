@@ -81,6 +81,8 @@ def check_export(
         copy = load_as_users_do(
             folder, policy.device, trust_remote_code=trust_remote_code, quantize=bits
         )
+        if bits is None and "bfloat16" in name and copy.dtype == torch.float32:
+            loaded += ", computed in float32"
         comparing = naming(progress, f"comparing with {loaded}")
         with quiet_bitsandbytes():
             agreements.append(compare_with_copy(policy, copy, asked, loaded, comparing))

@@ -120,6 +120,20 @@ def test_half_precision_shows_what_it_costs(runs, tmp_path):
     assert 10 < ratio < 400 and found["float16"].kl_per_token > 1e-9
 
 
+def test_a_cpu_without_bfloat16_compares_rounded_weights_in_float32(runs, tmp_path, monkeypatch):
+    """Which is most of what bfloat16 costs; its products there would take hours."""
+    run, found = runs["Qwen2", None], []
+    for bf16 in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=bf16: {"avx512_bf16": has})
+        out = tmp_path / str(bf16)
+        found += export_run(run, out, dtype="bfloat16", device="cpu").agreements
+    assert [one.loaded for one in found] == [
+        "whole, bfloat16",
+        "whole, bfloat16, computed in float32",
+    ]
+    assert 0 < found[1].kl_per_token < found[0].kl_per_token
+
+
 def test_a_damaged_export_is_refused_and_not_kept(runs, tmp_path, monkeypatch):
     def damaged(model, folder, dtype):
         exported.write_whole(model, folder, dtype)
