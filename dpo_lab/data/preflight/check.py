@@ -20,8 +20,9 @@ from dpo_lab.data.builtin import BUILTIN
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.preflight.assemble import Assembly, script_counts
 from dpo_lab.data.preflight.chunk import Chunk, Examiner
+from dpo_lab.data.preflight.clean import write_clean
 from dpo_lab.data.preflight.column_files import ColumnFiles
-from dpo_lab.data.preflight.division import divide
+from dpo_lab.data.preflight.division import Division, divide
 from dpo_lab.data.preflight.findings import Tally
 from dpo_lab.data.preflight.kinds import KINDS, kind_of
 from dpo_lab.data.preflight.lengths import pair_lengths
@@ -52,6 +53,7 @@ def check_pairs(
     vocabulary: int | None = None,
     processes: int = 1,
     rows_out: Path | None = None,
+    clean_out: Path | None = None,
     progress: Progress | None = None,
 ) -> DataCheck:
     """Look at preference pairs as a run with this tokenizer would use them.
@@ -67,6 +69,8 @@ def check_pairs(
         vocabulary: How many ids the model has an embedding for; all, if not given.
         processes: How many processes look at chunks, once there are more than a few.
         rows_out: A file for all rows of all findings but notes and rules: a line of JSON each.
+        clean_out: A folder for `train.jsonl` and `test.jsonl` with the rows that `write_clean`
+            keeps; the data is read once more for it.
         progress: Called with the current work, how much is done, and the total (0 if unknown).
 
     Returns:
@@ -74,8 +78,14 @@ def check_pairs(
 
     Raises:
         FileNotFoundError: If there is no such source or split.
-        ValueError: If a file as a whole cannot be read, or no row makes a pair.
+        ValueError: If a file as a whole cannot be read, no row makes a pair, or rows that can be
+            read only once are to be written.
     """
+    if clean_out and isinstance(data, Iterator):
+        raise ValueError(
+            "clean_out: these rows can be read only once, and writing them takes a second time. "
+            "Give a list, a data set or a file."
+        )
     settings = settings or CheckSettings()
     if isinstance(data, Preferences):  # its columns were read already
         settings = replace(settings, columns={})
@@ -91,7 +101,14 @@ def check_pairs(
             done += chunk.rows
             if progress:
                 progress("rows", done, 0)
-        return found.result(name, tokenizer.name_or_path, settings, progress)
+        checked, division, near = found.result(name, tokenizer.name_or_path, settings, progress)
+        if clean_out:
+            if progress:
+                progress("writing clean rows", 0, 0)
+            again, _ = _splits(data, settings)
+            written = write_clean(clean_out, again, found.kept, division, near)
+            checked = replace(checked, cleaned=written)
+        return checked
 
 
 def _splits(data: Data, settings: CheckSettings) -> tuple[dict[str, Iterator[Row]], str]:
@@ -190,12 +207,16 @@ class _Found:
                     self.listed.add_all(kind, chunk.split, rows)
             self.first[implicit] = piece.first | self.first[implicit]
 
+    @property
+    def kept(self) -> ColumnFiles:
+        """The pairs that count, as in training: beside rows with a prompt, one without lost it."""
+        return self.columns[not len(self.columns[False])]
+
     def result(
         self, source: str, tokenizer: str, settings: CheckSettings, progress: Progress | None
-    ) -> DataCheck:
-        """All of it put together."""
-        # As in training: beside rows with a prompt, one without has lost it.
-        implicit = not len(self.columns[False])
+    ) -> tuple[DataCheck, Division, Mapping[int, tuple[int, float]]]:
+        """All of it put together, with the split and its nearly equal prompts."""
+        implicit = self.kept is self.columns[True]
         columns, tally = self.columns[implicit], self.tallies[implicit]
         lost = 0 if implicit else len(self.columns[True])
         for files in self.columns.values():
@@ -215,7 +236,7 @@ class _Found:
         assembly.of_division(division, near)
         assembly.of_rules(rules)
         held = int(division.held_out.sum())
-        return DataCheck(
+        checked = DataCheck(
             source,
             tokenizer,
             settings,
@@ -228,6 +249,7 @@ class _Found:
             script_counts(columns, SCRIPT_NAMES),
             assembly.sorted(),
         )
+        return checked, division, near
 
     def _counts(self, columns: ColumnFiles) -> dict[str, SplitCount]:
         pairs, usable = np.zeros(len(self.splits), np.int64), np.zeros(len(self.splits), np.int64)
