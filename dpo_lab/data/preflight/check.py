@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from dpo_lab.data.preflight.division import Division, divide
 from dpo_lab.data.preflight.findings import Tally
 from dpo_lab.data.preflight.kinds import KINDS, kind_of
 from dpo_lab.data.preflight.lengths import pair_lengths
+from dpo_lab.data.preflight.minhash import Shingle
 from dpo_lab.data.preflight.near_prompts import near_prompts
 from dpo_lab.data.preflight.result import DataCheck, SplitCount
 from dpo_lab.data.preflight.row_list import RowList
@@ -81,11 +82,8 @@ def check_pairs(
         ValueError: If a file as a whole cannot be read, no row makes a pair, or rows that can be
             read only once are to be written.
     """
-    if clean_out and isinstance(data, Iterator):
-        raise ValueError(
-            "clean_out: these rows can be read only once, and writing them takes a second time. "
-            "Give a list, a data set or a file."
-        )
+    if clean_out:
+        _check_read_twice(data)
     settings = settings or CheckSettings()
     if isinstance(data, Preferences):  # its columns were read already
         settings = replace(settings, columns={})
@@ -101,14 +99,22 @@ def check_pairs(
             done += chunk.rows
             if progress:
                 progress("rows", done, 0)
-        checked, division, near = found.result(name, tokenizer.name_or_path, settings, progress)
-        if clean_out:
-            if progress:
-                progress("writing clean rows", 0, 0)
-            again, _ = _splits(data, settings)
-            written = write_clean(clean_out, again, found.kept, division, near)
-            checked = replace(checked, cleaned=written)
-        return checked
+        found.template = examiner.template
+        checked, *split = found.result(name, tokenizer.name_or_path, settings, progress)
+        if not clean_out:
+            return checked
+        if progress:
+            progress("writing clean rows", 0, 0)
+        again, _ = _splits(data, settings)
+        return replace(checked, cleaned=write_clean(clean_out, again, found.kept, *split))
+
+
+def _check_read_twice(data: Data) -> None:
+    if isinstance(data, Iterator):
+        raise ValueError(
+            "clean_out: these rows can be read only once, and writing them takes a second time. "
+            "Give a list, a data set or a file."
+        )
 
 
 def _splits(data: Data, settings: CheckSettings) -> tuple[dict[str, Iterator[Row]], str]:
@@ -133,6 +139,11 @@ def _chunks(
 ) -> Iterator[Chunk]:
     """What was found in each chunk, in order."""
     work = ((name, rows) for name, all_rows in splits.items() for rows in _parted(all_rows))
+    first = next(work, None)
+    if first is None:
+        return
+    examiner.learn_template(first[1])
+    work = chain([first], work)
     for name, rows in islice(work, ALONE if processes > 1 else None):
         yield examiner.examine(name, rows)
     first = next(work, None)
@@ -183,6 +194,7 @@ class _Found:
     skipped: Tally = field(default_factory=Tally)
     unused: Counter[str] = field(default_factory=Counter)
     overlooked: dict[str, int] = field(default_factory=dict)
+    template: frozenset[Shingle] = frozenset()
 
     @classmethod
     def empty(cls, folder: Path, splits: tuple[str, ...], listed: RowList) -> _Found:
@@ -225,7 +237,7 @@ class _Found:
             raise ValueError(self._nothing(source))
         division = divide(columns, len(self.splits) > 1, settings.held_out, settings.seed)
         bands = progress and (lambda done, total: progress("nearly equal prompts", done, total))
-        near = near_prompts(columns, division, bands)
+        near = near_prompts(columns, division, self.template, bands)
         lengths = pair_lengths(columns)
         rules = rule_results(tally, columns, self.first[implicit])
         rows = sum(self.rows.values())

@@ -20,7 +20,7 @@ from dpo_lab.data.pairs import SIDES, Pair, Text, response_text, same_prompt
 from dpo_lab.data.preflight.clean import LEFT_OUT
 from dpo_lab.data.preflight.findings import Example, Tally, shortened
 from dpo_lab.data.preflight.markup import Markup
-from dpo_lab.data.preflight.minhash import band_codes, words_of
+from dpo_lab.data.preflight.minhash import Shingle, band_codes, template_shingles, words_of
 from dpo_lab.data.preflight.pair_signs import PairSigns, whole_text
 from dpo_lab.data.preflight.settings import CheckSettings
 from dpo_lab.data.preflight.signs import (
@@ -82,12 +82,28 @@ class Examiner:
         encoder: Of the model.
         settings: The check's settings.
         ignored: Columns that are for people, and are not named.
+
+    Attributes:
+        encoder: Of the model.
+        settings: The check's settings.
+        markup: Finds chat markup.
+        template: Shingles of words that many prompts share.
     """
 
     def __init__(self, encoder: Encoder, settings: CheckSettings, ignored: Sequence[str] = ()):
         self._ignored = tuple(ignored)
         self.encoder, self.settings, self.markup = encoder, settings, Markup(encoder)
+        self.template: frozenset[Shingle] = frozenset()
         self._columns = {name: settings.columns.get(name, name) for name in COLUMNS}
+
+    def learn_template(self, rows: Sequence[Row]) -> None:
+        """Find what many prompts share, by the first rows of the data."""
+        prompts = {}
+        for row in rows:
+            made = row.problem or self._pair(row.number, with_messages(row.value, self._columns))
+            if isinstance(made, Pair):
+                prompts[same_prompt(made.prompt)] = words_of(whole_text(made.prompt))
+        self.template = template_shingles(prompts.values())
 
     def examine(self, split: str, rows: Sequence[Row]) -> Chunk:
         """What is found in some rows.
@@ -118,14 +134,15 @@ class Examiner:
                 chunk.pieces[implicit] = self._piece(split, some, scores)
         return chunk
 
-    def _pair(self, number: int, value: object, use: ColumnUse) -> Pair | RowProblem:
+    def _pair(self, number: int, value: object, use: ColumnUse | None = None) -> Pair | RowProblem:
         made: Pair | RowProblem
         try:
             try:
                 made = row_to_pair(number, value, self._columns)
             except UnusableRow as why:
                 made = why.at(number)
-            use.add(number, value, made)
+            if use:
+                use.add(number, value, made)
         except RecursionError:
             made = RowProblem(number, None, "nested too deep")
         return made
@@ -167,7 +184,7 @@ class Examiner:
         arrays = {name: np.array(values, _KINDS[name]) for name, values in columns.items()}
         left_out = [row for name, rows in tally.rows.items() if name in LEFT_OUT for row in rows]
         arrays["drop"] = np.isin(arrays["row"], left_out)
-        bands = band_codes(words)
+        bands = band_codes(words, self.template)
         arrays |= {f"band{number}": bands[:, number] for number in range(bands.shape[1])}
         return Piece(arrays, [pair.prompt_key for pair in pairs], tally, first)
 
