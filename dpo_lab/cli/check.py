@@ -54,6 +54,9 @@ class Check:
     rows_out: Annotated[Path | None, SAID] = None
     """Also write the number of every row of every finding, a line of JSON each, so that they can be
     taken out; notes and rules apart."""
+    clean_out: Annotated[Path | None, SAID] = None
+    """Also write the rows that nothing is wrong with, as train.jsonl and test.jsonl in this
+    folder, which train takes as --data."""
     processes: Annotated[int | None, SAID] = None
     """How many processes share the work on a large data set, by default one per core, at most 8."""
     no_cost: Flag = False
@@ -80,6 +83,7 @@ class Check:
                 cost=not self.no_cost,
                 processes=processes,
                 rows_out=self.rows_out,
+                clean_out=self.clean_out,
                 progress=bar.follow,
                 **settings,
             )
@@ -87,6 +91,9 @@ class Check:
             print(json.dumps(found.as_dict()))
         else:
             print_check(new_console(), found)
+        if found.data.cleaned:
+            train, test = found.data.cleaned
+            say(f"clean rows: {train:,} to train on and {test:,} held out, in {self.clean_out}")
         if self.out:
             from dpo_lab.ui.preflight.page import write_page
 

@@ -78,6 +78,7 @@ def check_data(
     cost: bool = True,
     processes: int = 1,
     rows_out: Path | None = None,
+    clean_out: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     **settings: Any,
 ) -> PreFlight:
@@ -92,6 +93,8 @@ def check_data(
         processes: How many processes share the work on a large data set. With more than one, a
             script must guard its own work by `if __name__ == "__main__":`.
         rows_out: A file for every row of every finding but notes and rules: a line of JSON each.
+        clean_out: A folder for the rows that nothing is wrong with, as `train.jsonl` and
+            `test.jsonl`; see `write_clean`.
         progress: Called with the current work, how much is done, and the total (0 if unknown).
         **settings: Of the run, as in `TrainConfig`: `max_length`, `columns`, `held_out`, ...
 
@@ -113,6 +116,7 @@ def check_data(
         vocabulary=vocabulary,
         processes=processes,
         rows_out=rows_out,
+        clean_out=clean_out,
         progress=progress,
     )
     if not cost:

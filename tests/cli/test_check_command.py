@@ -45,10 +45,15 @@ def test_strict_is_for_scripts(pairs, tmp_path, capsys):
 
 def test_it_writes_rows_and_a_page(pairs, tmp_path, capsys):
     page, rows = tmp_path / "a" / "check.html", tmp_path / "rows.jsonl"
-    words = ("--out", page, "--rows-out", rows, "--no-cost")
+    clean = tmp_path / "clean"
+    words = ("--out", page, "--rows-out", rows, "--clean-out", clean, "--no-cost")
     code, _, err = run_cli(capsys, "check", "--data", pairs, *words)
     assert code == 0 and f"page: {page}" in err
     assert "The same pair with both labels" in page.read_text()
+    kept = (clean / "train.jsonl").read_text() + (clean / "test.jsonl").read_text()
+    lines = pairs.read_text().splitlines()
+    assert sorted(kept.splitlines()) == sorted(lines[:3] + lines[4:20])
+    assert "clean rows: 17 to train on and 2 held out" in err
     named = [json.loads(line) for line in rows.read_text().splitlines()]
     assert {(one["finding"], one["row"]) for one in named} == {
         ("skipped", 22),

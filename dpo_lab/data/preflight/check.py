@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from dpo_lab.data.builtin import BUILTIN
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.preflight.assemble import Assembly, script_counts
 from dpo_lab.data.preflight.chunk import Chunk, Examiner
+from dpo_lab.data.preflight.clean import write_clean
 from dpo_lab.data.preflight.column_files import ColumnFiles
-from dpo_lab.data.preflight.division import divide
+from dpo_lab.data.preflight.division import Division, divide
 from dpo_lab.data.preflight.findings import Tally
 from dpo_lab.data.preflight.kinds import KINDS, kind_of
 from dpo_lab.data.preflight.lengths import pair_lengths
+from dpo_lab.data.preflight.minhash import Shingle
 from dpo_lab.data.preflight.near_prompts import near_prompts
 from dpo_lab.data.preflight.result import DataCheck, SplitCount
 from dpo_lab.data.preflight.row_list import RowList
@@ -52,6 +54,7 @@ def check_pairs(
     vocabulary: int | None = None,
     processes: int = 1,
     rows_out: Path | None = None,
+    clean_out: Path | None = None,
     progress: Progress | None = None,
 ) -> DataCheck:
     """Look at preference pairs as a run with this tokenizer would use them.
@@ -67,6 +70,8 @@ def check_pairs(
         vocabulary: How many ids the model has an embedding for; all, if not given.
         processes: How many processes look at chunks, once there are more than a few.
         rows_out: A file for all rows of all findings but notes and rules: a line of JSON each.
+        clean_out: A folder for `train.jsonl` and `test.jsonl` with the rows that `write_clean`
+            keeps; the data is read once more for it.
         progress: Called with the current work, how much is done, and the total (0 if unknown).
 
     Returns:
@@ -74,8 +79,11 @@ def check_pairs(
 
     Raises:
         FileNotFoundError: If there is no such source or split.
-        ValueError: If a file as a whole cannot be read, or no row makes a pair.
+        ValueError: If a file as a whole cannot be read, no row makes a pair, or rows that can be
+            read only once are to be written.
     """
+    if clean_out:
+        _check_read_twice(data)
     settings = settings or CheckSettings()
     if isinstance(data, Preferences):  # its columns were read already
         settings = replace(settings, columns={})
@@ -91,7 +99,22 @@ def check_pairs(
             done += chunk.rows
             if progress:
                 progress("rows", done, 0)
-        return found.result(name, tokenizer.name_or_path, settings, progress)
+        found.template = examiner.template
+        checked, *split = found.result(name, tokenizer.name_or_path, settings, progress)
+        if not clean_out:
+            return checked
+        if progress:
+            progress("writing clean rows", 0, 0)
+        again, _ = _splits(data, settings)
+        return replace(checked, cleaned=write_clean(clean_out, again, found.kept, *split))
+
+
+def _check_read_twice(data: Data) -> None:
+    if isinstance(data, Iterator):
+        raise ValueError(
+            "clean_out: these rows can be read only once, and writing them takes a second time. "
+            "Give a list, a data set or a file."
+        )
 
 
 def _splits(data: Data, settings: CheckSettings) -> tuple[dict[str, Iterator[Row]], str]:
@@ -116,6 +139,11 @@ def _chunks(
 ) -> Iterator[Chunk]:
     """What was found in each chunk, in order."""
     work = ((name, rows) for name, all_rows in splits.items() for rows in _parted(all_rows))
+    first = next(work, None)
+    if first is None:
+        return
+    examiner.learn_template(first[1])
+    work = chain([first], work)
     for name, rows in islice(work, ALONE if processes > 1 else None):
         yield examiner.examine(name, rows)
     first = next(work, None)
@@ -166,6 +194,7 @@ class _Found:
     skipped: Tally = field(default_factory=Tally)
     unused: Counter[str] = field(default_factory=Counter)
     overlooked: dict[str, int] = field(default_factory=dict)
+    template: frozenset[Shingle] = frozenset()
 
     @classmethod
     def empty(cls, folder: Path, splits: tuple[str, ...], listed: RowList) -> _Found:
@@ -190,12 +219,16 @@ class _Found:
                     self.listed.add_all(kind, chunk.split, rows)
             self.first[implicit] = piece.first | self.first[implicit]
 
+    @property
+    def kept(self) -> ColumnFiles:
+        """The pairs that count, as in training: beside rows with a prompt, one without lost it."""
+        return self.columns[not len(self.columns[False])]
+
     def result(
         self, source: str, tokenizer: str, settings: CheckSettings, progress: Progress | None
-    ) -> DataCheck:
-        """All of it put together."""
-        # As in training: beside rows with a prompt, one without has lost it.
-        implicit = not len(self.columns[False])
+    ) -> tuple[DataCheck, Division, Mapping[int, tuple[int, float]]]:
+        """All of it put together, with the split and its nearly equal prompts."""
+        implicit = self.kept is self.columns[True]
         columns, tally = self.columns[implicit], self.tallies[implicit]
         lost = 0 if implicit else len(self.columns[True])
         for files in self.columns.values():
@@ -204,7 +237,7 @@ class _Found:
             raise ValueError(self._nothing(source))
         division = divide(columns, len(self.splits) > 1, settings.held_out, settings.seed)
         bands = progress and (lambda done, total: progress("nearly equal prompts", done, total))
-        near = near_prompts(columns, division, bands)
+        near = near_prompts(columns, division, self.template, bands)
         lengths = pair_lengths(columns)
         rules = rule_results(tally, columns, self.first[implicit])
         rows = sum(self.rows.values())
@@ -215,7 +248,7 @@ class _Found:
         assembly.of_division(division, near)
         assembly.of_rules(rules)
         held = int(division.held_out.sum())
-        return DataCheck(
+        checked = DataCheck(
             source,
             tokenizer,
             settings,
@@ -228,6 +261,7 @@ class _Found:
             script_counts(columns, SCRIPT_NAMES),
             assembly.sorted(),
         )
+        return checked, division, near
 
     def _counts(self, columns: ColumnFiles) -> dict[str, SplitCount]:
         pairs, usable = np.zeros(len(self.splits), np.int64), np.zeros(len(self.splits), np.int64)

@@ -7,7 +7,6 @@ A chunk is looked at by itself, so that several processes can share the work; wh
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,20 +15,17 @@ import numpy as np
 
 from dpo_lab.data.columns import ColumnUse
 from dpo_lab.data.held_out import prompt_rank
-from dpo_lab.data.messages import Message
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
-from dpo_lab.data.pairs import SIDES, Pair, Text, prompt_text, response_text, same_prompt
+from dpo_lab.data.pairs import SIDES, Pair, Text, response_text, same_prompt
+from dpo_lab.data.preflight.clean import LEFT_OUT
 from dpo_lab.data.preflight.findings import Example, Tally, shortened
 from dpo_lab.data.preflight.markup import Markup
-from dpo_lab.data.preflight.minhash import band_codes, words_of
+from dpo_lab.data.preflight.minhash import Shingle, band_codes, template_shingles, words_of
+from dpo_lab.data.preflight.pair_signs import PairSigns, whole_text
 from dpo_lab.data.preflight.settings import CheckSettings
 from dpo_lab.data.preflight.signs import (
-    FORMS,
-    NO_SCRIPT,
-    SCRIPT_NAMES,
     bucket_of,
     first_words,
-    script_of,
 )
 from dpo_lab.data.problems import RowProblem, UnusableRow
 from dpo_lab.data.readers import Row
@@ -39,7 +35,6 @@ from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.data.tokenized_pairs import check_ids, fit
 
 NO_TEMPLATE = "messages, and the tokenizer has no chat template"
-_SPACE = re.compile(r"\s+")
 
 
 @dataclass
@@ -87,12 +82,28 @@ class Examiner:
         encoder: Of the model.
         settings: The check's settings.
         ignored: Columns that are for people, and are not named.
+
+    Attributes:
+        encoder: Of the model.
+        settings: The check's settings.
+        markup: Finds chat markup.
+        template: Shingles of words that many prompts share.
     """
 
     def __init__(self, encoder: Encoder, settings: CheckSettings, ignored: Sequence[str] = ()):
         self._ignored = tuple(ignored)
         self.encoder, self.settings, self.markup = encoder, settings, Markup(encoder)
+        self.template: frozenset[Shingle] = frozenset()
         self._columns = {name: settings.columns.get(name, name) for name in COLUMNS}
+
+    def learn_template(self, rows: Sequence[Row]) -> None:
+        """Find what many prompts share, by the first rows of the data."""
+        prompts = {}
+        for row in rows:
+            made = row.problem or self._pair(row.number, with_messages(row.value, self._columns))
+            if isinstance(made, Pair):
+                prompts[same_prompt(made.prompt)] = words_of(whole_text(made.prompt))
+        self.template = template_shingles(prompts.values())
 
     def examine(self, split: str, rows: Sequence[Row]) -> Chunk:
         """What is found in some rows.
@@ -123,14 +134,15 @@ class Examiner:
                 chunk.pieces[implicit] = self._piece(split, some, scores)
         return chunk
 
-    def _pair(self, number: int, value: object, use: ColumnUse) -> Pair | RowProblem:
+    def _pair(self, number: int, value: object, use: ColumnUse | None = None) -> Pair | RowProblem:
         made: Pair | RowProblem
         try:
             try:
                 made = row_to_pair(number, value, self._columns)
             except UnusableRow as why:
                 made = why.at(number)
-            use.add(number, value, made)
+            if use:
+                use.add(number, value, made)
         except RecursionError:
             made = RowProblem(number, None, "nested too deep")
         return made
@@ -139,7 +151,7 @@ class Examiner:
         self, split: str, pairs: Sequence[Pair], scores: Mapping[int, tuple[float, float]]
     ) -> Piece:
         tally = Tally()
-        found = _PairSigns(split, tally, self.markup)
+        found = PairSigns(split, tally, self.markup)
         tokens, usable = self._tokens(pairs, found)
         first: dict[int, str] = {}
         columns: dict[str, list] = {name: [] for name in _KINDS}
@@ -148,7 +160,7 @@ class Examiner:
             ids = tokens.get(pair.row)
             prompt = same_prompt(pair.prompt)
             # Words of the whole prompt, so that dialogues with the same last turn are not equal.
-            words.append(words_of(_whole(pair.prompt)))
+            words.append(words_of(whole_text(pair.prompt)))
             codes = [_code(prompt, _said(getattr(pair, side))) for side in SIDES]
             openings = [first_words(response_text(getattr(pair, side))) for side in SIDES]
             buckets = list(map(bucket_of, openings))
@@ -170,12 +182,14 @@ class Examiner:
             for name, value in values.items():
                 columns[name].append(value)
         arrays = {name: np.array(values, _KINDS[name]) for name, values in columns.items()}
-        bands = band_codes(words)
+        left_out = [row for name, rows in tally.rows.items() if name in LEFT_OUT for row in rows]
+        arrays["drop"] = np.isin(arrays["row"], left_out)
+        bands = band_codes(words, self.template)
         arrays |= {f"band{number}": bands[:, number] for number in range(bands.shape[1])}
         return Piece(arrays, [pair.prompt_key for pair in pairs], tally, first)
 
     def _tokens(
-        self, pairs: Sequence[Pair], found: _PairSigns
+        self, pairs: Sequence[Pair], found: PairSigns
     ) -> tuple[dict[int, TokenizedPair], set[int]]:
         """Ids of each pair that has any, before the cut; rows that can be trained on."""
         settings, encoder = self.settings, self.encoder
@@ -224,87 +238,6 @@ _KINDS = {
 }
 
 
-@dataclass
-class _PairSigns:
-    """Counts what is seen of single pairs."""
-
-    split: str
-    tally: Tally
-    markup: Markup
-
-    def add(self, name: str, pair: Pair, beside: str = "") -> None:
-        """Count a pair, shown by its prompt."""
-        self._add(name, pair, prompt_text(pair.prompt), beside)
-
-    def _add(self, name: str, pair: Pair, text: str, beside: str) -> None:
-        self.tally.add(
-            name,
-            pair.row,
-            lambda: Example(pair.row, self.split, shortened(text), shortened(beside, 240)),
-        )
-
-    def look(
-        self, pair: Pair, ids: TokenizedPair | None, scores: tuple[float, float] | None
-    ) -> dict[str, int]:
-        """Count what is seen of a pair, and give its scripts."""
-        sides = [response_text(getattr(pair, side)) for side in SIDES]
-        for note in ids.notes if ids else ():
-            self.add(f"note/{note}", pair)
-        if scores:
-            name = {True: "score_against", False: "score_tied"}.get(scores[0] < scores[1])
-            if scores[0] <= scores[1]:
-                self.add(name, pair, f"chosen {scores[0]:g}, rejected {scores[1]:g}")
-        if abs(len(sides[0]) - len(sides[1])) < 40 and _plain(sides[0]) == _plain(sides[1]):
-            self._add("same_but_space", pair, sides[0], sides[1])
-        self._look_at_markup(pair, sides, ids is not None and ids.rendered)
-        self._look_at_forms(pair, sides)
-        scripts = [script_of(text) for text in (prompt_text(pair.prompt), *sides)]
-        if len(set(scripts)) > 1:
-            self._look_at_scripts(pair, scripts)
-        names = ("prompt_script", "chosen_script", "rejected_script")
-        return dict(zip(names, scripts, strict=True))
-
-    def _look_at_markup(self, pair: Pair, sides: list[str], rendered: bool) -> None:
-        whole = _whole(pair.prompt)
-        for text in (whole, *sides):
-            if mark := self.markup.foreign(text):
-                at = text.index(mark[0])
-                part = text[max(0, at - 60) : at + 80]
-                self._add("foreign_markup", pair, part, f"{mark[0]} of {mark[1]}")
-                break
-        for side, text in zip(SIDES, sides, strict=True):
-            _, ends = self.markup.without_ends(text)
-            if ends + rendered > 1:
-                self._add("end_twice", pair, text[-100:], f"{side} ends with {ends} in its text")
-                break
-        if rendered:
-            for text in (whole, *sides):
-                if mark := self.markup.inside(text):
-                    at = text.index(mark)
-                    part = text[max(0, at - 60) : at + 80]
-                    self._add("own_markup", pair, part, f"{mark} inside a message")
-                    break
-
-    def _look_at_forms(self, pair: Pair, sides: list[str]) -> None:
-        for name, form in FORMS.items():
-            chosen, rejected = map(form.measure, sides)
-            if chosen != rejected:
-                more = "more" if chosen > rejected else "less"
-                texts = f"chosen: {sides[0]}", f"rejected: {sides[1]}"
-                self._add(f"form/{name}/{more}", pair, *texts)
-
-    def _look_at_scripts(self, pair: Pair, scripts: Sequence[int]) -> None:
-        prompt, chosen, rejected = scripts
-        if NO_SCRIPT in (SCRIPT_NAMES[script] for script in scripts):
-            return
-        if (chosen == prompt) != (rejected == prompt):
-            more = "more" if chosen == prompt else "less"
-            texts = [f"{side}: {response_text(getattr(pair, side))}" for side in SIDES]
-            self._add(f"form/script/{more}", pair, *texts)
-        if chosen != prompt:
-            self._add("script_differs", pair, prompt_text(pair.prompt), response_text(pair.chosen))
-
-
 def _scores_of(row: Mapping, columns: Mapping[str, str]) -> tuple[float, float] | None:
     """Scores of chosen and rejected that a row has beside them."""
     for pattern in ("score_{}", "{}_score", "{}_rating", "rating_{}"):
@@ -326,14 +259,3 @@ def _code(*texts: str) -> int:
 def _said(response: Text) -> str:
     """A response as one text, white space at its ends apart."""
     return response.strip() if isinstance(response, str) else repr(response)
-
-
-def _whole(prompt: Text | list[Message]) -> str:
-    """All of a prompt's text."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(str(message.get("content") or "") for message in prompt)
-
-
-def _plain(text: str) -> str:
-    return _SPACE.sub("", text.casefold())

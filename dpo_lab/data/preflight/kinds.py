@@ -44,12 +44,14 @@ KINDS = {
         "serious",
         "Text written by another model's chat template",
         "Give rows as messages ({role, content}), so that --model writes its own markup, or name "
-        "the template they were written for with --chat-template FILE.",
+        "the template they were written for with --chat-template FILE; of a few, --clean-out "
+        "FOLDER leaves them out.",
     ),
     "own_markup": Kind(
         "warning",
         "The model's own special tokens inside a message",
-        "Take them out of the text: the chat template writes them around each message.",
+        "Take them out of the text, since the chat template writes them around each message; "
+        "--clean-out FOLDER leaves these rows out.",
         0.01,
     ),
     "end_twice": Kind(
@@ -67,7 +69,7 @@ KINDS = {
     "same_but_space": Kind(
         "warning",
         "Chosen and rejected differ only in case or white space",
-        "Leave these rows out, unless form is what is to be learnt.",
+        "--clean-out FOLDER leaves these rows out, unless form is what is to be learnt.",
         0.05,
     ),
     "script_differs": Kind(
@@ -79,38 +81,36 @@ KINDS = {
         "serious",
         "The row's own scores rate chosen below rejected",
         "Swap the sides (--columns chosen rejected rejected chosen) if it is nearly all rows; "
-        "leave these rows out if it is a few.",
+        "if it is a few, --clean-out FOLDER leaves them out.",
     ),
     "score_tied": Kind(
         "warning",
         "The row's own scores rate both responses the same",
-        "Leave ties out: their label is chance.",
+        "Their label is chance; --clean-out FOLDER leaves them out.",
     ),
     "both_labels": Kind(
         "warning",
         "The same pair with both labels",
-        "Keep the label that is right, or train with --label-smoothing {smoothing} (--loss sigmoid "
-        "or robust), which expects so many wrong ones.",
+        "--clean-out FOLDER leaves both out; --label-smoothing {smoothing} (--loss sigmoid or "
+        "robust) expects so many wrong ones.",
         0.01,
     ),
     "repeated": Kind(
         "note",
         "The same pair again, with the same label",
-        "Leave repeats out: a repeated pair weighs more than others.",
+        "A repeated pair weighs more than others; --clean-out FOLDER keeps the first.",
         0.2,
     ),
     "equal_prompts": Kind(
         "warning",
         "Held-out prompts that are trained on, too",
-        "Training leaves them out of the held-out pairs; make the splits apart by prompt, or use "
-        "one file with --held-out 0.1.",
+        "Training leaves them out of the held-out pairs; --clean-out FOLDER does so for good.",
         0.2,
     ),
     "near_prompts": Kind(
         "warning",
         "Held-out prompts nearly equal to one that is trained on",
-        "Results on these measure memory. Move both to one side: give a folder with train.jsonl "
-        "and test.jsonl that are split by group of prompts.",
+        "Results on these measure memory; --clean-out FOLDER leaves them out of the held-out rows.",
         0.01,
     ),
     "one_prompt": Kind(
@@ -173,7 +173,7 @@ UNUSABLE_FIXES = {
     "responses equal after truncation": "{length}",
     "response empty after truncation": "{length}",
     "an end token inside the response": "Take the end token out of the text.",
-    "same tokens as chosen": "Leave these rows out.",
+    "same tokens as chosen": "They prefer nothing, and training leaves them out.",
     NO_TEMPLATE: "Take the instruct model, or give --chat-template FILE.",
     "refused by the chat template": "Fix the roles of these rows, or give --chat-template FILE.",
     "rewritten by the chat template": "Give a template that keeps what was said before: "
@@ -182,7 +182,7 @@ UNUSABLE_FIXES = {
 SKIPPED_FIXES = {
     NO_SHARED_PROMPT: "Name the column that holds it: --columns prompt NAME.",
     "missing": "Name the columns: --columns prompt ... chosen ... rejected ...",
-    "equal to chosen": "Leave these rows out: they prefer nothing.",
+    "equal to chosen": "They prefer nothing, and training leaves them out.",
 }
 OTHER_FIX = "Fix these rows; training leaves them out (--on-bad-rows raise stops there)."
 RULE_FIXES = {

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 SHINGLE = 3
 """Words in a shingle."""
+Shingle = tuple[str, ...]
+_FEWEST, _OFTEN = 200, 0.05
 BANDS, ROWS = 32, 4
 """Two texts are compared if all rows of any band agree: with Jaccard similarity s, with
 probability 1 - (1 - s^4)^32, which is 0.9998 at 0.7."""
@@ -31,54 +34,96 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.casefold()) or [text]
 
 
-def jaccard(one: Sequence[str], other: Sequence[str]) -> float:
-    """Shingles that two texts share, over all that either has; of lists of words."""
-    a, b = _shingles(one), _shingles(other)
-    return len(a & b) / len(a | b)
-
-
-def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
+def shingles(words: Sequence[str]) -> set[Shingle]:
+    """Every three words that follow each other; of a shorter text, all of it."""
     last = max(1, len(words) - SHINGLE + 1)
     return {tuple(words[start : start + SHINGLE]) for start in range(last)}
 
 
-def signatures(texts: Sequence[Sequence[str]]) -> np.ndarray:
+def template_shingles(texts: Iterable[Sequence[str]]) -> frozenset[Shingle]:
+    """Shingles that many texts share, as where all questions stand in one long instruction.
+
+    They say nothing about whether two texts are nearly equal.
+
+    Args:
+        texts: Words of each text; of fewer than 200, none is a template.
+    """
+    texts = list(texts)
+    if len(texts) < _FEWEST:
+        return frozenset()
+    counts = Counter(shingle for words in texts for shingle in shingles(words))
+    return frozenset(shingle for shingle, count in counts.items() if count > _OFTEN * len(texts))
+
+
+def jaccard(
+    one: Sequence[str], other: Sequence[str], template: frozenset[Shingle] = frozenset()
+) -> float:
+    """Shingles that two texts share, over all that either has.
+
+    Args:
+        one: Words of a text.
+        other: Words of the other.
+        template: Shingles that do not count, unless a text has no other.
+    """
+    sets = [shingles(one), shingles(other)]
+    own = [some - template for some in sets]
+    a, b = own if all(own) else sets
+    return len(a & b) / len(a | b)
+
+
+def signatures(
+    texts: Sequence[Sequence[str]], template: frozenset[Shingle] = frozenset()
+) -> np.ndarray:
     """MinHash signatures, `(texts, BANDS * ROWS)`: two agree in a share that estimates `jaccard`.
 
     Args:
         texts: Words of each text, at least one.
+        template: Shingles that do not count, unless a text has no other.
 
     Source:
         Broder 1997; hashing by multiplication and shift, Dietzfelbinger et al. 1997.
     """
-    hashed, ends = [], []
+    codes, starts = _shingle_codes(texts)
+    if template:
+        known, _ = _shingle_codes(list(template))
+        own = ~np.isin(codes, known)
+        own |= ~np.repeat(np.logical_or.reduceat(own, starts), np.diff(np.r_[starts, len(codes)]))
+        starts = np.r_[0, np.cumsum(own)][starts]
+        codes = codes[own]
+    found = np.empty((len(texts), len(_FACTORS)), dtype=np.uint32)
+    for number, (factor, offset) in enumerate(zip(_FACTORS, _OFFSETS, strict=True)):
+        mixed = (codes * factor + offset) >> np.uint64(32)
+        found[:, number] = np.minimum.reduceat(mixed, starts)
+    return found
+
+
+def _shingle_codes(texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """A hash of each shingle of each text, and where each text's begin."""
+    hashed: list[int] = []
+    ends = []
     for words in texts:
         codes = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words]
         codes += [0] * (SHINGLE - len(codes))  # a text of one or two words is one shingle
         hashed += codes
         ends.append(len(hashed))
-    codes = np.asarray(hashed, dtype=np.uint64)
-    whole = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
+    each = np.asarray(hashed, dtype=np.uint64)
+    whole = np.zeros(len(each) - SHINGLE + 1, dtype=np.uint64)
     for place in range(SHINGLE):
-        whole += (codes[place : place + len(whole)] + np.uint64(1)) * _MIX[place]
+        whole += (each[place : place + len(whole)] + np.uint64(1)) * _MIX[place]
         whole ^= whole >> np.uint64(29)
     # Those that reach over a text's end into the next go.
-    inside = np.ones(len(codes), dtype=bool)
+    inside = np.ones(len(each), dtype=bool)
     for back in range(1, SHINGLE):
         inside[np.asarray(ends) - back] = False
-    whole = whole[inside[: len(whole)]]
     starts = np.r_[0, np.asarray(ends[:-1], dtype=np.int64)]
-    starts -= (SHINGLE - 1) * np.arange(len(starts))
-    found = np.empty((len(texts), len(_FACTORS)), dtype=np.uint32)
-    for number, (factor, offset) in enumerate(zip(_FACTORS, _OFFSETS, strict=True)):
-        mixed = (whole * factor + offset) >> np.uint64(32)
-        found[:, number] = np.minimum.reduceat(mixed, starts)
-    return found
+    return whole[inside[: len(whole)]], starts - (SHINGLE - 1) * np.arange(len(starts))
 
 
-def band_codes(texts: Sequence[Sequence[str]]) -> np.ndarray:
+def band_codes(
+    texts: Sequence[Sequence[str]], template: frozenset[Shingle] = frozenset()
+) -> np.ndarray:
     """One number for each band of each text's signature, `(texts, BANDS)`."""
-    rows = signatures(texts).reshape(len(texts), BANDS, ROWS).astype(np.uint64)
+    rows = signatures(texts, template).reshape(len(texts), BANDS, ROWS).astype(np.uint64)
     mixed = np.zeros(rows.shape[:2], dtype=np.uint64)
     for row in range(ROWS):
         mixed = (mixed + rows[:, :, row] + np.uint64(1)) * _MIX[row]

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
 from dpo_lab.data.preflight.column_files import ColumnFiles
 from dpo_lab.data.preflight.division import Division, prompt_of
-from dpo_lab.data.preflight.minhash import BANDS, jaccard, words_of
+from dpo_lab.data.preflight.minhash import BANDS, Shingle, jaccard, words_of
 
 NEAR = 0.7
 """Prompts are nearly equal if they share this much of their shingles, three words each (Jaccard);
 one word changed among twenty leaves 0.71."""
-_COMPARED = 8
-"""Prompts that agree in a band, and are compared with one: what many share is found anyhow."""
+_COMPARED, _AT_MOST = 8, 64
+"""Prompts that are compared with one: of those that agree in a band, and in all. More than a few
+agree only where many prompts share much."""
 
 
 def near_prompts(
     columns: ColumnFiles,
     division: Division,
+    template: frozenset[Shingle] = frozenset(),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, tuple[int, float]]:
     """Held-out prompts, each with one nearly equal that is trained on.
@@ -30,6 +33,7 @@ def near_prompts(
     Args:
         columns: Of all pairs.
         division: Their split.
+        template: Shingles that many prompts share, which do not count.
         progress: Called with bands compared, and all bands.
 
     Returns:
@@ -39,6 +43,7 @@ def near_prompts(
     found: dict[int, tuple[int, float]] = {}
     left = np.flatnonzero(division.first & division.held_out)
     trained = division.first & ~division.held_out
+    spent: Counter[int] = Counter()
     for number in range(BANDS):
         name = f"band{number}"
         wanted = _gathered(columns, name, left)
@@ -48,10 +53,12 @@ def near_prompts(
             ordered, rows = codes[inside], inside + start
             begins, ends = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
             for place in np.flatnonzero(begins < ends):
-                row, end = int(left[place]), min(ends[place], begins[place] + _COMPARED)
-                if row not in found:
-                    likest = _likest(columns, row, rows[begins[place] : end])
-                    found |= {row: likest} if likest else {}
+                row, begin = int(left[place]), begins[place]
+                if row not in found and spent[row] < _AT_MOST:
+                    others = rows[begin : min(ends[place], begin + _COMPARED)]
+                    spent[row] += len(others)
+                    if likest := _likest(columns, row, others, template):
+                        found[row] = likest
         left = np.setdiff1d(left, list(found))
         if progress:
             progress(number + 1, BANDS)
@@ -67,12 +74,14 @@ def _gathered(columns: ColumnFiles, name: str, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
 
 
-def _likest(columns: ColumnFiles, row: int, others: np.ndarray) -> tuple[int, float] | None:
+def _likest(
+    columns: ColumnFiles, row: int, others: np.ndarray, template: frozenset[Shingle]
+) -> tuple[int, float] | None:
     """The one that is most nearly equal and not equal, if it is near enough."""
     (key,) = columns.read("prompt", row, row + 1)
     words = words_of(prompt_of(columns.text(row)))
     compared = [
-        (jaccard(words, words_of(prompt_of(columns.text(other)))), other)
+        (jaccard(words, words_of(prompt_of(columns.text(other))), template), other)
         for other in map(int, others)
         if columns.read("prompt", other, other + 1)[0] != key
     ]

@@ -43,6 +43,7 @@ class DataCheck:
         rules: Rules that look at form alone, the best first.
         scripts: Texts by script: prompt, chosen, rejected.
         findings: What was found, the most serious first.
+        cleaned: Rows written to `train.jsonl` and `test.jsonl`, if any were.
     """
 
     source: str
@@ -56,6 +57,7 @@ class DataCheck:
     rules: tuple[RuleResult, ...]
     scripts: Mapping[str, Mapping[str, int]]
     findings: tuple[Finding, ...]
+    cleaned: tuple[int, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -109,5 +111,6 @@ class DataCheck:
                 for rule in self.rules
             ],
             "scripts": {side: dict(counts) for side, counts in self.scripts.items()},
+            "cleaned": self.cleaned,
             "findings": [asdict(one) | {"share": one.share} for one in self.findings],
         }

@@ -11,6 +11,7 @@ from dpo_lab.data.preflight.minhash import (
     band_codes,
     jaccard,
     signatures,
+    template_shingles,
     words_of,
 )
 
@@ -75,3 +76,42 @@ def test_bands_find_what_is_near_and_few_of_what_is_not():
     codes = band_codes(texts)
     assert (codes == band_codes(near)).any(1).mean() > 0.995
     assert (codes == band_codes(far)).any(1).mean() < 0.02
+
+
+def test_what_many_texts_share_does_not_count():
+    """Of 300 questions in one long instruction, what is left is each question's own."""
+    draw = random.Random(5)
+    before = [f"instruction{n}" for n in range(30)]
+    own = [[f"w{draw.randrange(10**6)}" for _ in range(12)] for _ in range(300)]
+    texts = [before + words for words in own]
+    template = template_shingles(texts)
+    assert template == {tuple(before[n : n + 3]) for n in range(28)}
+    assert jaccard(texts[0], texts[1]) == pytest.approx(28 / 52)
+    assert jaccard(texts[0], texts[1], template) == 0
+    assert jaccard(before, before + ["end"], template) == pytest.approx(28 / 29), "nothing else"
+    # Twelve shingles each, two of them at the seam; one word changes three: 9 of 15 are shared.
+    changed = [*texts[0][:36], "another", *texts[0][37:]]
+    assert jaccard(texts[0], changed, template) == pytest.approx(9 / 15)
+    assert not template_shingles(texts[:199])
+    with_it = (band_codes(texts[:1], template) == band_codes(texts[1:], template)).any(1)
+    without = (band_codes(texts[:1]) == band_codes(texts[1:])).any(1)
+    assert not with_it.any() and without.mean() > 0.9
+
+
+def test_signatures_without_the_template_estimate_the_similarity_without_it():
+    draw = random.Random(6)
+    shared = [f"s{n}" for n in range(40)]
+    template = frozenset(tuple(shared[n : n + 3]) for n in range(38))
+    ones, others, true = [], [], []
+    for _ in range(300):
+        words = [f"w{draw.randrange(10**6)}" for _ in range(draw.choice([0, 5, 30]))]
+        ones.append(shared + words)
+        others.append(shared + edited(words, min(len(words), 3), draw))
+        true.append(jaccard(ones[-1], others[-1], template))
+    agree = (signatures(ones, template) == signatures(others, template)).mean(1)
+    true = np.array(true)
+    some = (true > 0) & (true < 1)
+    deviation = np.sqrt(true[some] * (1 - true[some]) / (BANDS * ROWS))
+    standard = (agree[some] - true[some]) / deviation
+    assert (agree[true == 1] == 1).all() and some.sum() > 50
+    assert abs(standard.mean()) < 4 / np.sqrt(some.sum())

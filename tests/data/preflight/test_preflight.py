@@ -259,3 +259,29 @@ def test_two_processes_say_the_same(planted, tokenizer, monkeypatch):
     monkeypatch.setattr(checking, "ALONE", 1)
     shared = check_pairs(path, tokenizer, SETTINGS, processes=2)
     assert json.dumps(shared.as_dict()) == json.dumps(found.as_dict())
+
+
+def test_the_clean_rows_are_those_that_nothing_is_wrong_with(planted, tokenizer, tmp_path):
+    path, found, rows = planted
+    again = check_pairs(path, tokenizer, SETTINGS, clean_out=tmp_path)
+    assert again.findings == found.findings
+    kept = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "test")
+    }
+    assert again.cleaned == (len(kept["train"]), len(kept["test"]))
+    wrong = set().union(*(rows[kind] for kind in PLACES if kind != "end_twice"))
+    original = [json.loads(line) for line in path.read_text().splitlines()]
+    train, held_out = load_train_and_held_out(path, on_bad_rows="skip")
+    for name, pairs in (("train", train), ("test", held_out)):
+        assert kept[name] == [original[p.row - 1] for p in pairs if p.row not in wrong]
+    clean = check_pairs(tmp_path, tokenizer, SETTINGS)
+    assert names(clean) == {"shortcut", "end_twice"} and clean.usable == clean.rows
+
+
+def test_clean_rows_need_data_that_can_be_read_again(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="can be read only once"):
+        check_pairs(iter([ROW]), tokenizer, clean_out=tmp_path / "a")
+    check_pairs([ROW] * 2, tokenizer, clean_out=tmp_path / "b")
+    assert (tmp_path / "b" / "train.jsonl").read_text() == json.dumps(ROW) + "\n"
+    assert not (tmp_path / "b" / "test.jsonl").exists()
