@@ -76,8 +76,8 @@ def planted_row(index: int, longer: float = 0.5, end: str = "<|im_end|>") -> dic
         "prompt": _sentence(draw, 20, 30),
         "chosen": chosen,
         "rejected": rejected,
-        "score_chosen": 8.0,
-        "score_rejected": 3.0,
+        "chosen_score": 8.0,
+        "rejected_score": 3.0,
     }
     if kind == "end_twice":
         row["chosen"] += end
@@ -89,7 +89,7 @@ def planted_row(index: int, longer: float = 0.5, end: str = "<|im_end|>") -> dic
     elif kind == "skipped":
         row["rejected"] = row["chosen"]
     elif kind == "score_against":
-        row |= {"score_chosen": 2.0, "score_rejected": 3.0}
+        row |= {"chosen_score": 2.0, "rejected_score": 3.0}
     return row
 
 

@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.model_settings import Device
-from dpo_lab.models.weights import weights_fingerprint
+from dpo_lab.models.weights import base_fingerprint, weights_fingerprint
 from dpo_lab.training.runs import Run
 
 
+def checkpoint_of(run: Run) -> Path:
+    """The folder of a run's newest checkpoint.
+
+    Raises:
+        FileNotFoundError: If it has none yet.
+    """
+    checkpoint = run.checkpoint
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"{run.path}: this run has no checkpoint yet. Wait for its first one, or resume it."
+        )
+    return checkpoint
+
+
 def policy_of(
-    run: Run, *, device: Device = "auto", trust_remote_code: bool = False
+    run: Run, *, device: Device = "auto", trust_remote_code: bool = False, merge: bool = True
 ) -> LanguageModel:
-    """The policy of a run's last checkpoint, with the run's chat template.
+    """The policy of a run's newest checkpoint, which writes prompts as the run did.
 
     Args:
         run: The run.
         device: Where it goes.
         trust_remote_code: Whether code that comes with the model may run.
+        merge: Whether to merge an adapter; otherwise it stays beside its base, as in training.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint yet.
+        FileNotFoundError: If there is no checkpoint, or no base under its adapter.
+        ValueError: If it does not load, or its base is not the one that the run began with.
     """
-    if run.checkpoint is None:
-        raise FileNotFoundError(f"{run.path}: this run has no checkpoint yet.")
-    model = load_model(str(run.checkpoint), device=device, trust_remote_code=trust_remote_code)
-    return _with_template(run, model)
+    policy = load_model(
+        checkpoint_of(run), device=device, trust_remote_code=trust_remote_code, merge=merge
+    )
+    known = run.environment.get("weights_fingerprint")
+    if policy.lora and known and known != base_fingerprint(policy):
+        raise ValueError(
+            f"{run.path}: the base under its adapter, {run.config.model!r}, is not the model that "
+            "the run began with, so adapter and base do not belong together. Restore the base."
+        )
+    return _with_template(run, policy)
 
 
 def reference_of(
     run: Run, *, device: Device = "auto", trust_remote_code: bool = False
 ) -> LanguageModel:
-    """The reference of a run, with the run's chat template.
+    """The reference of a run, which writes prompts as the run did.
 
     Args:
         run: The run.
@@ -59,5 +83,5 @@ def reference_of(
 
 def _with_template(run: Run, model: LanguageModel) -> LanguageModel:
     config = run.config
-    model.use_template(config.chat_template, config.template_date)
+    model.use_template(config.chat_template, config.template_date, config.thinking)
     return model

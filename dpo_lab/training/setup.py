@@ -14,6 +14,7 @@ from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.pairs import Text
 from dpo_lab.data.preferences import Preferences, preferences_from_rows
+from dpo_lab.data.templates import use_template
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing
@@ -245,7 +246,9 @@ def _training_reward(config: TrainConfig, reward_fn: RewardFn | None) -> RewardF
         )
     if config.reward != TRUTH:
         try:
-            return load_reward_model(config.reward, config.device)
+            reward = load_reward_model(config.reward, config.device)
+            use_template(reward.tokenizer, thinking=config.thinking)
+            return reward
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"reward={config.reward}: no reward model can be loaded from there ({error}). "

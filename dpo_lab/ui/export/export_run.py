@@ -15,7 +15,7 @@ from dpo_lab.models.quantised import bits_config
 from dpo_lab.training.checkpoints import noted_at_checkpoint
 from dpo_lab.training.files import write_json, write_text
 from dpo_lab.training.job import Progress
-from dpo_lab.training.run_policy import checkpoint_of, load_run_policy
+from dpo_lab.training.run_models import checkpoint_of, policy_of
 from dpo_lab.training.runs import Run
 from dpo_lab.training.whole_folder import check_place, written_whole
 from dpo_lab.ui.export.curves_svg import curves_svg
@@ -125,7 +125,7 @@ def export_run(
             # Quantised where the run is compared too: each kind of device has its own last bit.
             place = device if run.config.quantize else "cpu"
             options = {"device": place, "trust_remote_code": trust_remote_code}
-            write_whole(load_run_policy(run, merge=True, **options), scratch, dtype)
+            write_whole(policy_of(run, **options), scratch, dtype)
             give_back_memory()
         checked = Reloaded((), "")
         if probes:

@@ -140,6 +140,12 @@ def _use(run: Run, facts: CardFacts) -> str:
             'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)` loads an adapter as it '
             "was trained."
         )
+    if run.config.thinking == "empty":
+        note += (
+            "\n\nThe policy was trained to answer with thinking turned off: give "
+            "`apply_chat_template` the template's switch for that, `enable_thinking=False` or "
+            "`thinking=False`."
+        )
     return (
         f"With {needs}:\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

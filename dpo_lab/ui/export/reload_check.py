@@ -18,7 +18,8 @@ from dpo_lab.models.loading import LanguageModel, known_ids
 from dpo_lab.models.model_settings import Bits, Device
 from dpo_lab.models.quantised import quiet_bitsandbytes
 from dpo_lab.training.job import Progress, naming
-from dpo_lab.training.run_policy import Probes, load_run_policy, probes_of
+from dpo_lab.training.probes import Probes, probes_of
+from dpo_lab.training.run_models import policy_of
 from dpo_lab.training.runs import Run
 
 FLOAT32_NATS, FLOAT32_LARGEST = 1e-4, 1e-2
@@ -70,7 +71,7 @@ def check_export(
         ValueError: If its tokenizer gives other ids than that of the run, or it cannot be quantised
             here.
     """
-    policy = load_run_policy(run, device=device, trust_remote_code=trust_remote_code)
+    policy = policy_of(run, device=device, trust_remote_code=trust_remote_code, merge=False)
     found = probes_of(run, policy, probes, prompts)
     _check_tokenizer(run, policy, folder, found, trust_remote_code)
     answering = naming(progress, "answers of the policy")
@@ -112,7 +113,7 @@ def _check_tokenizer(
 ) -> None:
     """Raise unless the folder's tokenizer and template write the prompts as in training."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    use_template(tokenizer, None, run.config.template_date)
+    use_template(tokenizer, None, run.config.template_date, run.config.thinking)
     theirs = Encoder(tokenizer, known_ids(policy.base)).prompts(probes.texts)
     differ = sum(a != b for a, b in zip(probes.prompts, theirs, strict=True))
     if differ:

@@ -1,80 +1,19 @@
-"""The policy that a run trained, loaded again from its folder, and prompts to probe it with."""
+"""Prompts to probe a run's policy with, in the form in which it was trained on them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dpo_lab.data.pairs import Text
 from dpo_lab.data.templates import CannotEncode
 from dpo_lab.data.text_to_ids import Ids
-from dpo_lab.models.loading import LanguageModel, load_model
-from dpo_lab.models.model_settings import Device
-from dpo_lab.models.quantised import compute_in_float32
-from dpo_lab.models.weights import base_fingerprint
+from dpo_lab.models.loading import LanguageModel
 from dpo_lab.training.runs import Run
 from dpo_lab.training.setup import load_data
 
 logger = logging.getLogger(__name__)
-
-
-def checkpoint_of(run: Run) -> Path:
-    """The folder of a run's newest checkpoint.
-
-    Raises:
-        FileNotFoundError: If it has none yet.
-    """
-    checkpoint = run.checkpoint
-    if checkpoint is None:
-        raise FileNotFoundError(
-            f"{run.path}: this run has no checkpoint yet. Wait for its first one, or resume it."
-        )
-    return checkpoint
-
-
-def load_run_policy(
-    run: Run, *, device: Device = "auto", trust_remote_code: bool = False, merge: bool = False
-) -> LanguageModel:
-    """The policy of a run's newest checkpoint in float32, with its chat template and date.
-
-    Args:
-        run: The run.
-        device: Where to put it.
-        trust_remote_code: Whether code that comes with the model may run.
-        merge: Whether to merge an adapter; otherwise it stays beside its base, as in training.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint, or no base under its adapter.
-        ValueError: If it does not load, or its base is not the one that the run began with.
-
-    Note:
-        Under QLoRA the base is quantised again, as in training. Merged, the result is in float32:
-        what quantising made of the base, written out, and the adapter. It is the policy; the
-        adapter on the base's own weights is not.
-    """
-    checkpoint, config = checkpoint_of(run), run.config
-    policy = load_model(
-        checkpoint,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        merge=merge,
-        quantize=config.quantize,
-    )
-    known = run.environment.get("weights_fingerprint")
-    # Each kind of device quantises in its own way, to the last bit.
-    there = str(run.environment.get("device", "")).startswith(policy.device.type)
-    if config.quantize and not there:
-        known = None
-    if policy.lora and known and known != base_fingerprint(policy):
-        raise ValueError(
-            f"{run.path}: the base under its adapter, {config.model!r}, is not the model that the "
-            "run began with, so adapter and base do not belong together. Restore the base."
-        )
-    compute_in_float32(policy.model)
-    policy.use_template(config.chat_template, config.template_date)
-    return policy
 
 
 @dataclass(frozen=True)
