@@ -72,12 +72,18 @@ def judge_all(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dpo-lab judge")
     asked = {pool.submit(judge, question): question for question in open_ones}
     try:
-        for done, verdict in enumerate(as_completed(asked), start=1):
+        done = len(questions) - len(open_ones)
+        for verdict in as_completed(list(asked)):
             session.add(asked[verdict], verdict.result())
+            del asked[verdict]
+            done += 1
             if progress:
-                progress(len(questions) - len(open_ones) + done, len(questions))
-    finally:
+                progress(done, len(questions))
+    finally:  # after an error, what was asked meanwhile is kept, too
         pool.shutdown(cancel_futures=True)
+        for verdict, question in asked.items():
+            if not verdict.cancelled() and verdict.exception() is None:
+                session.add(question, verdict.result())
 
 
 def _question(pair: AnswerPair, seed: int) -> Question:

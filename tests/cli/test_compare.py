@@ -77,6 +77,8 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     seen: list[str] = []
 
     def judge(text: str):
+        if "Oslo" in text:  # whether it works at all
+            return 200, "[[A]]"
         seen.append(text)
         if len(seen) == 5:
             return 200, "no idea"
@@ -89,9 +91,9 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     with chat_server(judge) as server:
         wire = ["--url", server.url, "--judge-model", "judge-7b", "--key-from", "MY_KEY"]
         found = compared(capsys, *words, *wire, "--workers", 1)
-        count = len(server.requests)
+        count = len(seen)
         again = compared(capsys, *words, *wire)
-        assert len(server.requests) == count, "nothing is asked twice"
+        assert len(seen) == count, "nothing is asked twice"
     truth, wired = found["judges"]
     assert wired["judge"] == "judge-7b" and found["answers"] == 18
     asked = 18 - found["same"]
@@ -135,6 +137,16 @@ def test_what_cannot_be_done_is_said_before_anything_is_drawn(runs, capsys, tmp_
     words = [runs / "good" if word == "RUN" else word for word in words]
     code, _, err = run_cli(capsys, "compare", *words, "--out", out)
     assert code == 2 and said in err and not out.exists()
+
+
+def test_a_judge_that_does_not_work_is_found_before_anything_is_drawn(runs, capsys, tmp_path):
+    out = tmp_path / "out"
+    with chat_server(lambda text: (404, {"error": "no such model"})) as server:
+        code, _, err = run_cli(
+            capsys, "compare", "--run", runs / "good", "--url", server.url, "--judge-model", "x",
+            "--out", out,
+        )  # fmt: skip
+    assert code == 2 and "no such model" in err and not out.exists()
 
 
 def test_a_folder_of_another_comparison_is_refused(runs, capsys, tmp_path):
