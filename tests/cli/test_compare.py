@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import threading
 
 import pytest
 from chat_server import chat_server
@@ -106,6 +109,40 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     for file in out.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     assert found["a"] == "good" and found["b"] == "other"
+
+
+@pytest.mark.slow
+def test_after_a_kill_no_verdict_is_lost_and_none_is_asked_again(runs, capsys, tmp_path):
+    """Killed while the eighth question is being answered: that one alone is asked twice."""
+    asked: list[str] = []
+    reached, killed = threading.Event(), threading.Event()
+
+    def judge(text: str):
+        if "Oslo" in text:
+            return 200, "[[A]]"
+        asked.append(text)
+        if len(asked) == 8:
+            reached.set()
+            killed.wait(60)
+        return 200, "[[A]]"
+
+    with chat_server(judge) as server:
+        words = [
+            "--run", runs / "good", "--out", tmp_path / "out", "--url", server.url,
+            "--judge-model", "j", "--workers", 1, *DRAWN,
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "dpo_lab", "compare", *map(str, words)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        assert reached.wait(120)
+        process.kill()
+        process.wait(30)
+        killed.set()
+        code, out, err = run_cli(capsys, "compare", *words)
+        assert code == 0, err
+    found = json.loads(out.splitlines()[-1])
+    different = found["answers"] - found["same"]
+    assert found["judges"][1]["verdicts"] == 2 * different
+    assert len(asked) == 2 * different + 1 and asked[7] == asked[8]
 
 
 def test_the_table_says_it_in_words(runs, capsys, tmp_path):
