@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from itertools import count
 from random import Random
 
 from dpo_lab.annotation.questions import Answer, Choice, Question
@@ -69,14 +71,21 @@ def judge_all(
     """
     answered = {answer.question.number for answer in session.answers}
     open_ones = [question for question in questions if question.number not in answered]
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="dpo-lab judge")
-    asked = {pool.submit(judge, question): question for question in open_ones}
-    try:
-        for done, verdict in enumerate(as_completed(asked), start=1):
-            session.add(asked[verdict], verdict.result())
+    done, writing = count(len(questions) - len(open_ones) + 1), threading.Lock()
+
+    def ask(question: Question) -> None:
+        """In a worker, which asks nothing more before this verdict is on disk."""
+        verdict = judge(question)
+        with writing:
+            session.add(question, verdict)
             if progress:
-                progress(len(questions) - len(open_ones) + done, len(questions))
-    finally:
+                progress(next(done), len(questions))
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="dpo-lab judge")
+    try:
+        for asked in as_completed([pool.submit(ask, question) for question in open_ones]):
+            asked.result()
+    finally:  # what is being asked when another request fails is kept, too
         pool.shutdown(cancel_futures=True)
 
 

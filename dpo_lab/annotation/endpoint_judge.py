@@ -41,6 +41,9 @@ better, [[B]] if answer B is better, [[tie]] if they are equally good."""
 """What the judge reads; a text of one's own has the same three places in braces."""
 _VERDICT = re.compile(r"\[\[(A|B|tie)\]\]", re.IGNORECASE)
 _TRY_AGAIN = {408, 409, 425, 429}
+_THIS_REQUEST = {400, 413, 422}
+"""Refusals that may be of one question, such as a conversation that is too long for the model."""
+_EASY = Question(0, "Where is Oslo?", "Oslo is in Norway.", "Oslo is in Chile.", 0)
 _LONGEST_PAUSE = 60.0
 _SHOWN = 200
 
@@ -53,7 +56,7 @@ class EndpointJudge:
     """Asks a model behind `URL/chat/completions` which of two answers is better.
 
     A reply without exactly one verdict is no verdict: it is counted and kept in `malformed`, and
-    the choice is `skip`.
+    the choice is `skip`. So is a question that an endpoint refuses which answered before.
 
     Args:
         url: The endpoint up to its version, such as `http://localhost:8000/v1`.
@@ -67,7 +70,7 @@ class EndpointJudge:
         pause: Waits so many seconds.
 
     Attributes:
-        malformed: Replies without a verdict, shortened.
+        malformed: Replies without a verdict and refusals of single questions, shortened.
 
     Raises:
         ValueError: If the URL, the instruction or a number cannot be used, or the variable is not
@@ -106,6 +109,7 @@ class EndpointJudge:
                 )
             headers["Authorization"] = f"Bearer {self._key}"
         self.malformed: list[str] = []
+        self._works = False
         self._client = httpx.Client(headers=headers, timeout=timeout)
 
     @property
@@ -120,20 +124,30 @@ class EndpointJudge:
         Raises:
             JudgeError: If the endpoint does not answer, refuses, or answers with something else.
         """
-        places = {"prompt": _words(question.prompt), "a": question.a, "b": question.b}
-        text = re.sub(r"\{(prompt|a|b)\}", lambda found: places[found[1]], self.instruction)
-        reply = self._reply(text)
+        reply = self._reply(self._question(question), self.tries)
         verdict = verdict_of(reply)
         if verdict is None:
             self.malformed.append(self._safe(reply)[-_SHOWN:])
             return "skip"
         return verdict
 
+    def check(self) -> None:
+        """Ask an easy question, to see that address, key and model are right.
+
+        Raises:
+            JudgeError: If they are not.
+        """
+        self._reply(self._question(_EASY), min(self.tries, 3))
+
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
 
-    def _reply(self, text: str) -> str:
+    def _question(self, question: Question) -> str:
+        places = {"prompt": _words(question.prompt), "a": question.a, "b": question.b}
+        return re.sub(r"\{(prompt|a|b)\}", lambda found: places[found[1]], self.instruction)
+
+    def _reply(self, text: str, tries: int) -> str:
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": text}],
@@ -141,7 +155,7 @@ class EndpointJudge:
             "max_tokens": self.max_tokens,
         }
         reason = ""
-        for attempt in range(self.tries):
+        for attempt in range(tries):
             wait = min(2.0**attempt, _LONGEST_PAUSE)
             try:
                 response = self._client.post(f"{self.url}/chat/completions", json=body)
@@ -149,15 +163,18 @@ class EndpointJudge:
                 reason = f"{type(error).__name__}: {self._safe(str(error))}"
             else:
                 if response.is_success:
+                    self._works = True
                     return self._content(response)
+                if self._works and response.status_code in _THIS_REQUEST:
+                    return self._refusal(response)
                 if response.status_code not in _TRY_AGAIN and response.status_code < 500:
                     raise JudgeError(self._refusal(response))
                 reason = f"status {response.status_code}"
                 wait = min(_seconds(response.headers) or wait, _LONGEST_PAUSE)
-            if attempt + 1 < self.tries:
+            if attempt + 1 < tries:
                 self._pause(wait)
         raise JudgeError(
-            f"{self.url}: no reply after {self.tries} tries ({reason}). The verdicts so far are "
+            f"{self.url}: no reply after {tries} tries ({reason}). The verdicts so far are "
             "kept: see that the endpoint runs, then run the same command again."
         )
 

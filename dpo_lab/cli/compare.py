@@ -196,6 +196,7 @@ class Compare:
             judges[self.judge_model] = JudgeSetup(
                 endpoint, endpoint.facts, self.orders, workers=self.workers
             )
+            endpoint.check()
         return judges
 
     def _print(self, result: ComparisonResult, page: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from chat_server import chat_server
 
@@ -124,6 +126,46 @@ def test_what_cannot_be_used_is_refused(monkeypatch):
     assert EndpointJudge("http://h/v1/chat/completions", "m").url == "http://h/v1"
 
 
+def test_a_question_that_is_refused_alone_is_counted():
+    """The model's context may be too short for one; a first refusal is about the settings."""
+    with chat_server(lambda text: (400, "too long") if "Chile" in text else (200, "[[A]]")) as on:
+        judge = EndpointJudge(on.url, "m")
+        with pytest.raises(JudgeError, match="refused the request"):
+            judge(ASKED)
+        assert judge(Question(1, "p", "a", "b", 0)) == "A"
+        assert judge(ASKED) == "skip" and "too long" in judge.malformed[0]
+
+
+def test_address_key_and_model_are_checked_by_an_easy_question():
+    with chat_server(lambda text: (200, "I cannot say")) as server:
+        judge = EndpointJudge(server.url, "m")
+        judge.check()
+        assert judge.malformed == [] and len(server.requests) == 1
+    with chat_server(lambda text: (404, "no such model")) as server:
+        with pytest.raises(JudgeError, match="no such model"):
+            EndpointJudge(server.url, "m").check()
+
+
+def test_what_was_asked_while_another_request_failed_is_kept(tmp_path):
+    """Four requests at a time: one is refused, the other three are answered after that."""
+    pairs = [AnswerPair(n, f"prompt {n}", f"good {n}", f"bad {n}") for n in range(4)]
+    session = Session(tmp_path / "judge")
+    at_work, refused = threading.Barrier(4), threading.Event()
+
+    def judge(question: Question):
+        at_work.wait(10)
+        if question.draw == 2:
+            refused.set()
+            raise JudgeError("refused")
+        assert refused.wait(10)
+        return "A"
+
+    with pytest.raises(JudgeError):
+        judge_all(session, blind_questions(pairs, 0, 1), judge, workers=4)
+    assert sorted(answer.question.draw for answer in session.answers) == [0, 1, 3]
+    session.close()
+
+
 def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path, key):
     """Nothing is lost, nothing is asked twice, and the key is in no file."""
     pairs = [AnswerPair(n, f"prompt {n}", f"good {n}", f"bad {n}") for n in range(10)]
@@ -132,14 +174,14 @@ def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path, key):
 
     def answer(text: str):
         if len(server.requests) > 7 and not healthy[0]:
-            return 400, "broken"
+            return 404, "broken"
         return 200, "[[A]]" if text.index("good") < text.index("bad") else "[[B]]"
 
     with chat_server(answer) as server:
         healthy[0] = False
         judge = EndpointJudge(server.url, "m", key_from=key)
         session = Session(tmp_path / "judge")
-        with pytest.raises(JudgeError, match="status 400"):
+        with pytest.raises(JudgeError, match="status 404"):
             judge_all(session, questions, judge)
         kept = len(session.answers)
         assert 0 < kept < 20

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import threading
 
 import pytest
 from chat_server import chat_server
@@ -77,6 +80,8 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     seen: list[str] = []
 
     def judge(text: str):
+        if "Oslo" in text:  # whether it works at all
+            return 200, "[[A]]"
         seen.append(text)
         if len(seen) == 5:
             return 200, "no idea"
@@ -89,9 +94,9 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     with chat_server(judge) as server:
         wire = ["--url", server.url, "--judge-model", "judge-7b", "--key-from", "MY_KEY"]
         found = compared(capsys, *words, *wire, "--workers", 1)
-        count = len(server.requests)
+        count = len(seen)
         again = compared(capsys, *words, *wire)
-        assert len(server.requests) == count, "nothing is asked twice"
+        assert len(seen) == count, "nothing is asked twice"
     truth, wired = found["judges"]
     assert wired["judge"] == "judge-7b" and found["answers"] == 18
     asked = 18 - found["same"]
@@ -104,6 +109,40 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     for file in out.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     assert found["a"] == "good" and found["b"] == "other"
+
+
+@pytest.mark.slow
+def test_after_a_kill_no_verdict_is_lost_and_none_is_asked_again(runs, capsys, tmp_path):
+    """Killed while the eighth question is being answered: that one alone is asked twice."""
+    asked: list[str] = []
+    reached, killed = threading.Event(), threading.Event()
+
+    def judge(text: str):
+        if "Oslo" in text:
+            return 200, "[[A]]"
+        asked.append(text)
+        if len(asked) == 8:
+            reached.set()
+            killed.wait(60)
+        return 200, "[[A]]"
+
+    with chat_server(judge) as server:
+        words = [
+            "--run", runs / "good", "--out", tmp_path / "out", "--url", server.url,
+            "--judge-model", "j", "--workers", 1, *DRAWN,
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "dpo_lab", "compare", *map(str, words)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        assert reached.wait(120)
+        process.kill()
+        process.wait(30)
+        killed.set()
+        code, out, err = run_cli(capsys, "compare", *words)
+        assert code == 0, err
+    found = json.loads(out.splitlines()[-1])
+    different = found["answers"] - found["same"]
+    assert found["judges"][1]["verdicts"] == 2 * different
+    assert len(asked) == 2 * different + 1 and asked[7] == asked[8]
 
 
 def test_the_table_says_it_in_words(runs, capsys, tmp_path):
@@ -135,6 +174,16 @@ def test_what_cannot_be_done_is_said_before_anything_is_drawn(runs, capsys, tmp_
     words = [runs / "good" if word == "RUN" else word for word in words]
     code, _, err = run_cli(capsys, "compare", *words, "--out", out)
     assert code == 2 and said in err and not out.exists()
+
+
+def test_a_judge_that_does_not_work_is_found_before_anything_is_drawn(runs, capsys, tmp_path):
+    out = tmp_path / "out"
+    with chat_server(lambda text: (404, {"error": "no such model"})) as server:
+        code, _, err = run_cli(
+            capsys, "compare", "--run", runs / "good", "--url", server.url, "--judge-model", "x",
+            "--out", out,
+        )  # fmt: skip
+    assert code == 2 and "no such model" in err and not out.exists()
 
 
 def test_a_folder_of_another_comparison_is_refused(runs, capsys, tmp_path):

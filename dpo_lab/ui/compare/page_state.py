@@ -67,6 +67,8 @@ def _doing(models: TwoModels, names: tuple[str, str]) -> str:
         return "The models are being loaded."
     if not models.busy:
         return "Ready."
+    if models.drawing:
+        return "Your message is next: answers for the blind choice are being drawn."
     return f"{names[1 if models.rows[-1]['b'] else 0]} is answering."
 
 

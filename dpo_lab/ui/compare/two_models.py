@@ -35,6 +35,7 @@ class TwoModels:
     Attributes:
         rows: The chat so far: prompt, answer of A, answer of B.
         busy: Whether an answer of the chat is being written.
+        drawing: Whether answers to prompts are being drawn, which a message has to wait for.
         loaded: Whether both models are there.
         remembers: Whether both models are given the earlier turns.
         error: What ended the thread.
@@ -51,7 +52,7 @@ class TwoModels:
         changed: Callable[[], None],
     ):
         self.rows: list[dict[str, str]] = []
-        self.busy = self.loaded = False
+        self.busy = self.drawing = self.loaded = False
         self.remembers = True
         self.error: BaseException | None = None
         self.problem = ""
@@ -152,11 +153,13 @@ class TwoModels:
         return not self._closed
 
     def _draw(self) -> None:
+        self.drawing = True
         for side in self._sides:
             if not self._closed and self._message is None:
                 behind = len(side.answers) <= min(len(each.answers) for each in self._sides)
                 if behind and not side.complete:
                     side.draw_block(BLOCK)
+        self.drawing = False
         self._drawn(answer_pairs(*self._sides), self._complete)
         self._tell()
 
