@@ -172,4 +172,5 @@ def _cost(config: TrainConfig, found: DataCheck) -> RunCost:
     seconds = step.seconds(best_product(device))
     share = found.usable / max(1, found.trained + found.held_out)
     trained = max(1, round(found.trained * share))
+    trained = min(trained, config.limit or trained)
     return RunCost(config.total_steps(trained), step.total_gb, seconds, device.type)

@@ -275,8 +275,11 @@ class _Found:
 
     def _nothing(self, source: str) -> str:
         rows = sum(self.rows.values())
-        examples = [example for name in self.skipped.counts for example in self.skipped.shown(name)]
-        why = f" (row {examples[0].row}: {examples[0].beside})" if examples else ""
+        why = ""
+        for reason in list(self.skipped.counts)[:1]:
+            (first, *_) = self.skipped.shown(reason)
+            detail = f", {first.beside}" if first.beside else ""
+            why = f" (row {first.row}: {reason}{detail})"
         return (
             f"{source}: none of its {rows} rows makes a pair{why}. Name its columns with "
             "--columns (columns=), or fix its rows."

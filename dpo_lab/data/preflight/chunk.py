@@ -121,8 +121,7 @@ class Examiner:
             made = row.problem or self._pair(row.number, value, use)
             if isinstance(made, RowProblem):
                 text = shortened(str(row.value)) if row.value is not None else ""
-                words = f"{made.reason} ({made.detail})" if made.detail else made.reason
-                example = Example(row.number, split, text, shortened(words, 240))
+                example = Example(row.number, split, text, shortened(made.detail, 240))
                 chunk.skipped.add(made.reason, row.number, lambda example=example: example)
             else:
                 pairs[prompt_column(value, self._columns) is None].append(made)
@@ -215,8 +214,7 @@ class Examiner:
             if (short.chosen, short.rejected) != (ids.chosen, ids.rejected):
                 found.add("responses_cut", by_row[ids.row], f"{len(ids):,} tokens")
         for problem in problems:
-            words = f"{problem.reason} ({problem.detail})" if problem.detail else problem.reason
-            found.add(f"unusable/{problem.reason}", by_row[problem.row], words)
+            found.add(f"unusable/{problem.reason}", by_row[problem.row], problem.detail)
         return {ids.row: ids for ids in encoded}, usable
 
 

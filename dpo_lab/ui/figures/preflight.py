@@ -10,7 +10,7 @@ from dpo_lab.data.preflight.shortcuts import NOTABLE, SERIOUS
 from dpo_lab.ui.figures.style import CHOSEN, POLICY, REJECTED, STYLE, TEXT, THEORY, tint
 from dpo_lab.ui.html.tables import escaped
 
-_PANELS = ((0, 0.27), (0.345, 0.615), (0.81, 1))
+_PANELS = ((0, 0.26), (0.335, 0.575), (0.8, 1))
 HEIGHT = 340
 
 
@@ -24,7 +24,7 @@ def preflight_figure(found: DataCheck) -> go.Figure:
     limit = found.settings.max_length
     pair = found.lengths["pair"]
     cut = pair.above(limit)
-    _head(figure, 0, "Length of a pair", f"prompt and longer response; {cut:,} above {limit:,}")
+    _head(figure, 0, "Length of a pair", f"{cut:,} above max_length {limit:,} (dotted)")
     _head(figure, 1, "Length of a response", "before any cut")
     _head(figure, 2, "Rules that look at form alone", "share right, ties a half; 95 % interval")
     edges = _bars(figure, pair)
@@ -32,10 +32,6 @@ def preflight_figure(found: DataCheck) -> go.Figure:
         figure.add_shape(
             x0=limit, x1=limit, y0=0, y1=1, xref="x", yref="y domain", line_color=THEORY
         )
-        figure.add_annotation(
-            x=limit, y=1, xref="x", yref="y domain", text=f"max_length {limit:,}",
-            xanchor="right" if limit > edges[-1] / 2 else "left", yanchor="top",
-        )  # fmt: skip
     _lines(figure, found)
     _rules(figure, found)
     for number in (1, 2):

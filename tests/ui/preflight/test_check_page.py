@@ -43,6 +43,6 @@ def test_the_figure_shows_the_counts(found, tmp_path):
     assert sum(bars.y) == found.data.lengths["pair"].number == 42
     assert sum(chosen.y[:-1]) == sum(rejected.y[:-1]) == 42
     assert list(rules.x) == [rule.share for rule in reversed(found.data.rules)]
-    assert "0 above 200" in figure.layout.annotations[0].text
+    assert "0 above max_length 200" in figure.layout.annotations[0].text
     written = json.loads(figure.to_json())
     assert "<img" not in json.dumps(written)
