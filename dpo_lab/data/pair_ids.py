@@ -30,6 +30,7 @@ class TokenizedPair:
         rendered: Whether the chat template has written it.
         score_margin: Score of chosen minus that of rejected, if known.
         part: Number of the pair among those of its row.
+        single: Whether it is a single response, whose other side is empty.
     """
 
     prompt: Ids
@@ -40,6 +41,7 @@ class TokenizedPair:
     rendered: bool = field(default=False, compare=False)
     score_margin: float | None = None
     part: int = field(default=0, compare=False)
+    single: bool = False
 
     @property
     def place(self) -> tuple[int, int]:

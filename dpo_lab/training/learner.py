@@ -21,6 +21,7 @@ from dpo_lab.training.pair_order import pair_order
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.schedule import schedule_factor
 from dpo_lab.training.step_gradient import Outcome, StepGradient
+from dpo_lab.training.unpaired_gradient import UnpairedGradient
 
 GRADIENTS: dict[str, type[StepGradient]] = {
     "dpo": PairGradient,
@@ -61,6 +62,8 @@ class Learner:
             keep_freed_memory()
         self.optimizer = _optimizer(self.config, self.parameters)
         method = job.step_gradient or GRADIENTS[self.config.method]
+        if self.config.loss_function.unpaired and job.step_gradient is None:
+            method = UnpairedGradient
         self.gradient: StepGradient = method(job, self.parameters)
 
     @property
