@@ -1,8 +1,8 @@
 """Every loss beside TRL's: the same pairs, the same moved policy, loss and gradient compared.
 
 TRL's own trainer collates the batch, runs its model and calls its `_compute_loss`; the lab goes its
-own way from the same token ids. CPO and ORPO are compared by the loss functions of TRL's trainers
-for them, on the same log-probabilities.
+own way from the same token ids. KTO is compared with TRL's trainer of single responses, CPO and
+ORPO by the loss functions of TRL's trainers for them, on the same log-probabilities.
 
 Usage: python benchmarks/losses.py [--json FILE]   (needs `pip install 'dpo-lab[bench]'`)
 """
@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 from trl_side import SameTokens, rows_in_order, trl_config
@@ -31,10 +32,13 @@ from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.job import Job
 from dpo_lab.training.learner import Learner
 from dpo_lab.training.setup import prepare
+from dpo_lab.training.unpaired_baseline import mismatched
 
 CONFIG = TrainConfig(beta=0.3, steps=1, batch_pairs=16, limit=200, eval_every=0, eval_pairs=0)
 MOVED = 0.05
 """Standard deviation of the noise on every weight: margins of about a nat."""
+MOVED_KTO = -0.004
+"""The same for KTO: so small, and in such a direction, that z0 is above 0."""
 # For losses of means over tokens, which are small.
 BETAS = {"sigmoid_norm": 3.0, "ipo_norm": 3.0, "simpo": 2.5}
 
@@ -87,6 +91,7 @@ def compare_all() -> dict[str, Agreement]:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(Path(scratch))
         found = {name: trainer.compare(replace(CONFIG, **some)) for name, some in cases.items()}
+        found["kto"] = compare_kto(Path(scratch) / "kto")
     return found | compare_reference_free()
 
 
@@ -135,6 +140,58 @@ class Trainer:
         trl.f_alpha_divergence_coef = options.get("f_alpha_divergence_coef", 0.5)
 
 
+class SameSingles(KTOTrainer):
+    """TRL's trainer of single responses, which takes token ids as they are."""
+
+    _prepare_dataset = SameTokens._prepare_dataset
+    _get_train_sampler = SameTokens._get_train_sampler
+
+
+def compare_kto(scratch: Path) -> Agreement:
+    """KTO on one batch of single responses, with the same prompts and others' responses for z0."""
+    weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
+    config = replace(CONFIG, loss="kto", micro_batch_tokens=30, **weights)
+    job = moved_job(config, MOVED_KTO)
+    learner = Learner(job)
+    indices = learner.order.batch(0)
+    singles = [job.train.tokens[index] for index in indices]
+    rows = [
+        {
+            "prompt_ids": list(one.prompt),
+            "completion_ids": list(one.chosen or one.rejected),
+            "KL_completion_ids": list(other),
+            "label": bool(one.chosen),
+        }
+        for one, (_, other) in zip(singles, mismatched(singles), strict=True)
+    ]
+    path, _ = builtin_model(CONFIG.model)
+    trainer = SameSingles(
+        model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        args=KTOConfig(
+            output_dir=str(scratch),
+            per_device_train_batch_size=len(rows),
+            beta=config.beta,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            **weights,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(path),
+    )
+    move(trainer.model, MOVED_KTO)
+    inputs = next(iter(trainer.get_train_dataloader()))
+    theirs = trainer._compute_loss(trainer.model, dict(inputs), False)
+    theirs.backward()
+    outcome = learner.gradient.accumulate(indices, 1, config.beta)
+    difference, norm = gradient_difference(job.policy.model, trainer.model)
+    (logged,) = (some["kl"][-1] for some in trainer._metrics.values() if some.get("kl"))
+    ours, theirs = outcome.losses.mean().item(), theirs.item()
+    apart = [abs(ours - theirs) / abs(theirs), abs(job.baseline - logged)]  # z0 in nats
+    return Agreement(max(apart), difference / norm)
+
+
 def compare_reference_free() -> dict[str, Agreement]:
     """SimPO, CPO and ORPO by TRL's functions for them, pair by pair."""
     job = moved_job(CONFIG)
@@ -158,19 +215,20 @@ def compare_reference_free() -> dict[str, Agreement]:
     return found
 
 
-def moved_job(config: TrainConfig) -> Job:
+def moved_job(config: TrainConfig, by: float | None = None) -> Job:
     """A job whose policy has left its reference."""
     job = prepare(config)
-    move(job.policy.model)
+    move(job.policy.model, by)
     return job
 
 
 @torch.no_grad()
-def move(model: nn.Module) -> None:
-    """Add the same noise to the weights of every model of one kind."""
+def move(model: nn.Module, by: float | None = None) -> None:
+    """Add the same noise, by default `MOVED`, to the weights of every model of one kind."""
+    by = MOVED if by is None else by
     generator = torch.Generator().manual_seed(0)
     for _, weight in sorted(model.named_parameters()):
-        weight += MOVED * torch.randn(weight.shape, generator=generator)
+        weight += by * torch.randn(weight.shape, generator=generator)
 
 
 def gradient_difference(ours: nn.Module, theirs: nn.Module) -> tuple[float, float]:

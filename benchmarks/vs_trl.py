@@ -82,14 +82,14 @@ def job_of(benchmark: Benchmark, scratch: Path, **changes):
     return prepare(config_of(benchmark, **changes), cache=cache)
 
 
-def run_lab(benchmark: Benchmark, scratch: Path, lora_rank: int | None = None) -> dict:
+def run_lab(benchmark: Benchmark, scratch: Path, **settings) -> dict:
     """Train with the lab."""
     from dpo_lab import train
 
-    job = job_of(benchmark, scratch, lora_rank=lora_rank)
-    started = time.perf_counter()
+    job = job_of(benchmark, scratch, **settings)
+    started, processor = time.perf_counter(), time.process_time()
     records = list(train(job))
-    seconds = time.perf_counter() - started
+    seconds, processor = time.perf_counter() - started, time.process_time() - processor
     steps = [
         {
             "loss": record["loss"],
@@ -99,7 +99,8 @@ def run_lab(benchmark: Benchmark, scratch: Path, lora_rank: int | None = None) -
         }
         for record in records
     ]
-    return {"seconds": seconds, "steps": steps, **useful_work(job)}
+    spent = {"seconds": seconds, "processor_seconds": processor}
+    return {**spent, "steps": steps, **useful_work(job)}
 
 
 def useful_work(job) -> dict:

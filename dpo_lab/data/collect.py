@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dpo_lab.data.columns import ColumnUse
-from dpo_lab.data.known_layouts import KnownLayout, find_layout
+from dpo_lab.data.known_layouts import KnownLayout, find_layout, own_names
 from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pairs import Pair
 from dpo_lab.data.problems import BadRowsRule, RowProblem, UnusableRow
@@ -15,6 +15,7 @@ from dpo_lab.data.ranked import RankedPairs
 from dpo_lab.data.readers import Row
 from dpo_lab.data.repeats import find_repeats
 from dpo_lab.data.rows import NO_SHARED_PROMPT, prompt_column, row_to_pair, with_messages
+from dpo_lab.data.thumbs import one_sided
 
 
 def collect_pairs(
@@ -44,12 +45,13 @@ def collect_pairs(
         BadRows: If any row cannot be used and the rule is `raise`.
         ValueError: If nothing is left, or a column that looks like the prompt would be left out.
     """
+    columns, renames = own_names(columns)
     explicit: list[Pair] = []
     implicit: list[Pair] = []
     problems: list[RowProblem] = []
     use = ColumnUse(columns, ignored)
     count = ties = 0
-    reader = _RowReader(columns, use, ranked_pairs)
+    reader = _RowReader(columns, renames, use, ranked_pairs)
     for row in rows:
         count += 1
         for value, made in reader.read(row):
@@ -90,8 +92,14 @@ def collect_pairs(
 class _RowReader:
     """Pairs of rows, in the lab's own layout or in a known one, which the first row decides."""
 
-    def __init__(self, columns: Mapping[str, str], use: ColumnUse, pairs: RankedPairs):
-        self.columns, self.use, self.pairs = columns, use, pairs
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        renames: Mapping[str, str],
+        use: ColumnUse,
+        pairs: RankedPairs,
+    ):
+        self.columns, self.renames, self.use, self.pairs = columns, renames, use, pairs
         self.layout: KnownLayout | None = None
         self._decided = any(name != given for name, given in columns.items())
 
@@ -100,10 +108,13 @@ class _RowReader:
         if row.problem:
             yield row.value, row.problem
             return
+        value = row.value
+        if self.renames and isinstance(value, Mapping):
+            value = {self.renames.get(name, name): cell for name, cell in value.items()}
         if not self._decided:
-            self.layout, self._decided = find_layout(row.value), True
+            self.layout, self._decided = find_layout(value), True
         try:
-            values = self.layout.rows(row.value, self.pairs) if self.layout else [row.value]
+            values = self.layout.rows(value, self.pairs) if self.layout else [value]
         except UnusableRow as why:
             yield row.value, why.at(row.number)
             return
@@ -111,6 +122,8 @@ class _RowReader:
             value = with_messages(value, self.columns)
             use = None if part else self.use  # a row's columns count once
             made = _pair_or_problem(row.number, value, self.columns, use)
+            if self.layout and self.layout.thumb:
+                made = one_sided(made, value, self.layout.thumb[0])
             yield value, made if isinstance(made, RowProblem) else replace(made, part=part)
 
 

@@ -16,6 +16,7 @@ from dpo_lab.data.messages import is_message
 from dpo_lab.data.problems import UnusableRow
 from dpo_lab.data.ranked import RankedPairs, ranked_rows, scores_of_ranks
 from dpo_lab.data.scores import SCORES
+from dpo_lab.data.thumbs import THUMB, row_of_thumb
 
 Row = Mapping[str, Any]
 PAIR = ("chosen", "rejected")
@@ -33,6 +34,7 @@ class KnownLayout:
         absent: Columns that such data has not.
         only: Whether there is no other column.
         fits: Whether the first row's values are of this layout, beyond its columns.
+        thumb: The columns of a response and of its thumb, if rows are single responses.
     """
 
     name: str
@@ -41,6 +43,7 @@ class KnownLayout:
     absent: tuple[str, ...] = ()
     only: bool = False
     fits: Callable[[Row], bool] = lambda row: True
+    thumb: tuple[str, str] | None = None
 
     def matches(self, row: Row) -> bool:
         """Whether a row looks like it."""
@@ -59,6 +62,26 @@ class KnownLayout:
             if row.get(column) is None:
                 raise UnusableRow(column, "missing", f"the rows are read as {self.name}")
         return self.read(row, pairs)
+
+
+OTHER = (*THUMB, "responses", "scores", "ranks")
+"""Columns that a caller may name besides those of a pair."""
+
+
+def own_names(columns: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Columns by the lab's names, if the caller has named some that no pair has.
+
+    Args:
+        columns: Names in the source, by the lab's.
+
+    Returns:
+        Names in rows whose columns are renamed, by the lab's; and what to rename, from source to
+        lab: nothing, unless a column of `OTHER` is named.
+    """
+    pair = {name: given for name, given in columns.items() if name not in OTHER}
+    if all(columns.get(name, name) == name for name in OTHER):
+        return pair, {}
+    return {name: name for name in pair}, {given: name for name, given in columns.items()}
 
 
 def find_layout(row: Any) -> KnownLayout | None:
@@ -197,6 +220,29 @@ def _listed(prompt: str, column: str, response: str, score: str, ranks: bool = F
     return read
 
 
+def _thumb(*thumb: str) -> Callable[[Row, RankedPairs], list[dict[str, Any]]]:
+    """A prompt, a response and its thumb, these in two columns."""
+    return lambda row, pairs: [row_of_thumb(row, *thumb)]
+
+
+def _alpaca_thumb(row: Row, pairs: RankedPairs) -> list[dict[str, Any]]:
+    (made,) = _alpaca(row, pairs)
+    return [row_of_thumb(made, "output", "kto_tag")]
+
+
+def _conversation_thumb(column: str, label: str):
+    """A conversation, the last message of which is the response."""
+
+    def read(row: Row, pairs: RankedPairs) -> list[dict[str, Any]]:
+        messages = row[column]
+        if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) < 2:
+            raise UnusableRow(column, "wrong type", "no list of a prompt's messages and an answer")
+        made = {"prompt": messages[:-1], column: [messages[-1]]}
+        return [row_of_thumb({**row, **made}, column, label)]
+
+    return read
+
+
 def _holds(column: str, *fields: str) -> Callable[[Row], bool]:
     """Whether a column is a list of objects with these fields."""
 
@@ -262,6 +308,16 @@ LAYOUTS = (
     KnownLayout("ShareGPT ranking", ("conversations", *PAIR), absent=("prompt",),
                 fits=_is_sharegpt),
     KnownLayout("HH-RLHF", PAIR, only=True, fits=_is_hh),
+    KnownLayout("LLaMA-Factory thumbs (Alpaca)", ("instruction", "output", "kto_tag"),
+                _alpaca_thumb, (*PAIR, "prompt"), thumb=("output", "kto_tag")),
+    KnownLayout("LLaMA-Factory thumbs (ShareGPT)", ("conversations", "kto_tag"),
+                _conversation_thumb("conversations", "kto_tag"), (*PAIR, "prompt"),
+                thumb=("conversations", "kto_tag")),
+    KnownLayout("thumbs (messages, label)", ("messages", "label"),
+                _conversation_thumb("messages", "label"), (*PAIR, "prompt"),
+                thumb=("messages", "label")),
+    KnownLayout("thumbs (prompt, completion, label)", ("prompt", *THUMB), _thumb(*THUMB), PAIR,
+                thumb=THUMB),
     KnownLayout("ranked responses", ("prompt", "responses", "scores"),
                 _ranked("prompt", "responses", "scores"), PAIR),
     KnownLayout("ranked responses", ("prompt", "responses", "ranks"),

@@ -28,6 +28,7 @@ class LoadReport:
         alike: Rows that make a pair and repeat an earlier one in all that is used, and differ in
             the rest.
         ties: Pairs left out because their two scores are equal.
+        what: What was made of the rows.
         layout: The public layout that the columns were recognised as, if any.
     """
 
@@ -41,11 +42,12 @@ class LoadReport:
     duplicates: Repeats = Repeats()
     alike: Repeats = Repeats()
     ties: int = 0
+    what: str = "pairs"
     layout: str = ""
 
     def __str__(self) -> str:
         """One line, with the numbers of the first rows."""
-        parts = [f"{self.source}: {self.kept} pairs from {self.rows} rows"]
+        parts = [f"{self.source}: {self.kept} {self.what} from {self.rows} rows"]
         if self.skipped:
             reasons = ", ".join(f"{n} {why}" for why, n in self.skipped.items())
             rows = [problem.row for problem in self.problems]

@@ -45,6 +45,7 @@ class TokenizedPair:
         rendered: Whether the chat template has written it.
         score_margin: Score of chosen minus that of rejected, if known.
         part: Number of the pair among those of its row.
+        single: Whether it is a single response, whose other side is empty.
     """
 
     prompt: Ids
@@ -55,6 +56,7 @@ class TokenizedPair:
     rendered: bool = field(default=False, compare=False)
     score_margin: float | None = None
     part: int = field(default=0, compare=False)
+    single: bool = False
 
     @property
     def place(self) -> tuple[int, int]:
@@ -181,8 +183,7 @@ class _PairEncoder:
         response = getattr(pair, side)
         if isinstance(response, str):
             return []
-        shared = shared_messages(pair.chosen, pair.rejected)
-        return scored_turns(response, shared, self.score_turns)
+        return scored_turns(response, _shared(pair), self.score_turns)
 
     def _shaped(self, pair: Pair) -> tuple[Pair, tuple[str, ...]]:
         """The pair as the model gets it, text or messages, and what was done for that."""
@@ -202,13 +203,17 @@ def _several_messages(pair: Pair) -> bool:
     return any(not isinstance(side, str) and len(side) > 1 for side in (pair.chosen, pair.rejected))
 
 
+def _shared(pair: Pair) -> int:
+    """How many messages its responses begin with alike; none if it is one response twice."""
+    return 0 if pair.chosen == pair.rejected else shared_messages(pair.chosen, pair.rejected)
+
+
 def _what_parts(pair: Pair) -> tuple[str, ...]:
     """What is particular to a pair of conversations."""
     if not _several_messages(pair):
         return ()
-    shared = shared_messages(pair.chosen, pair.rejected)
     sides = pair.chosen, pair.rejected
-    parted = any(side[shared]["role"] != "assistant" for side in sides)
+    parted = any(side[_shared(pair)]["role"] != "assistant" for side in sides)
     trailing = any(side[-1]["role"] != "assistant" for side in sides)
     return (PARTED,) * parted + (TRAILING,) * trailing
 

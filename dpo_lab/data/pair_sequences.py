@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.text_to_ids import PromptResponse
 from dpo_lab.data.token_ids import count_scored, up_to_scored
@@ -59,6 +62,29 @@ class PairSequences:
     def all(self) -> list[PromptResponse]:
         """Chosen, then rejected, then the cut ones."""
         return [*self.chosen, *self.rejected, *self.cut]
+
+    @property
+    def places(self) -> list[int]:
+        """Places in `all` of those that have a response: a single one has none beside it."""
+        return [place for place, (_, response) in enumerate(self.all) if response]
+
+    @property
+    def scored(self) -> list[PromptResponse]:
+        """Those of `all` that have a response."""
+        return [sequence for sequence in self.all if sequence[1]]
+
+    def spread(self, logps: Tensor) -> Tensor:
+        """Values of `scored` in their places in `all`, 0 elsewhere.
+
+        Args:
+            logps: `(scored,)`.
+        """
+        places = self.places
+        if len(places) == len(self.all):
+            return logps
+        return logps.new_zeros(len(self.all)).index_copy(
+            0, torch.tensor(places, device=logps.device), logps
+        )
 
     def __len__(self) -> int:
         """How many pairs there are."""

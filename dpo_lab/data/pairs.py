@@ -33,6 +33,9 @@ class Pair:
         rejected_sampled: The same of rejected.
         score_margin: Score of chosen minus that of rejected, where the row has both; 0 is a tie.
         part: Number of the pair among those of its row, from 0.
+
+    A single response is a pair with one side: people liked it, so that it is chosen and rejected is
+    empty, or they did not, and chosen is empty.
     """
 
     prompt: Text
@@ -48,6 +51,11 @@ class Pair:
     def place(self) -> tuple[int, int]:
         """Row and part: the same for no other pair of its source."""
         return self.row, self.part
+
+    @property
+    def single(self) -> bool:
+        """Whether it has one side only."""
+        return not (self.chosen and self.rejected)
 
     @property
     def sampled(self) -> bool:

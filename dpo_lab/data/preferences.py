@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_lab.data.builtin import BUILTIN, RewardFn
 from dpo_lab.data.collect import collect_pairs
+from dpo_lab.data.known_layouts import OTHER
 from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pairs import SIDES, Pair, Text
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows
@@ -26,10 +27,14 @@ from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.scores import SCORES
 from dpo_lab.data.sources import read_rows
+from dpo_lab.data.thumbs import PairUp, paired_up, taken_apart
 from dpo_lab.data.tools import tools_apart
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+Thumbs = Literal["refuse", "keep"] | PairUp
+"""What becomes of single responses that are called good or bad."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def load_preferences(
     max_gz_gb: float = MAX_GZ_GB,
     keep_ties: bool = False,
     ranked_pairs: RankedPairs = "all",
+    thumbs: Thumbs = "refuse",
 ) -> Preferences:
     """Read preference pairs.
 
@@ -117,7 +123,8 @@ def load_preferences(
             (`train-00000-of-00003`) or the file whose name begins so. A single file is its own
             only split and any name is accepted.
         columns: Names in the source of `prompt`, `chosen`, `rejected`, and of the numbers
-            `score_chosen` and `score_rejected`, where they differ.
+            `score_chosen` and `score_rejected`, where they differ; of single responses, those of
+            `completion` and `label`; of ranked ones, `responses` and `scores` or `ranks`.
         on_bad_rows: `skip` leaves bad rows out and counts them in the report; `raise` stops with
             every one listed. By default they are skipped with a warning (`SkippedRows`).
         max_problems: How many bad rows are named; all are counted.
@@ -126,6 +133,9 @@ def load_preferences(
         keep_ties: Whether to keep pairs whose two scores are equal, which are left out otherwise.
         ranked_pairs: Of several scored or ranked responses to a prompt, `all` compares every two,
             `best` the best with each other one.
+        thumbs: What becomes of single responses that are called good or bad: by default they are
+            refused; `keep` keeps them, as pairs with one side, and takes pairs apart into such;
+            `all` or `balanced` pairs up the good and the bad ones of each prompt, as `paired_up`.
 
     Returns:
         The pairs, with a report of what was read and skipped.
@@ -153,7 +163,7 @@ def load_preferences(
         ranked_pairs=ranked_pairs,
     )
     rule.warn(report.skipped, report)
-    return Preferences(pairs, report, builtin and builtin.reward_fn)
+    return with_thumbs(Preferences(pairs, report, builtin and builtin.reward_fn), thumbs)
 
 
 def preferences_from_rows(
@@ -166,6 +176,7 @@ def preferences_from_rows(
     name: str = "rows",
     keep_ties: bool = False,
     ranked_pairs: RankedPairs = "all",
+    thumbs: Thumbs = "refuse",
 ) -> Preferences:
     """The same from rows in memory: dictionaries, or a `datasets.Dataset`.
 
@@ -178,6 +189,7 @@ def preferences_from_rows(
         name: What to call the source in messages.
         keep_ties: As in `load_preferences`.
         ranked_pairs: As in `load_preferences`.
+        thumbs: As in `load_preferences`.
 
     Raises:
         BadRows: As `load_preferences`.
@@ -188,7 +200,7 @@ def preferences_from_rows(
         name, numbered(rows), columns, rule, keep_ties=keep_ties, ranked_pairs=ranked_pairs
     )
     rule.warn(report.skipped, report)
-    return Preferences(pairs, report, reward_fn)
+    return with_thumbs(Preferences(pairs, report, reward_fn), thumbs)
 
 
 def as_preferences(
@@ -208,6 +220,39 @@ def as_preferences(
     return read(data, **options)
 
 
+def with_thumbs(preferences: Preferences, thumbs: Thumbs) -> Preferences:
+    """What becomes of single responses, as in `load_preferences`.
+
+    Raises:
+        ValueError: If there are some and they are refused, or no two of them make a pair.
+    """
+    report, singles = preferences.report, sum(pair.single for pair in preferences)
+    if thumbs == "keep":
+        pairs = taken_apart(preferences)
+        ups = sum(bool(pair.chosen) for pair in pairs)
+        what = f"single responses ({ups} good, {len(pairs) - ups} bad)"
+        report = replace(report, kept=len(pairs), what=what)
+        return replace(preferences, pairs=tuple(pairs), report=report)
+    if not singles:
+        return preferences
+    if thumbs == "refuse":
+        raise ValueError(
+            f"{report.source}: holds single responses called good or bad, not pairs. Train on them "
+            "with the loss kto or bco (--loss kto), or pair up those of each prompt (--pair-up "
+            "all, thumbs='all')."
+        )
+    pairs, unused = paired_up(preferences, thumbs)
+    if not pairs:
+        raise ValueError(
+            f"{report.source}: no prompt has both a good and a bad response, so nothing can be "
+            "paired up. Train on single responses (--loss kto)."
+        )
+    what = f"pairs of {singles - unused} single responses, {unused} unpaired,"
+    return replace(
+        preferences, pairs=tuple(pairs), report=replace(report, kept=len(pairs), what=what)
+    )
+
+
 def check_limit(limit: int | None) -> None:
     """Refuse a limit that would leave no pair.
 
@@ -219,7 +264,7 @@ def check_limit(limit: int | None) -> None:
 
 
 def _check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    names = (*COLUMNS, *SCORES)
+    names = (*COLUMNS, *SCORES, *OTHER)
     unknown = sorted(set(columns or {}) - set(names))
     if unknown:
         raise ValueError(

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.end_tokens import Ids
-from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
+from dpo_lab.data.pair_ids import TokenizedPair
 from dpo_lab.data.pairs import SIDES, PromptFormat
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows, RowProblem, UnusableRow
 from dpo_lab.data.sampled_reader import SampledReader
+from dpo_lab.data.single_ids import encode_singles
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.data.token_ids import turns_of, without_end_context
 from dpo_lab.data.turns import ScoreTurns
@@ -54,7 +55,8 @@ class TokenizedPairs(Sequence[TokenizedPair]):
         return chosen + [(pair.prompt, pair.rejected) for pair in self.pairs]
 
     def __str__(self) -> str:
-        parts = [f"{len(self)} pairs tokenised"]
+        what = "single responses" if any(pair.single for pair in self.pairs) else "pairs"
+        parts = [f"{len(self)} {what} tokenised"]
         if self.truncated_prompts:
             parts.append(f"{self.truncated_prompts} prompts truncated")
         if self.truncated_responses:
@@ -107,7 +109,7 @@ def tokenize_pairs(
     _check_lengths(max_length, max_prompt_length)
     encoder = Encoder(tokenizer, vocabulary)
     reader = SampledReader(encoder)
-    encoded, problems = encode_pairs(encoder, preferences, prompt_format, reader, score_turns)
+    encoded, problems = encode_singles(encoder, preferences, prompt_format, reader, score_turns)
     kept, cut = [], Counter()
     for pair in encoded:
         try:
@@ -155,6 +157,8 @@ def check_ids(pair: TokenizedPair, encoder: Encoder) -> None:
         raise UnusableRow("prompt", "no token in the prompt")
     for side in SIDES:
         ids = getattr(pair, side)
+        if not ids and pair.single:
+            continue
         turns = turns_of(ids)
         if not turns or any(turn[0] in encoder.end_ids for turn in turns):
             raise UnusableRow(side, "no token in the response")
@@ -184,7 +188,7 @@ def fit(
         raise UnusableRow("chosen", "response empty after truncation")
     sides = {side: without_end_context(getattr(pair, side)[:room]) for side in SIDES}
     for side, ids in sides.items():
-        if not ids:
+        if not ids and getattr(pair, side):
             raise UnusableRow(side, "response empty after truncation")
     short = replace(pair, prompt=prompt, **sides)
     if short.chosen == short.rejected:

@@ -5,7 +5,7 @@ Importing this package registers every loss in `LOSSES`.
 
 from dpo_lab.objective.dpo import dpo_loss, hinge_loss, ipo_loss  # isort: split
 
-from dpo_lab.objective import anchored, reference_free, scored
+from dpo_lab.objective import anchored, reference_free, scored, unpaired
 from dpo_lab.objective.bradley_terry import (
     calibration,
     expected_accuracy,
@@ -41,4 +41,5 @@ __all__ = [
     "sequence_logps",
     "token_kl",
     "token_logps",
+    "unpaired",
 ]

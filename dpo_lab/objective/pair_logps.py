@@ -38,6 +38,7 @@ class PairLogps:
             them; for losses that use scores.
         rankings: A number for each pair: the same where prompt and chosen response are; for losses
             of rankings.
+        baseline: What losses of single responses compare a log-ratio with, nats.
 
     Raises:
         ValueError: If the shapes differ.
@@ -52,6 +53,7 @@ class PairLogps:
     mean_chosen_length: float | None = None
     score_margins: Tensor | None = None
     rankings: Tensor | None = None
+    baseline: float = 0.0
 
     def __post_init__(self) -> None:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -72,7 +74,8 @@ class PairLogps:
         """The parts of an optimiser's batch concatenated, in their order."""
         names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
         whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return cls(**whole, mean_chosen_length=parts[0].mean_chosen_length)
+        first = parts[0]
+        return cls(**whole, mean_chosen_length=first.mean_chosen_length, baseline=first.baseline)
 
     def detach(self) -> PairLogps:
         """The same without gradient."""

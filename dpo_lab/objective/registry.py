@@ -58,6 +58,7 @@ class Loss:
         uses_lengths: Whether it divides by numbers of tokens.
         uses_scores: Whether it needs the scores of both responses.
         ranked: Whether it needs to know which pairs have prompt and chosen response in common.
+        unpaired: Whether it is one of single responses, each good or bad.
         bradley_terry: Whether its reward is a Bradley-Terry reward: given enough pairs with labels
             drawn from Bradley-Terry, its optimum is pi* at beta.
         trl: Name in TRL 1.16, or empty.
@@ -78,6 +79,7 @@ class Loss:
     uses_lengths: bool = False
     uses_scores: bool = False
     ranked: bool = False
+    unpaired: bool = False
     bradley_terry: bool = False
     trl: str = ""
     status: str = TESTED
@@ -85,9 +87,9 @@ class Loss:
 
     @property
     def has_initial_value(self) -> bool:
-        """Whether its value is a constant where the policy equals the reference."""
+        """Whether every pair has the same value where the policy equals the reference."""
         members = self.members or (self,)
-        return not any(loss.reference_free or loss.uses_scores for loss in members)
+        return not any(loss.reference_free or loss.uses_scores or loss.unpaired for loss in members)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -171,6 +173,12 @@ def find_loss(name: str) -> Loss:
         weighted.append((float(term[1] or 1), LOSSES[term[2]]))
     if any(weight <= 0 for weight, _ in weighted):
         raise ValueError(f"loss={name!r}: a weight is not above 0. Leave that loss out.")
+    single = [loss.title for _, loss in weighted if loss.unpaired]
+    if single and len(weighted) > 1:
+        raise ValueError(
+            f"loss={name!r}: {single[0]} is a loss of single responses, which have nothing in "
+            "common with pairs. Use it alone."
+        )
     return weighted[0][1] if weighted == [(1.0, weighted[0][1])] else _weighted_sum(weighted)
 
 

@@ -8,11 +8,13 @@ from functools import cache
 from typing import Any, Literal, TypeVar, get_args
 
 from dpo_lab.data.pairs import PromptFormat
+from dpo_lab.data.preferences import Thumbs
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.ranked import RANKED_PAIRS, RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
 from dpo_lab.data.thinking import Thinking
+from dpo_lab.data.thumbs import PAIR_UP, PairUp
 from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.model_settings import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
@@ -183,6 +185,9 @@ class TrainConfig:
     ranked_pairs: RankedPairs = "all"
     """Pairs of several scored or ranked responses to a prompt: all of them, or the best with each
     other one."""
+    pair_up: PairUp | None = None
+    """Make pairs of single responses that are called good or bad: all of each prompt's good ones
+    with all its bad ones, or balanced, each in one pair at most."""
     tie_weight: float = 0.0
     """Weight, 0 to 1, of pairs whose two scores are equal; by default such ties are left out."""
     limit: int | None = None
@@ -248,6 +253,11 @@ class TrainConfig:
     def loss_function(self) -> Loss:
         """The loss of pairs: that named by `loss`; for the method `sft` the loss `sft`."""
         return find_loss("sft" if self.method == "sft" else self.loss)
+
+    @property
+    def thumbs(self) -> Thumbs:
+        """What becomes of single responses, and of pairs, as in `load_preferences`."""
+        return "keep" if self.loss_function.unpaired else self.pair_up or "refuse"
 
     @property
     def on_policy(self) -> bool:
@@ -395,5 +405,6 @@ _CHOICES = {
     "thinking": get_args(Thinking),
     "on_bad_rows": get_args(OnBadRows),
     "ranked_pairs": RANKED_PAIRS,
+    "pair_up": (None, *PAIR_UP),
     "precision": get_args(Precision),
 }

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dpo_lab.data.packing import pack, packed_groups
+from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.shares import shares
 from dpo_lab.data.tokenized_pairs import TokenizedPairs
 from dpo_lab.kernels.head import TILE
@@ -189,7 +190,7 @@ def _first_batches(
         pairs = [tokens[index] for index in order.batch(step)]
         for rank, share in enumerate(shares(pairs, devices)):
             ours = [pairs[position] for position in share]
-            items = [((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)) for pair in ours]
+            items = [PairSequences.of([pair]).scored for pair in ours]
             for group in packed_groups(items, budget):
                 batch = pack([sequence for index in group for sequence in items[index]])
                 sizes = batch.input_ids.numel(), len(batch.targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 
 import torch
@@ -25,6 +26,8 @@ from dpo_lab.training.methods import METHODS
 from dpo_lab.training.metrics import pair_metrics
 from dpo_lab.training.records import SampleRecord
 from dpo_lab.training.start_check import at_start
+from dpo_lab.training.unpaired_baseline import kto_baseline
+from dpo_lab.training.unpaired_metrics import margin_stderr, unpaired_metrics
 
 
 def evaluate(
@@ -64,12 +67,19 @@ def evaluate(
         pairs = batch.logps.with_policy(*logps_of(job, job.scorer, batch.pairs, scoring))
         pairs = pairs if moved else at_start(pairs, config.precision)
         loss, options = config.loss_function, config.loss_options
+        if loss.unpaired:
+            kto = config.loss == "kto" and moved
+            baseline = kto_baseline(job, batch.pairs) if kto else job.baseline
+            pairs = replace(pairs, baseline=baseline)
         losses, grads = loss_and_grads(loss, pairs, beta, **options)
-        metrics = pair_metrics(losses, pairs, -grads[0] / beta, beta)
+        if loss.unpaired:
+            metrics = unpaired_metrics(losses, pairs, (grads[1] - grads[0]) / beta, beta)
+        else:
+            metrics = pair_metrics(losses, pairs, -grads[0] / beta, beta)
         if METHODS[config.method].gradient is not None:  # which descends no loss of pairs
             del metrics["loss"], metrics["gradient_weight"]
         values |= {f"eval/{name}": value for name, value in metrics.items()}
-        error = Estimate.of(pairs.margins).stderr
+        error = margin_stderr(pairs) if loss.unpaired else Estimate.of(pairs.margins).stderr
         values |= {"eval/rewards/margins_stderr": beta * error, "eval/pairs": len(losses)}
     if job.prompts and config.kl_samples:
         prompts = list(islice(cycle(job.prompts), config.kl_samples))
@@ -112,8 +122,8 @@ def logps_of(
     """
     sequences = PairSequences.of(pairs, cut=job.config.ld_alpha is not None)
     budget, processes = job.config.micro_batch_tokens, job.processes
-    logps = score_sequences(scorer, sequences.all, budget, progress, processes)
-    return pair_logps(sequences, logps, job.config.ld_alpha)
+    logps = score_sequences(scorer, sequences.scored, budget, progress, processes)
+    return pair_logps(sequences, sequences.spread(logps), job.config.ld_alpha)
 
 
 def reference_score(job: Job, seed: int) -> dict[str, float]:

@@ -60,6 +60,7 @@ class Job:
         cache_use: Number of reference values computed and read.
         reference_answers: Greedy answers of the reference, from the first evaluation on.
         listed_pairs: The held-out pairs among all listed answers, from the first evaluation on.
+        baseline: What losses of single responses compared log-ratios with in the last step, nats.
         restore_dropout: Restores the policy's dropout probabilities.
         processes: The processes that work on the run.
     """
@@ -86,6 +87,7 @@ class Job:
     cache_use: CacheStats = field(default_factory=lambda: CacheStats(0, 0, 0))
     reference_answers: list[Completion] = field(default_factory=list)
     listed_pairs: ListedPairs | None = None
+    baseline: float = 0.0
     restore_dropout: Callable[[], None] = lambda: None
     processes: Processes = ALONE
 

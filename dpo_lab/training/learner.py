@@ -18,6 +18,7 @@ from dpo_lab.training.pair_gradient import PairGradient
 from dpo_lab.training.records import StepRecord
 from dpo_lab.training.step_gradient import Outcome, StepGradient
 from dpo_lab.training.step_plan import plan_of
+from dpo_lab.training.unpaired_gradient import UnpairedGradient
 
 GRADIENTS: dict[str, type[StepGradient]] = {
     "dpo": PairGradient,
@@ -59,6 +60,8 @@ class Learner:
             keep_freed_memory()
         self.optimizer = self.order.optimizer(job.policy.model)
         method = job.step_gradient or GRADIENTS[self.config.method]
+        if self.config.loss_function.unpaired and job.step_gradient is None:
+            method = UnpairedGradient
         self.gradient: StepGradient = method(job, self.parameters)
 
     @property

@@ -41,6 +41,8 @@ def check_loss(settings: Mapping[str, Any], loss: Loss) -> None:
             "--f-divergence-type alpha_divergence (f_divergence_type='alpha_divergence'), or leave "
             "it out."
         )
+    if loss.unpaired:
+        _check_unpaired(settings)
     if loss.uses_scores and settings["method"] == "online-dpo":
         raise ValueError(
             f"loss={name!r}: needs scores of the data's responses, and online DPO compares answers "
@@ -56,3 +58,19 @@ def check_loss(settings: Mapping[str, Any], loss: Loss) -> None:
             f"use_weighting=True: the loss {name!r} sorts the batch, so a value belongs to no "
             "single pair and cannot be weighted. Use another loss."
         )
+
+
+def _check_unpaired(settings: Mapping[str, Any]) -> None:
+    name = settings["loss"]
+    if settings["method"] != "dpo":
+        raise ValueError(
+            f"loss={name!r}: trains on the data's responses, each good or bad, and method "
+            f"{settings['method']} on others. Use --method dpo, or another loss."
+        )
+    off = {"ld_alpha": None, "use_weighting": False, "pair_up": None, "tie_weight": 0}
+    for setting, unset in off.items():
+        if settings[setting] != unset:
+            raise ValueError(
+                f"{setting}={settings[setting]}: needs pairs, and the loss {name!r} is one of "
+                "single responses. Leave it out, or use a loss of pairs."
+            )

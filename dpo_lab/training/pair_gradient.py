@@ -80,9 +80,14 @@ class PairGradient(StepGradient):
         job: The run's job.
         parameters: The weights that are trained.
 
+    Attributes:
+        outcome: The kind of outcome of a step.
+
     Raises:
         ValueError: If the balancing loss is asked for where it cannot be computed.
     """
+
+    outcome: type[PairOutcome] = PairOutcome
 
     def __init__(self, job: Job, parameters: Sequence[nn.Parameter]):
         super().__init__(job, parameters)
@@ -125,12 +130,12 @@ class PairGradient(StepGradient):
                     terms.append(balance * (self.config.router_aux_loss_coef or 0))
                     their_weights.append(torch.tensor(len(batch) / len(indices)).to(balance))
                 torch.autograd.backward(terms, their_weights)
-            gradient_weights = policy.grad[0].cpu() * (-len(indices) / beta)
+            gradient_weights = self.pull(policy.grad.cpu()) * (len(indices) / beta)
             parts = losses.detach() * weights, pairs.detach(), gradient_weights, tokens
             balance = None if balance is None else balance.item()
-            outcomes.append(PairOutcome(*parts, self.config.precision, balance))
+            outcomes.append(self.outcome(*parts, self.config.precision, balance))
         self.stay_in_step(idle)
-        return PairOutcome.joined(self.together(outcomes))
+        return self.outcome.joined(self.together(outcomes))
 
     def losses(self, batch: PairBatch, pairs: PairLogps, beta: float) -> Tensor:
         """The loss of each pair, `(pairs,)`.
@@ -142,6 +147,10 @@ class PairGradient(StepGradient):
         """
         return self.loss(pairs, beta, **self.config.loss_options)
 
+    def pull(self, grads: Tensor) -> Tensor:
+        """How hard each pair pulls, `(pairs,)`, from the gradient by its logps, `(2, pairs)`."""
+        return -grads[0]
+
     def micro_batches(self, source: PairsWithReference, indices: Sequence[int]) -> list[PairBatch]:
         """This process's share of the pairs of a batch, split into micro-batches."""
         cut = self.config.ld_alpha is not None
@@ -149,7 +158,7 @@ class PairGradient(StepGradient):
         if self.processes.several:
             all_shares = shares([source.tokens[index] for index in indices], self.processes.count)
             indices = [indices[position] for position in all_shares[self.processes.rank]]
-        items = [PairSequences.of([source.tokens[index]], cut).all for index in indices]
+        items = [PairSequences.of([source.tokens[index]], cut).scored for index in indices]
         groups = self.job.scorer.groups(items, self.config.micro_batch_tokens) if items else []
         return [source.batch([indices[position] for position in group], mean) for group in groups]
 
@@ -157,7 +166,7 @@ class PairGradient(StepGradient):
         """The policy's logps `(2, pairs)`, the pairs' weights, tokens, and the balancing loss."""
         config, scorer = self.config, self.job.scorer
         sequences = PairSequences.of(batch.pairs, cut=config.ld_alpha is not None)
-        laid_out = scorer.batch(sequences.all)
+        laid_out = scorer.batch(sequences.scored)
         weights = torch.ones(len(batch))
         balance = None
         with self.routers.recorded() if self.routers else nullcontext() as router_logits:
@@ -171,7 +180,7 @@ class PairGradient(StepGradient):
         margins = batch.logps.score_margins
         if margins is not None and config.tie_weight:  # at 0, ties were left out of the data
             weights = weights * torch.where(margins == 0, config.tie_weight, 1.0)
-        policy = pair_logps(sequences, logps, config.ld_alpha)
+        policy = pair_logps(sequences, sequences.spread(logps), config.ld_alpha)
         return policy, weights, laid_out.real_tokens, balance
 
     @torch.no_grad()

@@ -36,6 +36,7 @@ def save_state(learner: Learner, folder: Path) -> None:
         "peak": learner.job.live.learning_rate,
         "new_peak": learner.new_peak,
         "random": torch.get_rng_state(),
+        "gradient": dict(learner.gradient.remembered),
     }
     try:
         if learner.shards:
@@ -71,6 +72,7 @@ def load_state(learner: Learner, folder: Path) -> None:
         peak = state["peak"] if "peak" in state else state["schedule"]["peak"][0]
         learner.job.live = LiveSettings(state["beta"], peak)
         learner.new_peak = state.get("new_peak")
+        learner.gradient.remembered.update(state.get("gradient", {}))
         if "weight_steps" in state:
             parts = learner.optimizer, learner.weights, folder / FOLDER
             read_parts(*parts, state["weight_steps"], learner.processes)

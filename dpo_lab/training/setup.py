@@ -13,7 +13,7 @@ from dpo_lab.data.builtin import RewardFn
 from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.pairs import Text
-from dpo_lab.data.preferences import Preferences, preferences_from_rows
+from dpo_lab.data.preferences import Preferences, preferences_from_rows, with_thumbs
 from dpo_lab.data.templates import use_template
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
@@ -129,7 +129,7 @@ def prepare(
             config, frozen, fingerprint, tokens, processes, cache, progress, plan
         )
     needed = bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference
-    if needed or config.on_policy:
+    if needed or config.on_policy or config.loss == "kto":  # whose steps score with it
         reference.keep()
     return Job(
         config=config,
@@ -181,6 +181,7 @@ def load_data(
             max_gz_gb=config.max_gz_gb,
             keep_ties=config.tie_weight > 0,
             ranked_pairs=config.ranked_pairs,
+            thumbs=config.thumbs,
         )
     if not isinstance(data, Preferences):
         data = preferences_from_rows(
@@ -189,7 +190,10 @@ def load_data(
             on_bad_rows=config.on_bad_rows,
             keep_ties=config.tie_weight > 0,
             ranked_pairs=config.ranked_pairs,
+            thumbs=config.thumbs,
         )
+    else:
+        data = with_thumbs(data, config.thumbs)
     if held_out is not None:
         return replace(data, pairs=data.pairs[: config.limit]), held_out
     return split_by_prompt(data, config.held_out, config.seed, config.limit)
@@ -284,16 +288,16 @@ def _score_reference(
     values, use = reference_logps(
         scorer,
         fingerprint,
-        [sequence for part in parts for sequence in part.all],
+        [sequence for part in parts for sequence in part.scored],
         cache=cache or (ReferenceCache() if processes.first else None),
         token_budget=config.micro_batch_tokens,
         progress=naming(progress, "reference"),
         processes=processes,
     )
     scored = []
-    sizes = [len(part.all) for part in parts]
+    sizes = [len(part.scored) for part in parts]
     for (pairs, indices), part, logps in zip(used, parts, values.split(sizes), strict=True):
-        reference = pair_logps(part, logps, config.ld_alpha)
+        reference = pair_logps(part, part.spread(logps), config.ld_alpha)
         ranked = config.loss_function.ranked
         scored.append(PairsWithReference.of(pairs, indices, reference, ranked))
     return scored, use

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
+from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.kernels.lean_layers import LeanLayers
 from dpo_lab.kernels.threads import is_small
 from dpo_lab.training.job import Job
@@ -44,11 +45,15 @@ class StepGradient(ABC):
     Args:
         job: The run's job.
         parameters: The weights that are trained.
+
+    Attributes:
+        remembered: What it remembers of earlier steps, by name; a checkpoint holds it.
     """
 
     def __init__(self, job: Job, parameters: Sequence[nn.Parameter]):
         self.job, self.config, self.parameters = job, job.config, list(parameters)
         self.processes, self.shards = job.processes, job.policy.shards
+        self.remembered: dict[str, float] = {}
         # Lean layers make more calls, and call overhead dominates a small model's time.
         # They read weights outside a layer's own pass, where divided ones are not whole.
         plain = job.scorer.autocast or is_small(job.policy.model) or self.shards is not None
@@ -74,7 +79,7 @@ class StepGradient(ABC):
         """
         pair, scorer = self.job.train.tokens[index], self.job.scorer
         with self.lean():
-            sides = (pair.prompt, pair.chosen), (pair.prompt, pair.rejected)
+            sides = PairSequences.of([pair]).scored
             scorer.logps(scorer.batch(sides)).sum().backward()
 
     def stay_in_step(self, passes: int) -> None:

@@ -197,6 +197,7 @@ def test_the_report_is_plain_values():
         "duplicates": {"count": 0, "rows": []},
         "alike": {"count": 1, "rows": [2]},
         "ties": 0,
+        "what": "pairs",
         "layout": "",
     }
 

@@ -97,6 +97,10 @@ BY_HAND = [
     ("odpo", {"odpo_transform": "log"}, math.log(4 / 3), -1 / 12, 1 / 12),
     # Or 3 x (ln 9) / 3: sigmoid(0).
     ("odpo", {"odpo_alpha": math.log(9) / 3}, math.log(2), -1 / 6, 1 / 6),
+    # 1/4 and 1/4, of chosen and rejected, without a baseline.
+    ("kto", {}, 0.5, -1 / 16, 1 / 16),
+    ("kto", {"desirable_weight": 2.0, "undesirable_weight": 0.5}, 0.625, -1 / 8, 1 / 32),
+    ("bco", {}, 2 * math.log(4 / 3), -1 / 12, 1 / 12),
     # Of two responses, it is DPO.
     ("plackett_luce", {}, math.log(10 / 9), -1 / 30, 1 / 30),
 ]  # fmt: skip
@@ -162,7 +166,8 @@ def test_a_reference_free_loss_does_not_look_at_the_reference_and_the_others_do(
     other = replace(pairs, reference_chosen=pairs.reference_chosen + torch.tensor([1.0, -2, 3, -4]))
     same = bool(torch.equal(loss(pairs, 0.3), loss(other, 0.3)))
     assert same == loss.reference_free
-    assert loss.has_initial_value == (not same and "sft" not in name and name != "odpo")
+    varies = "sft" in name or name in ("odpo", "kto", "bco")
+    assert loss.has_initial_value == (not same and not varies)
 
 
 @pytest.mark.parametrize("name", [*LOSSES, *SUMS])
