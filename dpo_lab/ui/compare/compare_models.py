@@ -12,7 +12,7 @@ from dpo_lab.annotation.blind import Judge, blind_questions, judge_all
 from dpo_lab.annotation.endpoint_judge import EndpointJudge
 from dpo_lab.annotation.questions import Answer
 from dpo_lab.annotation.side_answers import AnswerPair, Sampling, SideAnswers, answer_pairs
-from dpo_lab.annotation.verdict_session import open_verdicts
+from dpo_lab.annotation.verdict_session import folder_of, kept_verdicts, open_verdicts
 from dpo_lab.data.pairs import Text
 from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.loading import LanguageModel
@@ -67,6 +67,7 @@ def compare_models(
 ) -> ComparisonResult:
     """Compare two models; the same call on the same folder goes on where it was.
 
+    Verdicts of other judges that lie in the folder, such as a person's, are part of the result.
     The models are loaded one after the other, and each is dropped before the next. B's draws have
     another seed than A's, so that sampled answers are independent.
 
@@ -112,6 +113,9 @@ def compare_models(
         judge = setup.judge
         if isinstance(judge, EndpointJudge) and judge.malformed:
             notes.append(f"A reply of {name} without a verdict ends: {judge.malformed[0]!r}.")
+    others, open_elsewhere = kept_verdicts(folder, judges)
+    answers |= {one.judge: one.answers for one in others}
+    notes += open_elsewhere
     if all(pair.same for pair in pairs):
         notes.append("Both models give the same answers, so there is nothing to judge.")
     change, why = _change(*texts)
@@ -119,7 +123,10 @@ def compare_models(
         names,
         pairs,
         answers,
-        orderless=[name for name, setup in judges.items() if not setup.sees_order],
+        orderless=[
+            *(name for name, setup in judges.items() if not setup.sees_order),
+            *(one.judge for one in others if not one.sees_order),
+        ],
         forgetting=change,
         notes=[*notes, *([why] if why else [])],
     )
@@ -139,6 +146,8 @@ def _verdicts(
     questions = blind_questions(pairs, seed, setup.orders)
     facts = {**setup.facts, "sees_order": setup.sees_order}
     session = open_verdicts(folder, name, facts)
+    if isinstance(setup.judge, EndpointJudge):
+        setup.judge.replies = folder_of(folder, name) / "replies.jsonl"
     try:
         judge_all(session, questions, setup.judge, workers=setup.workers, progress=progress)
     finally:
