@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from dpo_lab.annotation.click_log import append, begin, mend_end
 from dpo_lab.annotation.questions import Choice, Question
 from dpo_lab.data.pairs import Text
 
@@ -71,6 +74,7 @@ class EndpointJudge:
 
     Attributes:
         malformed: Replies without a verdict and refusals of single questions, shortened.
+        replies: File that every reply is added to, a line of JSON each; none keeps none.
 
     Raises:
         ValueError: If the URL, the instruction or a number cannot be used, or the variable is not
@@ -109,6 +113,8 @@ class EndpointJudge:
                 )
             headers["Authorization"] = f"Bearer {self._key}"
         self.malformed: list[str] = []
+        self.replies: Path | None = None
+        self._writing = threading.Lock()
         self._works = False
         self._client = httpx.Client(headers=headers, timeout=timeout)
 
@@ -126,6 +132,7 @@ class EndpointJudge:
         """
         reply = self._reply(self._question(question), self.tries)
         verdict = verdict_of(reply)
+        self._keep(question, reply)
         if verdict is None:
             self.malformed.append(self._safe(reply)[-_SHOWN:])
             return "skip"
@@ -177,6 +184,15 @@ class EndpointJudge:
             f"{self.url}: no reply after {tries} tries ({reason}). The verdicts so far are "
             "kept: see that the endpoint runs, then run the same command again."
         )
+
+    def _keep(self, question: Question, reply: str) -> None:
+        if self.replies is None:
+            return
+        with self._writing:
+            if not self.replies.exists():
+                begin(self.replies)
+            mend_end(self.replies)  # a kill may have cut its last line
+            append(self.replies, {"number": question.number, "reply": self._safe(reply)})
 
     def _content(self, response: httpx.Response) -> str:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,56 @@ from dpo_lab.annotation.questions import Answer
 from dpo_lab.annotation.session import Session
 from dpo_lab.annotation.side_answers import AnswerPair
 from dpo_lab.training.files import as_file_name, read_json, write_json
+
+NOTE = "judge.json"
+
+
+@dataclass(frozen=True)
+class KeptVerdicts:
+    """Verdicts that lie in a comparison's folder.
+
+    Attributes:
+        judge: Name of the judge.
+        answers: What it answered.
+        sees_order: Whether it could prefer a side.
+    """
+
+    judge: str
+    answers: Sequence[Answer]
+    sees_order: bool
+
+
+def kept_verdicts(
+    folder: Path, known: Collection[str] = ()
+) -> tuple[list[KeptVerdicts], list[str]]:
+    """The verdicts of all judges in a folder.
+
+    Args:
+        folder: Of the comparison.
+        known: Judges to leave out.
+
+    Returns:
+        The verdicts, and what is left out because another process has it open, in words.
+    """
+    found, notes = [], []
+    for note in sorted((folder / "judges").glob(f"*/{NOTE}")):
+        facts = read_json(note)
+        name = facts.get("judge", note.parent.name)
+        if name in known:
+            continue
+        try:
+            session = Session(note.parent)
+        except FileExistsError:
+            notes.append(f"The verdicts of {name} are open elsewhere, and left out.")
+            continue
+        session.close()
+        found.append(KeptVerdicts(name, session.answers, facts.get("sees_order", True)))
+    return found, notes
+
+
+def folder_of(folder: Path, judge: str) -> Path:
+    """Where the verdicts of a judge lie in a comparison's folder."""
+    return folder / "judges" / as_file_name(judge)
 
 
 def open_verdicts(folder: Path, judge: str, facts: Mapping[str, Any]) -> Session:
@@ -23,16 +74,16 @@ def open_verdicts(folder: Path, judge: str, facts: Mapping[str, Any]) -> Session
     Raises:
         FileExistsError: If it holds verdicts of the same judge under other settings.
     """
-    path = folder / "judges" / as_file_name(judge)
+    path = folder_of(folder, judge)
     session = Session(path)
     try:
-        note = path / "judge.json"
-        if note.exists() and session.clicks and read_json(note) != dict(facts):
+        note, facts = path / NOTE, {"judge": judge, **facts}
+        if note.exists() and session.clicks and read_json(note) != facts:
             raise FileExistsError(
                 f"{path}: holds verdicts of {judge!r} with other settings. Remove it, or give "
                 "another folder."
             )
-        write_json(note, dict(facts))
+        write_json(note, facts)
     except BaseException:
         session.close()
         raise

@@ -12,6 +12,9 @@ import pytest
 from chat_server import chat_server
 from command_line import run_cli
 
+from dpo_lab.annotation.blind import a_is_left, blind_questions
+from dpo_lab.annotation.side_answers import AnswerPair
+from dpo_lab.annotation.verdict_session import open_verdicts
 from dpo_lab.data.reviews import reward
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.run_job import run_job
@@ -106,9 +109,39 @@ def test_two_runs_own_prompts_and_a_judge_over_the_wire_that_prefers_the_first(
     assert wired["controlled"] is None, "three prompts are too few for it"
     assert found["agreement"]["the score of reviews and judge-7b"]["share"]["n"] == 3
     assert again["judges"] == found["judges"]
+    replies = (out / "judges" / "judge-7b" / "replies.jsonl").read_text().splitlines()
+    assert len(replies) == count and '"reply": "no idea"' in replies[4]
     for file in out.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     assert found["a"] == "good" and found["b"] == "other"
+
+
+def test_a_person_s_choices_in_the_folder_are_part_of_the_result(runs, capsys, tmp_path):
+    words = ("--run", runs / "good", "--prompt", "the plot was", "the music was", "--out", tmp_path)
+    found = compared(capsys, *words)
+    lines = [
+        [
+            json.loads(line)["text"]
+            for line in (tmp_path / f"{side}.jsonl").read_text().splitlines()[1:]
+        ]
+        for side in "ab"
+    ]
+    assert [one["judge"] for one in found["judges"]] == ["the score of reviews"]
+    number = next(
+        at for at, (a, b) in enumerate(zip(*lines, strict=True)) if a.strip() != b.strip()
+    )
+    a, b = (side[number] for side in lines)
+    session = open_verdicts(tmp_path, "you", {"sees_order": True})
+    prompt = "the plot was" if number < 6 else "the music was"
+    (question,) = blind_questions([AnswerPair(number, prompt, a, b)], 0, 1)
+    session.add(question, "A" if a_is_left(question) else "B")
+    open_elsewhere = compared(capsys, *words)
+    assert "verdicts of you are open elsewhere" in " ".join(open_elsewhere["notes"])
+    session.close()
+    again = compared(capsys, *words)
+    assert [one["judge"] for one in again["judges"]] == ["the score of reviews", "you"]
+    assert again["judges"][1]["win"]["won"] == 1 and again["judges"][1]["verdicts"] == 1
+    assert list(again["agreement"]) == ["the score of reviews and you"]
 
 
 @pytest.mark.slow

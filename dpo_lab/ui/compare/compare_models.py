@@ -10,9 +10,8 @@ from typing import Any
 from dpo_lab.analysis.forgetting import TextChange, TextLogps, text_change, text_logps
 from dpo_lab.annotation.blind import Judge, blind_questions, judge_all
 from dpo_lab.annotation.endpoint_judge import EndpointJudge
-from dpo_lab.annotation.questions import Answer
 from dpo_lab.annotation.side_answers import AnswerPair, Sampling, SideAnswers, answer_pairs
-from dpo_lab.annotation.verdict_session import open_verdicts
+from dpo_lab.annotation.verdict_session import folder_of, kept_verdicts, open_verdicts
 from dpo_lab.data.pairs import Text
 from dpo_lab.models.handed_over import AnyModel
 from dpo_lab.models.loading import LanguageModel
@@ -67,6 +66,7 @@ def compare_models(
 ) -> ComparisonResult:
     """Compare two models; the same call on the same folder goes on where it was.
 
+    Verdicts of other judges that lie in the folder, such as a person's, are part of the result.
     The models are loaded one after the other, and each is dropped before the next. B's draws have
     another seed than A's, so that sampled answers are independent.
 
@@ -92,58 +92,74 @@ def compare_models(
     prompts = first.prompts() if prompts is None else list(prompts)
     if not prompts:
         raise ValueError("prompts: empty. Give at least one.")
-    judges = judges or {}
-    sides, texts = [], []
-    how = (sampling, sampling.of_b())
-    loads = (first.load, second.load)
-    for letter, name, load, drawing in zip("ab", names, loads, how, strict=True):
-        model = load()
-        side = SideAnswers(folder / f"{letter}.jsonl", model, prompts, drawing)
-        sides.append(side.draw(naming(progress, f"answers of {name}")))
-        texts.append(_text(model, neutral))
-        del model
-        side.release()
+    sides, texts = _draw(folder, names, (first, second), prompts, sampling, neutral, progress)
     pairs = answer_pairs(*sides)
     notes = [note for side in sides for note in side.notes]
-    answers: dict[str, Sequence[Answer]] = {}
-    for name, setup in judges.items():
-        asking = naming(progress, f"verdicts of {name}")
-        answers[name] = _verdicts(folder, name, setup, pairs, sampling.seed, asking)
-        judge = setup.judge
-        if isinstance(judge, EndpointJudge) and judge.malformed:
-            notes.append(f"A reply of {name} without a verdict ends: {judge.malformed[0]!r}.")
+    for name, setup in (judges or {}).items():
+        notes += _ask(
+            folder, name, setup, pairs, sampling.seed, naming(progress, f"verdicts of {name}")
+        )
+    kept, open_elsewhere = kept_verdicts(folder)
+    asked = list(judges or ())
+    kept.sort(key=lambda one: asked.index(one.judge) if one.judge in asked else len(asked))
     if all(pair.same for pair in pairs):
         notes.append("Both models give the same answers, so there is nothing to judge.")
     change, why = _change(*texts)
     result = ComparisonResult.of(
         names,
         pairs,
-        answers,
-        orderless=[name for name, setup in judges.items() if not setup.sees_order],
+        {one.judge: one.answers for one in kept},
+        orderless=[one.judge for one in kept if not one.sees_order],
         forgetting=change,
-        notes=[*notes, *([why] if why else [])],
+        notes=[*notes, *open_elsewhere, *([why] if why else [])],
     )
     write_json(folder / "result.json", result.as_dict())
     write_page(folder / "report.html", result, f"{names[0]} against {names[1]}")
     return result
 
 
-def _verdicts(
+def _draw(
+    folder: Path,
+    names: tuple[str, str],
+    models: tuple[Side, Side],
+    prompts: Sequence[Text],
+    sampling: Sampling,
+    neutral: Sequence[str],
+    progress: Progress | None,
+) -> tuple[list[SideAnswers], list[TextLogps | str]]:
+    """Answers of both models, and their log-probabilities of neutral text, one after the other."""
+    sides, texts = [], []
+    ways = (sampling, sampling.of_b())
+    for letter, name, model, how in zip("ab", names, models, ways, strict=True):
+        loaded = model.load()
+        side = SideAnswers(folder / f"{letter}.jsonl", loaded, prompts, how)
+        sides.append(side.draw(naming(progress, f"answers of {name}")))
+        texts.append(_text(loaded, neutral))
+        del loaded
+        side.release()
+    return sides, texts
+
+
+def _ask(
     folder: Path,
     name: str,
     setup: JudgeSetup,
     pairs: Sequence[AnswerPair],
     seed: int,
     progress: Callable[[int, int], None] | None,
-) -> list[Answer]:
-    questions = blind_questions(pairs, seed, setup.orders)
-    facts = {**setup.facts, "sees_order": setup.sees_order}
-    session = open_verdicts(folder, name, facts)
+) -> list[str]:
+    """Have a judge answer all questions; notes on replies without a verdict."""
+    judge, questions = setup.judge, blind_questions(pairs, seed, setup.orders)
+    session = open_verdicts(folder, name, {**setup.facts, "sees_order": setup.sees_order})
+    if isinstance(judge, EndpointJudge):
+        judge.replies = folder_of(folder, name) / "replies.jsonl"
     try:
-        judge_all(session, questions, setup.judge, workers=setup.workers, progress=progress)
+        judge_all(session, questions, judge, workers=setup.workers, progress=progress)
     finally:
         session.close()
-    return session.answers
+    if isinstance(judge, EndpointJudge) and judge.malformed:
+        return [f"A reply of {name} without a verdict ends: {judge.malformed[0]!r}."]
+    return []
 
 
 def _text(model: LanguageModel, passages: Sequence[str]) -> TextLogps | str:

@@ -15,10 +15,9 @@ from dpo_lab.annotation.blind_queue import BlindQueue
 from dpo_lab.annotation.questions import Answer, Choice, Question
 from dpo_lab.annotation.session import UNDO, Session
 from dpo_lab.annotation.side_answers import AnswerPair
-from dpo_lab.annotation.verdict_session import open_verdicts
+from dpo_lab.annotation.verdict_session import kept_verdicts, open_verdicts
 from dpo_lab.data.pairs import Text
 from dpo_lab.models.handed_over import AnyModel
-from dpo_lab.training.files import read_json
 from dpo_lab.training.runs import Run
 from dpo_lab.ui.annotator.question import QuestionSheet
 from dpo_lab.ui.compare.chat import ChatSheet
@@ -169,21 +168,16 @@ class Comparison:
 
     def result(self) -> ComparisonResult:
         """What your choices say so far, and those of the folder's other judges."""
+        others, notes = kept_verdicts(self.folder, [YOU])
         answers: dict[str, Sequence[Answer]] = {YOU: self.session.answers}
-        orderless = []
-        for path in sorted((self.folder / "judges").iterdir()):
-            if path != self.session.path and (path / "judge.json").exists():
-                other = Session(path)
-                other.close()
-                answers[path.name] = other.answers
-                if not read_json(path / "judge.json").get("sees_order", True):
-                    orderless.append(path.name)
+        answers |= {one.judge: one.answers for one in others}
         known = {pair.number for pair in self.pairs}
         about = {
             name: [answer for answer in some if answer.question.draw in known]
             for name, some in answers.items()
         }
-        return ComparisonResult.of(self.names, self.pairs, about, orderless=orderless)
+        orderless = [one.judge for one in others if not one.sees_order]
+        return ComparisonResult.of(self.names, self.pairs, about, orderless=orderless, notes=notes)
 
     def close(self, words: str = "closed") -> None:
         """Stop the models and release the folder; the page keeps what it shows."""
