@@ -41,15 +41,22 @@ def check(folder) -> None:
     assert found["train/learning_rate"][1] == pytest.approx(records[1].learning_rate)
 
 
-def test_tensorboard_holds_every_number(tmp_path):
-    run_job(CONFIG, tmp_path / "run", callbacks=[ReportTo("tensorboard", tmp_path / "run")])
-    check(tmp_path / "run")
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """The folder of a run that reported to TensorBoard."""
+    folder = tmp_path_factory.mktemp("reported") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPO_LAB_CACHE", str(folder.parent / "cache"))
+        run_job(CONFIG, folder, measure=False, callbacks=[ReportTo("tensorboard", folder)])
+    return folder
 
 
-def test_the_settings_shown_are_the_labs(tmp_path):
-    folder = tmp_path / "run"
-    run_job(CONFIG, folder, callbacks=[ReportTo(["tensorboard"], folder)])
-    (logs,) = (folder / "runs").iterdir()
+def test_tensorboard_holds_every_number(reported):
+    check(reported)
+
+
+def test_the_settings_shown_are_the_labs(reported):
+    (logs,) = (reported / "runs").iterdir()
     reader = events.EventAccumulator(str(logs)).Reload()
     text = reader.Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
     assert '"beta": 0.3' in text and '"eval_every": 3' in text

@@ -24,7 +24,8 @@ CHATML = (
 )
 """A new line after the end of a turn, as in ChatML."""
 VARIANTS = {
-    "cut at the end": {"max_length": 40},
+    "answers cut": {"max_length": 26},
+    "prompts too long": {"max_length": 22},
     "several losses": {
         "loss_type": ["sigmoid", "bco_pair", "sft"],
         "loss_weights": [0.8, 0.2, 1.0],
