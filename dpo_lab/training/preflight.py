@@ -48,7 +48,7 @@ class RunCost:
         return self.steps * self.step_seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PreFlight:
     """A data set before training: what was found in it, and the cost of a run on it.
 
@@ -63,6 +63,9 @@ class PreFlight:
     data: DataCheck
     cost: RunCost | None = None
     why_no_cost: str = ""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, (self.data, *self.data.findings)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -33,4 +33,5 @@ def test_a_loaded_model_and_pairs_in_memory_go_as_well(micro):
 
 def test_an_on_policy_method_says_why_there_is_no_cost():
     found = check_data("reviews", "micro", rows=20, method="rloo")
+    assert repr(found).startswith("reviews: 40 rows, 40 pairs can be used")
     assert found.cost is None and "what its samples take is not estimated" in found.why_no_cost

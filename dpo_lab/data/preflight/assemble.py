@@ -83,7 +83,9 @@ class Assembly:
             (number,), (split,) = (self.columns.read(one, row, row + 1) for one in ("row", "split"))
             self.listed.add(name, self.splits[int(split)], int(number))
 
-    def of_rows(self, skipped: Tally, unused: Mapping[str, int], overlooked: Mapping[str, int]):
+    def of_rows(
+        self, skipped: Tally, unused: Mapping[str, int], overlooked: Mapping[str, int]
+    ) -> None:
         """Rows that make no pair, and columns that nothing uses."""
         for reason, count in skipped.counts.most_common():
             fix = SKIPPED_FIXES.get(reason, OTHER_FIX)

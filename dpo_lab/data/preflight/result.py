@@ -27,7 +27,7 @@ class SplitCount:
     usable: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataCheck:
     """What is known of a data set before anything is trained on it.
 
@@ -83,7 +83,7 @@ class DataCheck:
         """The first finding of a kind, if there is one."""
         return next((finding for finding in self.findings if finding.name == name), None)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         counts = ", ".join(
             f"{count} {severity}{'s' * (severity != 'serious' and count != 1)}"
             for severity, count in self.counted().items()
