@@ -23,6 +23,7 @@ from dpo_lab.objective.policy_gradient import (
     Unit,
 )
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
+from dpo_lab.objective.scored import Transform
 from dpo_lab.training.checks import check_date, check_kinds, check_range
 from dpo_lab.training.loss_checks import check_loss
 from dpo_lab.training.loss_description import LAST_OPTION, loss_words
@@ -121,6 +122,14 @@ class TrainConfig:
     """Target margin of simpo, 0.5 by default."""
     cpo_alpha: float | None = None
     """Weight of the SFT loss in cpo, 1 by default."""
+    odpo_alpha: float | None = None
+    """Weight of the score difference that odpo asks for beyond a margin of 0, 1 by default."""
+    odpo_transform: Transform | None = None
+    """What odpo takes of a score difference: identity, by default, or its log."""
+    desirable_weight: float | None = None
+    """Weight of good responses in kto, 1 by default."""
+    undesirable_weight: float | None = None
+    """Weight of bad responses in kto, 1 by default."""
     steps: int | None = None
     """Optimiser steps; by default one epoch."""
     epochs: float | None = None
