@@ -150,7 +150,8 @@ class SameSingles(KTOTrainer):
 def compare_kto(scratch: Path) -> Agreement:
     """KTO on one batch of single responses, with the same prompts and others' responses for z0."""
     weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
-    config = replace(CONFIG, loss="kto", micro_batch_tokens=30, **weights)
+    given = CONFIG.as_dict() | {"loss": "kto", "micro_batch_tokens": 30, **weights}
+    config = TrainConfig.from_dict(given)
     job = moved_job(config, MOVED_KTO)
     learner = Learner(job)
     indices = learner.order.batch(0)

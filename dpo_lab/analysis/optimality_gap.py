@@ -117,7 +117,8 @@ def optimality_gap(
     """
     config = replace(job.config, eval_every=0, beta=job.live.beta, reward=TRUTH)
     world = world_of(job)
-    if world is None or config.method == "sft" or config.loss_function.couples_pairs:
+    loss = config.loss_function
+    if world is None or config.method == "sft" or loss.couples_pairs or loss.unpaired:
         raise ValueError(
             "the gap of this run cannot be split: it takes a model such as 'micro', whose answers "
             "can be listed, a true reward, and a method other than sft, with a loss of single "

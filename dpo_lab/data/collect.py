@@ -111,7 +111,7 @@ class _RowReader:
         value = row.value
         if self.renames and isinstance(value, Mapping):
             value = {self.renames.get(name, name): cell for name, cell in value.items()}
-        if not self._decided:
+        if not self._decided and isinstance(value, Mapping):
             self.layout, self._decided = find_layout(value), True
         try:
             values = self.layout.rows(value, self.pairs) if self.layout else [value]

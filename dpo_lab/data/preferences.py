@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dpo_lab.data.builtin import BUILTIN, RewardFn
 from dpo_lab.data.collect import collect_pairs
@@ -27,14 +27,11 @@ from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.scores import SCORES
 from dpo_lab.data.sources import read_rows
-from dpo_lab.data.thumbs import PairUp, paired_up, taken_apart
+from dpo_lab.data.thumbs import Thumbs, paired_up, taken_apart
 from dpo_lab.data.tools import tools_apart
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-Thumbs = Literal["refuse", "keep"] | PairUp
-"""What becomes of single responses that are called good or bad."""
 
 
 @dataclass(frozen=True)

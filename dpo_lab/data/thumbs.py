@@ -14,6 +14,7 @@ from dpo_lab.data.problems import RowProblem, UnusableRow
 from dpo_lab.data.sampled import sampled_column
 
 PairUp = Literal["all", "balanced"]
+Thumbs = Literal["refuse", "keep"] | PairUp
 PAIR_UP = get_args(PairUp)
 """`all`: every good response to a prompt beside every bad one; `balanced`: each in one pair."""
 

@@ -174,10 +174,10 @@ def find_loss(name: str) -> Loss:
     if any(weight <= 0 for weight, _ in weighted):
         raise ValueError(f"loss={name!r}: a weight is not above 0. Leave that loss out.")
     single = [loss.title for _, loss in weighted if loss.unpaired]
-    if single and len(weighted) > 1:
+    if single and [weight for weight, _ in weighted] != [1.0]:
         raise ValueError(
             f"loss={name!r}: {single[0]} is a loss of single responses, which have nothing in "
-            "common with pairs. Use it alone."
+            "common with pairs. Use it alone, without a weight."
         )
     return weighted[0][1] if weighted == [(1.0, weighted[0][1])] else _weighted_sum(weighted)
 

@@ -5,6 +5,8 @@ Arguments, returns and errors as in `dpo.py`.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,8 @@ from dpo_lab.objective.checks import check_beta, check_not_negative
 from dpo_lab.objective.pair_logps import PairLogps
 from dpo_lab.objective.registry import DPO_REWARD, NOT_A_REWARD, TESTED, register
 
-TRANSFORMS = ("identity", "log")
+Transform = Literal["identity", "log"]
+TRANSFORMS = get_args(Transform)
 """What ODPO may do to a score difference before it becomes an offset."""
 
 

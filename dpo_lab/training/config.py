@@ -8,13 +8,12 @@ from functools import cache
 from typing import Any, Literal, TypeVar, get_args
 
 from dpo_lab.data.pairs import PromptFormat
-from dpo_lab.data.preferences import Thumbs
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.ranked import RANKED_PAIRS, RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
 from dpo_lab.data.thinking import Thinking
-from dpo_lab.data.thumbs import PAIR_UP, PairUp
+from dpo_lab.data.thumbs import PAIR_UP, PairUp, Thumbs
 from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.model_settings import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
@@ -26,6 +25,7 @@ from dpo_lab.objective.policy_gradient import (
     Unit,
 )
 from dpo_lab.objective.registry import LOSSES, Loss, all_options, find_loss
+from dpo_lab.objective.scored import Transform
 from dpo_lab.training.checks import check_date, check_kinds, check_quantize, check_range
 from dpo_lab.training.loss_checks import check_loss
 from dpo_lab.training.loss_description import LAST_OPTION, loss_words
@@ -124,6 +124,14 @@ class TrainConfig:
     """Target margin of simpo, 0.5 by default."""
     cpo_alpha: float | None = None
     """Weight of the SFT loss in cpo, 1 by default."""
+    odpo_alpha: float | None = None
+    """Weight of the score difference that odpo asks for beyond a margin of 0, 1 by default."""
+    odpo_transform: Transform | None = None
+    """What odpo takes of a score difference: identity, by default, or its log."""
+    desirable_weight: float | None = None
+    """Weight of good responses in kto, 1 by default."""
+    undesirable_weight: float | None = None
+    """Weight of bad responses in kto, 1 by default."""
     steps: int | None = None
     """Optimiser steps; by default one epoch."""
     epochs: float | None = None

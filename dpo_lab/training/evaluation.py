@@ -18,7 +18,7 @@ from dpo_lab.models.kl import measure_kl
 from dpo_lab.models.sampling import Completion
 from dpo_lab.models.scoring import LogpScorer, pair_logps, score_sequences
 from dpo_lab.objective.kl import Estimate
-from dpo_lab.objective.registry import loss_and_grads
+from dpo_lab.objective.registry import find_loss, loss_and_grads
 from dpo_lab.training.answers import draw, rewards_of
 from dpo_lab.training.exact_metrics import listed_values
 from dpo_lab.training.job import Job, Progress, naming
@@ -50,7 +50,8 @@ def evaluate(
         listed: Whether to sum over all answers, if they can be listed.
 
     Returns:
-        On held-out pairs, `eval/...` as in `metrics.py`, their number `eval/pairs`, and
+        On held-out pairs, `eval/...` as in `metrics.py`, their number `eval/pairs`
+        (`eval/responses`, of single ones), and
         `eval/rewards/margins_stderr`. On samples of the policy, `kl/per_token` (sum of exact
         per-token KLs) and `kl/k1`, from `kl/n` answers to `kl/prompts` prompts, of which the share
         `kl/cut` was cut at the length limit (then the KLs are lower bounds); `entropy/policy`, nats
@@ -68,8 +69,8 @@ def evaluate(
         pairs = pairs if moved else at_start(pairs, config.precision)
         loss, options = config.loss_function, config.loss_options
         if loss.unpaired:
-            kto = config.loss == "kto" and moved
-            baseline = kto_baseline(job, batch.pairs) if kto else job.baseline
+            kto = loss is find_loss("kto")
+            baseline = kto_baseline(job, batch.pairs) if kto and moved else job.baseline
             pairs = replace(pairs, baseline=baseline)
         losses, grads = loss_and_grads(loss, pairs, beta, **options)
         if loss.unpaired:
@@ -80,7 +81,8 @@ def evaluate(
             del metrics["loss"], metrics["gradient_weight"]
         values |= {f"eval/{name}": value for name, value in metrics.items()}
         error = margin_stderr(pairs) if loss.unpaired else Estimate.of(pairs.margins).stderr
-        values |= {"eval/rewards/margins_stderr": beta * error, "eval/pairs": len(losses)}
+        count = "eval/responses" if loss.unpaired else "eval/pairs"
+        values |= {"eval/rewards/margins_stderr": beta * error, count: len(losses)}
     if job.prompts and config.kl_samples:
         prompts = list(islice(cycle(job.prompts), config.kl_samples))
         answering = naming(progress, "answers for KL")

@@ -30,6 +30,7 @@ from dpo_lab.models.reward import load_reward_model
 from dpo_lab.models.scoring import LogpScorer, pair_logps
 from dpo_lab.models.sharding import Shards
 from dpo_lab.models.weights import weights_fingerprint
+from dpo_lab.objective.registry import find_loss
 from dpo_lab.training.config import TrainConfig
 from dpo_lab.training.data_checks import with_scores
 from dpo_lab.training.job import Job, Progress, naming
@@ -129,7 +130,8 @@ def prepare(
             config, frozen, fingerprint, tokens, processes, cache, progress, plan
         )
     needed = bool(config.eval_every or reward_fn) if keep_reference is None else keep_reference
-    if needed or config.on_policy or config.loss == "kto":  # whose steps score with it
+    # A step of KTO scores with it.
+    if needed or config.on_policy or config.loss_function is find_loss("kto"):
         reference.keep()
     return Job(
         config=config,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dpo_lab.objective.registry import find_loss
 from dpo_lab.training.evaluation import logps_of
 from dpo_lab.training.pair_gradient import PairGradient, PairOutcome
 from dpo_lab.training.pairs import PairBatch, PairsWithReference
@@ -56,7 +57,7 @@ class UnpairedGradient(PairGradient):
         return grads[1] - grads[0]
 
     def _baseline(self, source: PairsWithReference, indices: Sequence[int]) -> float:
-        if self.config.loss == "kto":
+        if self.loss is find_loss("kto"):
             return kto_baseline(self.job, [source.tokens[index] for index in indices])
         return self._running_mean(source, indices)
 

@@ -173,6 +173,13 @@ def test_no_two_layouts_claim_the_same_row_by_accident():
         assert {layout.name for layout in LAYOUTS if layout.matches(row)} == {name}
 
 
+def test_the_first_row_that_can_be_read_decides(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"history": \n[1]\n' + json.dumps(PAIRS[3][1]) + "\n")
+    loaded = load_preferences(file, on_bad_rows="skip")
+    assert loaded.report.layout == "SHP" and loaded[0].row == 3
+
+
 def test_the_labs_own_layout_needs_no_name():
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "id": 1}
     assert preferences_from_rows([row]).report.layout == ""

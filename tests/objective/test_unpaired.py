@@ -67,8 +67,10 @@ def test_kto_s_gradient_fades_on_both_sides_of_its_baseline():
 
 
 def test_they_are_used_alone():
-    with pytest.raises(ValueError, match="KTO is a loss of single responses"):
-        find_loss("kto + 0.2 sft")
+    for name in ("kto + 0.2 sft", "2 kto", "sigmoid + bco"):
+        with pytest.raises(ValueError, match="is a loss of single responses"):
+            find_loss(name)
+    assert find_loss(" kto ") is LOSSES["kto"]
 
 
 REFUSED = [({"desirable_weight": -1.0}, "desirable_weight=-1.0: must be a finite number >= 0")]

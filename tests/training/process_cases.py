@@ -49,6 +49,9 @@ def cases() -> dict[str, tuple[str, torch.dtype, dict]]:
         found[f"micro {name}"] = ("micro", torch.float32, micro | SHORT | options)
         found[f"tied {name}"] = ("tied", torch.float32, tied | SHORT | options)
         found[f"tied {name} float64"] = ("tied", torch.float64, tied | LONG | options)
+    # What a batch has in common, across processes: z0, a running mean, rankings.
+    for loss in ("kto", "bco", "plackett_luce"):
+        found[f"micro {loss}"] = ("micro", torch.float32, micro | SHORT | {"loss": loss})
     lora = {"lora_rank": 4, "learning_rate": 1e-3}
     found["micro lora"] = ("micro", torch.float32, micro | SHORT | lora)
     found["tied lora float64"] = ("tied", torch.float64, tied | LONG | lora)

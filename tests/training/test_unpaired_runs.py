@@ -125,7 +125,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(loss, tmp_path):
     assert {"eval/loss", "eval/rewards/chosen", "eval/rewards/rejected", "eval/baseline"} <= set(
         last.values
     )
-    assert last["eval/pairs"] == len(job.held_out) and "kl/per_token" in last.values
+    assert last["eval/responses"] == len(job.held_out) and "kl/per_token" in last.values
 
 
 class _StopAt(RunControl):

@@ -10,6 +10,8 @@ from dpo_lab.ui.html.tables import render
 
 HELD_OUT = "held-out prompt"
 """What the prompts are where a run does not say it."""
+SINGLE = "single response"
+"""What a run trains on that does not train on pairs, as its report says."""
 
 _REPEATS = {
     "duplicates": "the same as an earlier row",
@@ -39,6 +41,7 @@ def _rendered(facts: Mapping[str, Any], folded: bool) -> str:
     reports = [report for i, report in enumerate(reports) if report not in reports[:i]]
     pairs, kind = facts.get("pairs") or {}, facts.get("prompt_kind", HELD_OUT)
     held_out = pairs.get("held_out") or (pairs.get("prompts") and kind == HELD_OUT)
+    singles = any(str(report.get("what")).startswith(SINGLE) for report in reports)
     return render(
         "html/data_list.html.jinja",
         facts=facts,
@@ -46,6 +49,7 @@ def _rendered(facts: Mapping[str, Any], folded: bool) -> str:
         reports=reports,
         not_used=sum(sum(report["skipped"].values()) for report in reports),
         prompt_kind=kind,
+        one=SINGLE if singles else "pair",
         nothing_held_out=not held_out,
         trained_on=TRAINED_ON,
         repeats=_REPEATS.items(),

@@ -194,6 +194,11 @@ def _accuracy_text(record: StepRecord) -> str:
 
     text = "share of pairs whose chosen answer has the larger reward; before training they all tie"
     share, n = record["eval/rewards/accuracies"], record.get("eval/pairs")
+    if (singles := record.get("eval/responses")) is not None:
+        return (
+            f"share of all pairs of a good and a bad response, among {singles:.0f} of them, whose "
+            "good one has the larger reward; before training they all tie"
+        )
     if not n:
         return text
     interval = MeanCI.of_share(share, int(n))
@@ -204,6 +209,9 @@ def _margin_text(record: StepRecord) -> str:
     """What the margin is, with its standard error where it was measured."""
     text = "β × (chosen − rejected log-ratio), mean over pairs"
     error, n = record.get("eval/rewards/margins_stderr"), record.get("eval/pairs")
+    if (singles := record.get("eval/responses")) is not None:
+        text = "β × log-ratio, mean of good minus mean of bad responses"
+        return f"± {error or 0:.3f} (1 s.e.), n = {singles:.0f} responses; {text}"
     return text if error is None else f"± {error:.3f} (1 s.e.), n = {n:.0f} pairs; {text}"
 
 
