@@ -61,7 +61,8 @@ class TokenInspector:
         self._preferences, self._tokenizer = preferences, tokenizer
         self._scorers = {"policy": policy, "reference": reference}
         self._max_prompt_length, self._prompt_format = max_prompt_length, prompt_format
-        self._pairs = {pair.row: pair for pair in preferences}
+        # Of several pairs of a row, the first.
+        self._pairs = {pair.row: pair for pair in reversed(preferences)}
         self._rows = sorted(self._pairs)
         self.pair: PairTokens | None = None
         ends = {"min": self._rows[0], "max": self._rows[-1]}
