@@ -27,7 +27,7 @@ from dpo_lab.data.readers import MAX_GZ_GB, numbered
 from dpo_lab.data.rows import COLUMNS
 from dpo_lab.data.scores import SCORES
 from dpo_lab.data.sources import read_rows
-from dpo_lab.data.thumbs import Thumbs, paired_up, taken_apart
+from dpo_lab.data.thumbs import PAIR_UP, Thumbs, paired_up, taken_apart
 from dpo_lab.data.tools import tools_apart
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ def load_preferences(
         rows,
         columns,
         rule,
-        limit=limit,
+        limit=None if thumbs in PAIR_UP else limit,  # pairs, which need all responses to a prompt
         ignored=ignored,
         keep_ties=keep_ties,
         ranked_pairs=ranked_pairs,
     )
     rule.warn(report.skipped, report)
-    return with_thumbs(Preferences(pairs, report, builtin and builtin.reward_fn), thumbs)
+    loaded = with_thumbs(Preferences(pairs, report, builtin and builtin.reward_fn), thumbs)
+    first = loaded.pairs[:limit]
+    return replace(loaded, pairs=first, report=replace(loaded.report, kept=len(first)))
 
 
 def preferences_from_rows(

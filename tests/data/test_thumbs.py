@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dpo_lab.data.preferences import Preferences, load_preferences, preferences_from_rows
@@ -71,6 +73,18 @@ def test_they_are_paired_up_by_prompt():
     balanced = preferences_from_rows(ROWS, thumbs="balanced")
     assert [(pair.chosen, pair.rejected) for pair in balanced] == [("a", "b"), ("d", "e")]
     assert "2 pairs of 4 single responses, 3 unpaired," in str(balanced.report)
+
+
+def test_a_limit_is_one_of_what_is_made(tmp_path):
+    """Two pairs, of three good and bad responses; two single responses, of one pair."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    two = load_preferences(file, thumbs="all", limit=2)
+    assert [(pair.chosen, pair.rejected) for pair in two] == [("a", "b"), ("a", "e")]
+    assert len(load_preferences(file, thumbs="keep", limit=2)) == two.report.kept == 2
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    file.write_text("\n".join([json.dumps(pair)] * 3))
+    assert sides(load_preferences(file, thumbs="keep", limit=2)) == [("p", "a", ""), ("p", "", "b")]
 
 
 def test_pairs_are_taken_apart_for_a_loss_of_single_responses():

@@ -65,7 +65,8 @@ class TokenInspector:
         self._scorers = {"policy": policy, "reference": reference}
         self._max_prompt_length = max_prompt_length
         self._options = {"prompt_format": prompt_format, "score_turns": score_turns}
-        self._pairs = {pair.row: pair for pair in preferences}
+        # Of several pairs of a row, the first.
+        self._pairs = {pair.row: pair for pair in reversed(preferences)}
         self._rows = sorted(self._pairs)
         self.pair: PairTokens | None = None
         ends = {"min": self._rows[0], "max": self._rows[-1]}
