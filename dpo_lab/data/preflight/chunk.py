@@ -163,8 +163,8 @@ class Examiner:
             codes = [_code(prompt, _said(getattr(pair, side))) for side in SIDES]
             openings = [first_words(response_text(getattr(pair, side))) for side in SIDES]
             buckets = list(map(bucket_of, openings))
-            for bucket, words_there in zip(buckets, openings, strict=True):
-                first.setdefault(bucket, words_there)
+            for bucket, opening in zip(buckets, openings, strict=True):
+                first.setdefault(bucket, opening)
             values = {
                 "row": pair.row,
                 "usable": pair.row in usable,
