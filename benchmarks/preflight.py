@@ -155,7 +155,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results.append(measure(count, arguments.processes, Path(folder)))
         print(json.dumps(results[-1], indent=2), flush=True)
-    machine = {"machine": platform.machine(), "cores": os.cpu_count()}
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({**machine, "runs": results}, indent=2) + "\n")
 
