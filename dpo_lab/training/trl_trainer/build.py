@@ -16,6 +16,7 @@ from dpo_lab.training.setup import micro_batch_tokens, prepare
 from dpo_lab.training.step_plan import StepPlan
 from dpo_lab.training.trl_trainer.inputs import load_policy, pairs_of, prompt_format
 from dpo_lab.training.trl_trainer.plan import TrlPlan
+from dpo_lab.training.trl_trainer.progress import Bars
 from dpo_lab.training.trl_trainer.settings import quarters, settings_of
 
 ALL = 10**9
@@ -51,7 +52,7 @@ def job_of_config(given: Given, config: TrainConfig) -> Job:
     train, held_out = _pairs(given)
     policy = _policy(given, None)
     config = replace(config, model=policy.name, **given.measured)
-    return prepare(config, model=policy, data=train, held_out=held_out)
+    return prepare(config, model=policy, data=train, held_out=held_out, progress=Bars(True))
 
 
 def job_of_arguments(given: Given, args: TrainingArguments) -> tuple[Job, frozenset[int]]:
@@ -91,6 +92,7 @@ def job_of_arguments(given: Given, args: TrainingArguments) -> tuple[Job, frozen
         data=train,
         held_out=held_out,
         keep_reference=measures or held_out is not None,
+        progress=Bars(not args.disable_tqdm),
         plan=_TrlPlans(args),
     )
     _set_prompts(job, policy, train, held_out)

@@ -259,6 +259,14 @@ def test_a_saved_model_is_the_trained_one(make, tiny, tmp_path, adapter):
         assert (theirs - begun(input_ids=ids).logits).abs().max() > 0.01
 
 
+def test_the_scoring_of_the_reference_shows_a_bar(make, capsys, monkeypatch):
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", True)
+    make(max_steps=4, disable_tqdm=False)
+    assert "reference: 100%" in capsys.readouterr().err
+    make(max_steps=4)
+    assert "reference" not in capsys.readouterr().err
+
+
 def test_the_arguments_are_kept_with_the_run(make, tmp_path):
     make(max_steps=1, adam_beta2=0.95).train()
     kept = json.loads((tmp_path / "out" / "run" / "arguments.json").read_text())
