@@ -50,16 +50,15 @@ def evaluate(
         listed: Whether to sum over all answers, if they can be listed.
 
     Returns:
-        On held-out pairs, `eval/...` as in `metrics.py`, their number `eval/pairs`
-        (`eval/responses`, of single ones), and
-        `eval/rewards/margins_stderr`. On samples of the policy, `kl/per_token` (sum of exact
-        per-token KLs) and `kl/k1`, from `kl/n` answers to `kl/prompts` prompts, of which the share
-        `kl/cut` was cut at the length limit (then the KLs are lower bounds); `entropy/policy`, nats
-        per token; `score/policy`, their ground-truth score, if there is one; and `proxy/policy`,
-        what a reward model that rates answers in training gives them. If all answers can
-        be listed, `listed/...` of `listed_values`, exact. Means over samples have `_stderr`, for
-        prompts like these, and if each prompt has several samples, `_stderr_samples`, for only
-        these prompts (see `Estimate`).
+        On held-out pairs, `eval/...` as in `metrics.py`, their number `eval/pairs` (of single
+        responses `eval/responses`), and `eval/rewards/margins_stderr`. On samples of the policy,
+        `kl/per_token` (sum of exact per-token KLs) and `kl/k1`, from `kl/n` answers to `kl/prompts`
+        prompts, of which the share `kl/cut` was cut at the length limit (then the KLs are lower
+        bounds); `entropy/policy`, nats per token; `score/policy`, their ground-truth score, if
+        there is one; and `proxy/policy`, what a reward model that rates answers in training gives
+        them. If all answers can be listed, `listed/...` of `listed_values`, exact. Means over
+        samples have `_stderr`, for prompts like these, and if each prompt has several samples,
+        `_stderr_samples`, for only these prompts (see `Estimate`).
     """
     config, values = job.config, {}
     if job.held_out is not None:
