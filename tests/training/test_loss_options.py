@@ -34,7 +34,7 @@ CASES = [
     {"loss": "orpo"},
     {"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.2},
     {"loss": "odpo", "odpo_alpha": 0.5},
-    {"loss": "plackett_luce"},
+    {"loss": "plackett_luce", "micro_batch_tokens": 16},
     {"loss": "sigmoid", "f_divergence_type": "js_divergence"},
     {"loss": "sigmoid", "ld_alpha": 0.3},
     {"loss": "hinge", "ld_alpha": 0.0},
