@@ -19,13 +19,12 @@ from transformers import PreTrainedTokenizerBase
 from dpo_lab.data.batching import collate
 from dpo_lab.data.load_report import LoadReport
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
-from dpo_lab.data.pairs import Pair, PromptFormat
+from dpo_lab.data.pairs import Pair, PromptFormat, ScoreTurns
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import BadRows
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.data.token_ids import count_scored
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
-from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import LogpScorer
 

@@ -7,11 +7,10 @@ from typing import Annotated
 
 from dpo_lab.cli.arguments import SAID, Flag
 from dpo_lab.cli.output import new_console, print_rows, say
-from dpo_lab.data.pairs import PromptFormat
+from dpo_lab.data.pairs import PromptFormat, ScoreTurns
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.thinking import Thinking
-from dpo_lab.data.turns import ScoreTurns
 
 
 @dataclass(frozen=True)

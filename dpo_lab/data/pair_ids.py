@@ -12,6 +12,7 @@ from dpo_lab.data.pairs import (
     SIDES,
     Pair,
     PromptFormat,
+    ScoreTurns,
     Text,
     answer_to,
     response_text,
@@ -22,7 +23,7 @@ from dpo_lab.data.sampled_reader import SampledReader
 from dpo_lab.data.templates import CannotEncode, TemplateProblem
 from dpo_lab.data.text_to_ids import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoded, Encoder
 from dpo_lab.data.token_ids import as_context, common_prefix
-from dpo_lab.data.turns import ScoreTurns, scored_turns
+from dpo_lab.data.turns import scored_turns
 
 # What a pair of conversations is, in words that are counted and shown.
 PARTED = "whose conversations part at a message that the assistant did not write"

@@ -15,6 +15,8 @@ Text = str | list[Message]
 """A prompt or a response: plain text, or messages."""
 PromptFormat = Literal["auto", "chat", "plain"]
 """How a prompt that is text is given to a model: `Encoder.as_prompt`."""
+ScoreTurns = Literal["all", "last"]
+"""Which of the assistant's messages after the prompt are scored. What others wrote never is."""
 SIDES = ("chosen", "rejected")
 
 

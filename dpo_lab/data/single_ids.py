@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dpo_lab.data.pair_ids import TokenizedPair, encode_pairs
-from dpo_lab.data.pairs import Pair, PromptFormat
+from dpo_lab.data.pairs import Pair, PromptFormat, ScoreTurns
 from dpo_lab.data.problems import RowProblem
 from dpo_lab.data.sampled_reader import SampledReader
 from dpo_lab.data.text_to_ids import Encoder
-from dpo_lab.data.turns import ScoreTurns
 
 
 def encode_singles(

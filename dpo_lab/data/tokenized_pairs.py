@@ -10,14 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.pair_ids import TokenizedPair
-from dpo_lab.data.pairs import SIDES, PromptFormat
+from dpo_lab.data.pairs import SIDES, PromptFormat, ScoreTurns
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.problems import NAMED, BadRowsRule, OnBadRows, RowProblem, UnusableRow
 from dpo_lab.data.sampled_reader import SampledReader
 from dpo_lab.data.single_ids import encode_singles
 from dpo_lab.data.text_to_ids import Encoder, PromptResponse
 from dpo_lab.data.token_ids import turns_of, without_end_context
-from dpo_lab.data.turns import ScoreTurns
 
 
 @dataclass(frozen=True)

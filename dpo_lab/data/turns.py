@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from dpo_lab.data.end_tokens import Ids
 from dpo_lab.data.messages import Message
+from dpo_lab.data.pairs import ScoreTurns
 from dpo_lab.data.templates import CannotEncode, ChatTemplate, TemplateProblem
 from dpo_lab.data.token_ids import as_context
-
-ScoreTurns = Literal["all", "last"]
-"""Which of the assistant's messages after the prompt are scored. What others wrote never is."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dpo_lab.data.pairs import PromptFormat
+from dpo_lab.data.pairs import PromptFormat, ScoreTurns
 from dpo_lab.data.preferences import Preferences, as_preferences
 from dpo_lab.data.problems import OnBadRows
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
-from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.dropout import evaluating
 from dpo_lab.models.handed_over import AnyModel, as_language_model
 from dpo_lab.models.model_settings import Precision

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args
 
-from dpo_lab.data.pairs import PromptFormat
+from dpo_lab.data.pairs import PromptFormat, ScoreTurns
 from dpo_lab.data.problems import ON_BAD_ROWS, OnBadRows
 from dpo_lab.data.ranked import RANKED_PAIRS, RankedPairs
 from dpo_lab.data.readers import MAX_GZ_GB
 from dpo_lab.data.template_files import template_text
 from dpo_lab.data.thinking import Thinking
 from dpo_lab.data.thumbs import PAIR_UP, PairUp, Thumbs
-from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.model_settings import Precision, new_tokens
 from dpo_lab.objective.pair_logps import FDivergence, PairLogps
 from dpo_lab.objective.policy_gradient import (

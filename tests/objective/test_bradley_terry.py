@@ -32,8 +32,10 @@ CASES = {name: {} for name in LOSSES} | {
 def test_pi_star_is_claimed_for_the_losses_that_end_there_and_no_others(case) -> None:
     name, options = case.split(",")[0], CASES[case]
     claimed = TrainConfig(loss=name, beta=BETA, **options).aims_at_optimum
-    if find_loss(name).couples_pairs:
-        # Its value is of a place in the order, not of a pair: no label's probability weighs it.
+    found = find_loss(name)
+    if found.uses_scores or (found.couples_pairs and not found.ranked):
+        # It needs scores, or its value is of a place in the order, not of a pair: no label's
+        # probability weighs it.
         assert not claimed
         return
     loss = partial(find_loss(name), beta=BETA, **options)

@@ -51,7 +51,7 @@ def cases() -> dict[str, tuple[str, torch.dtype, dict]]:
         found[f"tied {name} float64"] = ("tied", torch.float64, tied | LONG | options)
     # What a batch has in common, across processes: z0, a running mean, rankings.
     for loss in ("kto", "bco", "plackett_luce"):
-        found[f"micro {loss}"] = ("micro", torch.float32, micro | SHORT | {"loss": loss})
+        found[f"tied {loss} float64"] = ("tied", torch.float64, tied | SHORT | {"loss": loss})
     lora = {"lora_rank": 4, "learning_rate": 1e-3}
     found["micro lora"] = ("micro", torch.float32, micro | SHORT | lora)
     found["tied lora float64"] = ("tied", torch.float64, tied | LONG | lora)

@@ -106,6 +106,13 @@ class ComparisonResult:
                 agreements[f"{one} and {other}"] = agreement(*sides, prompts)
         return cls(names, pairs, found, agreements, verdicts, forgetting, notes)
 
+    def __str__(self) -> str:
+        """Each judge's result as sentences."""
+        lines = []
+        for one in self.judged:
+            lines += [f"{one.judge}:", *(f"- {line}" for line in in_words(one, self.names))]
+        return "\n".join(lines)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values as JSON has them (NaN is none), without the answers."""
         values = {

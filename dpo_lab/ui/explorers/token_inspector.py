@@ -9,10 +9,9 @@ import ipywidgets as widgets
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.analysis.token_report import PairTokens, pair_tokens
-from dpo_lab.data.pairs import PromptFormat
+from dpo_lab.data.pairs import PromptFormat, ScoreTurns
 from dpo_lab.data.preferences import Preferences
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
-from dpo_lab.data.turns import ScoreTurns
 from dpo_lab.models.reference import Reference
 from dpo_lab.models.scoring import LogpScorer
 from dpo_lab.ui.html.output import bundle
