@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dpo_lab.models.loading import LanguageModel, load_model
 from dpo_lab.models.model_settings import Device
+from dpo_lab.models.quantised import compute_in_float32
 from dpo_lab.models.weights import base_fingerprint, weights_fingerprint
 from dpo_lab.training.runs import Run
 
@@ -38,16 +39,30 @@ def policy_of(
     Raises:
         FileNotFoundError: If there is no checkpoint, or no base under its adapter.
         ValueError: If it does not load, or its base is not the one that the run began with.
+
+    Note:
+        Under QLoRA the base is quantised again, as in training, and computes in float32. Merged,
+        the result is what quantising made of the base, written out, and the adapter. It is the
+        policy; the adapter on the base's own weights is not.
     """
     policy = load_model(
-        checkpoint_of(run), device=device, trust_remote_code=trust_remote_code, merge=merge
+        checkpoint_of(run),
+        device=device,
+        trust_remote_code=trust_remote_code,
+        merge=merge,
+        quantize=run.config.quantize,
     )
     known = run.environment.get("weights_fingerprint")
+    # Each kind of device quantises in its own way, to the last bit.
+    there = str(run.environment.get("device", "")).startswith(policy.device.type)
+    if run.config.quantize and not there:
+        known = None
     if policy.lora and known and known != base_fingerprint(policy):
         raise ValueError(
             f"{run.path}: the base under its adapter, {run.config.model!r}, is not the model that "
             "the run began with, so adapter and base do not belong together. Restore the base."
         )
+    compute_in_float32(policy.model)
     return _with_template(run, policy)
 
 
