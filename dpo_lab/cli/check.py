@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 NAMES = (
     "model", "data", "split", "held_out", "steps", "epochs", "batch_pairs", "micro_batch_tokens",
     "optimizer", "lora_rank", "lora_alpha", "lora_targets", "max_length", "max_prompt_length",
-    "prompt_format", "chat_template", "template_date", "columns", "max_gz_gb", "seed", "device",
-    "revision", "trust_remote_code",
+    "prompt_format", "chat_template", "score_turns", "thinking", "template_date", "columns",
+    "max_gz_gb", "seed", "device", "revision", "trust_remote_code",
 )  # fmt: skip
 """Settings of a run on which its data and its cost depend."""
 Settings = Annotated[

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from datetime import date
 from functools import cached_property, partial
 
-from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from dpo_lab.data.messages import Message
+from dpo_lab.data.template_settings import clock, day_of, template_of, thinking_of
 from dpo_lab.data.thinking import (
     Thinking,
     answer_with_thinking,
@@ -24,55 +23,6 @@ from dpo_lab.data.tools import TOOLS, with_text_arguments, without_tools
 # What was done to a row, in words that are counted and shown.
 GENERATED = "answered after the generation prompt, where the template's history drops thinking"
 UNOPENED = "with a turn whose generation prompt opens thinking that the conversation does not have"
-
-_DATE, _THINKING = "dpo_lab_template_date", "dpo_lab_thinking"
-
-
-def use_template(
-    tokenizer: PreTrainedTokenizerBase,
-    template: str | None = None,
-    day: str | None = None,
-    thinking: Thinking = "keep",
-) -> None:
-    """Give a tokenizer a template, its templates a day that is not today, and a rule of thinking.
-
-    Args:
-        tokenizer: It is changed.
-        template: The template's text; by default it keeps its own.
-        day: The date that `strftime_now` writes, as 2026-01-31; by default the day of the call.
-        thinking: What becomes of the assistant's thinking.
-
-    Raises:
-        ValueError: If the template is no Jinja, the day no date, or the template cannot be told to
-            ask for no thinking.
-    """
-    if template is not None:
-        question = [{"role": "user", "content": "a"}]
-        try:
-            tokenizer.apply_chat_template(question, chat_template=template, tokenize=False)
-        except TemplateSyntaxError as error:
-            raise ValueError(
-                f"chat_template: line {error.lineno} is no Jinja ({error.message}). Fix it there."
-            ) from None
-        except Exception:  # it may refuse this question, and take others
-            pass
-        tokenizer.chat_template = template
-    setattr(tokenizer, _DATE, day and date.fromisoformat(day).isoformat())
-    switches(ChatTemplate(tokenizer).text or "", thinking)
-    setattr(tokenizer, _THINKING, thinking)
-
-
-def _clock(day: str) -> str:
-    """Jinja that comes before a template, and by which `strftime_now` writes the day given.
-
-    `transformers` gives a template no function other than its own, so this one is written out. Its
-    line break is not part of what the template writes.
-    """
-    known = "aAbBcdDeFGhHIjmMnpRSTuUVwWxXyYZz"
-    steps = [f"%-{letter}" for letter in "dmHIMSjy"] + [f"%{letter}" for letter in known]
-    written = {step: date.fromisoformat(day).strftime(step) for step in steps}
-    replaced = "".join(f"|replace({step!r}, {text!r})" for step, text in written.items())
-    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"
 
 
 class CannotEncode(ValueError):
@@ -117,8 +67,7 @@ class ChatTemplate:
     @property
     def text(self) -> str | None:
         """The template itself; the one of several that is used by default."""
-        given = self.tokenizer.chat_template
-        return given.get("default") if isinstance(given, dict) else given
+        return template_of(self.tokenizer)
 
     @property
     def writes_date(self) -> bool:
@@ -142,8 +91,8 @@ class ChatTemplate:
                 f"tokenizer of {name!r}: has no chat template, and the data is conversational. "
                 "Use plain-text rows, or a model with a chat template."
             )
-        day = getattr(self.tokenizer, _DATE, None)
-        options = {"chat_template": _clock(day) + self.text} if day and self.writes_date else {}
+        day = day_of(self.tokenizer)
+        options = {"chat_template": clock(day) + self.text} if day and self.writes_date else {}
         options |= switches(self.text, self.thinking)
         tools = messages[0].get(TOOLS)
         messages = [self.given(message) for message in messages]
@@ -165,7 +114,7 @@ class ChatTemplate:
     @property
     def thinking(self) -> Thinking:
         """What becomes of the assistant's thinking."""
-        return getattr(self.tokenizer, _THINKING, "keep")
+        return thinking_of(self.tokenizer)
 
     def given(self, message: Message) -> Message:
         """A message as the template gets it: without thinking that is not kept."""

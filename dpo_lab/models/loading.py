@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from dpo_lab.data.quoting import shortened
-from dpo_lab.data.templates import use_template
+from dpo_lab.data.template_settings import use_template
 from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.data.thinking import Thinking
 from dpo_lab.models.adapters import load_adapted, new_adapter

@@ -14,7 +14,7 @@ from dpo_lab.data.preflight.check import Data, check_pairs
 from dpo_lab.data.preflight.result import DataCheck
 from dpo_lab.data.preflight.settings import CheckSettings
 from dpo_lab.data.template_files import template_text
-from dpo_lab.data.templates import use_template
+from dpo_lab.data.template_settings import use_template
 from dpo_lab.models.builtin import builtin_model
 from dpo_lab.models.devices import resolve_device
 from dpo_lab.models.handed_over import AnyModel, as_language_model
@@ -146,6 +146,7 @@ def _settings(config: TrainConfig, rows: int | None) -> CheckSettings:
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         prompt_format=config.prompt_format,
+        score_turns=config.score_turns,
         max_gz_gb=config.max_gz_gb,
     )
 
@@ -164,7 +165,7 @@ def _tokenizer(config: TrainConfig, model: AnyModel) -> tuple[PreTrainedTokenize
         loaded = as_language_model(model)
         tokenizer, known = loaded.tokenizer, known_ids(loaded.base)
     template = config.chat_template and template_text(config.chat_template)
-    use_template(tokenizer, template, config.template_date)
+    use_template(tokenizer, template, config.template_date, config.thinking)
     return tokenizer, known
 
 

@@ -14,7 +14,7 @@ from dpo_lab.data.held_out import load_train_and_held_out, split_by_prompt
 from dpo_lab.data.pair_sequences import PairSequences
 from dpo_lab.data.pairs import Text
 from dpo_lab.data.preferences import Preferences, preferences_from_rows, with_thumbs
-from dpo_lab.data.templates import use_template
+from dpo_lab.data.template_settings import use_template
 from dpo_lab.data.tokenized_pairs import TokenizedPairs, tokenize_pairs
 from dpo_lab.kernels.threads import threads_for
 from dpo_lab.models.adapters import changes_nothing

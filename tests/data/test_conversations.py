@@ -12,7 +12,10 @@ from datasets import Dataset
 from dpo_lab.data.pair_ids import PARTED, TRAILING
 from dpo_lab.data.pairs import pair_row
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.templates import GENERATED, UNOPENED, use_template
+from dpo_lab.data.preflight.check import check_pairs
+from dpo_lab.data.preflight.settings import CheckSettings
+from dpo_lab.data.template_settings import use_template
+from dpo_lab.data.templates import GENERATED, UNOPENED
 from dpo_lab.data.text_to_ids import CHANGED, Encoder
 from dpo_lab.data.thinking import without_thinking
 from dpo_lab.data.token_ids import plain_ids
@@ -447,3 +450,23 @@ def test_sampled_thinking_that_is_stripped_is_read_as_text():
     row["chosen_sampled"] = {"ids": ids, "ended": True, "tokenizer": encoder.fingerprint}
     (pair,) = pairs_of(row, tokenizer)
     assert tokenizer.decode(pair.chosen) == "The Elbe.<|im_end|>"
+
+
+def test_a_check_reads_conversations_as_a_run_would():
+    """By the same turns: Mistral's tools let only the last be scored; what was done is told."""
+    prompt, chosen, rejected, _ = SHAPES["the last messages"]
+    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "tools": TOOLS}
+    tokenizer = tokenizer_of("Mistral")
+    every, last = (
+        check_pairs([row], tokenizer, CheckSettings(held_out=0.0, score_turns=which)).usable
+        for which in ("all", "last")
+    )
+    assert (every, last) == (0, 1)
+    begun = [*ASKED, assistant("The Elbe.")]
+    parted = {
+        "chosen": [*begun, user("Where?"), assistant("In Europe."), user("Thanks")],
+        "rejected": [*begun, user("Is it?"), assistant("No.")],
+    }
+    found = check_pairs([parted], tokenizer_of("SmolLM"), CheckSettings(held_out=0.0))
+    titles = " ".join(one.title for one in found.findings)
+    assert "part at a message" in titles and "after the last answer" in titles

@@ -7,7 +7,8 @@ import pytest
 from tiny_tokenizers import TEMPLATES, tokenizer_of
 
 from dpo_lab.data.preferences import preferences_from_rows
-from dpo_lab.data.templates import TemplateProblem, use_template
+from dpo_lab.data.template_settings import use_template
+from dpo_lab.data.templates import TemplateProblem
 from dpo_lab.data.text_to_ids import AS_IT_IS, AS_MESSAGES, AS_TEXT, Encoder
 from dpo_lab.data.tokenized_pairs import tokenize_pairs
 

@@ -196,7 +196,11 @@ class Examiner:
         without = [pair for pair in pairs if refused and not isinstance(pair.prompt, str)]
         others = [pair for pair in pairs if not (refused and not isinstance(pair.prompt, str))]
         encoded, problems = encode_pairs(
-            encoder, others, settings.prompt_format, SampledReader(encoder)
+            encoder,
+            others,
+            settings.prompt_format,
+            SampledReader(encoder),
+            settings.score_turns,
         )
         problems += [RowProblem(pair.row, "prompt", NO_TEMPLATE) for pair in without]
         usable = set()

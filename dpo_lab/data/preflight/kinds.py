@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dpo_lab.data.pair_ids import PARTED, TRAILING
 from dpo_lab.data.preflight.chunk import NO_TEMPLATE
 from dpo_lab.data.preflight.findings import Severity
 from dpo_lab.data.rows import NO_SHARED_PROMPT
-from dpo_lab.data.text_to_ids import (
-    AS_IT_IS,
-    AS_MESSAGES,
-    AS_TEXT,
-    CHANGED,
-    GENERATED,
-    MOVED,
-    TRIMMED,
-)
+from dpo_lab.data.templates import GENERATED, UNOPENED
+from dpo_lab.data.text_to_ids import AS_IT_IS, AS_MESSAGES, AS_TEXT, CHANGED, MOVED, TRIMMED
 
 
 @dataclass(frozen=True)
@@ -149,9 +143,20 @@ NOTES = {
         "Answered after the generation prompt, since the template's history drops thinking",
         "Nothing is needed; look at a row in the token inspector.",
     ),
+    UNOPENED: Kind(
+        "note",
+        "A generation prompt opens thinking that the conversation does not have",
+        "Nothing is needed; --thinking empty asks for answers with thinking turned off.",
+    ),
+    PARTED: Kind(
+        "note",
+        "The conversations part at a message that the assistant did not write",
+        "Look at a row: are both answers to the same prompt?",
+    ),
+    TRAILING: Kind("note", "Messages after the last answer are left out", "Nothing is needed."),
     CHANGED: Kind(
         "warning",
-        "The chat template changes the answer",
+        "The chat template changes an answer, or leaves out something of it",
         "Look at a row in the token inspector; another template: --chat-template FILE.",
         0.2,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dpo_lab.data.pairs import PromptFormat
+from dpo_lab.data.pairs import PromptFormat, ScoreTurns
 from dpo_lab.data.readers import MAX_GZ_GB
 
 
@@ -22,6 +22,7 @@ class CheckSettings:
         max_length: Most tokens of prompt and response together.
         max_prompt_length: Most tokens of a prompt.
         prompt_format: Whether text is put through the chat template.
+        score_turns: Which of the assistant's messages after the prompt are scored.
         max_gz_gb: Most GB that a `.gz` file may unpack to.
     """
 
@@ -33,4 +34,5 @@ class CheckSettings:
     max_length: int = 512
     max_prompt_length: int | None = None
     prompt_format: PromptFormat = "auto"
+    score_turns: ScoreTurns = "all"
     max_gz_gb: float = MAX_GZ_GB

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from dpo_lab.analysis.agreement import Agreement, Asked, compare_with_copy
-from dpo_lab.data.templates import use_template
+from dpo_lab.data.template_settings import use_template
 from dpo_lab.data.text_to_ids import Encoder
 from dpo_lab.models.exported import load_as_users_do
 from dpo_lab.models.loading import LanguageModel, known_ids
